@@ -1,0 +1,182 @@
+//! Field paths and validation errors: what `Status.details.causes` is made of.
+//!
+//! Paths print as upstream's `field.Path` does (`spec.containers[0].name`, `metadata.labels[app]`), because clients and
+//! tests compare them.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// A path into an object, built from the root outwards. Cheap enough to build only when an error is found or a child visited.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Path(String);
+
+impl Path {
+    /// The path of a top-level field.
+    pub fn new(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// The empty path (`<nil>` when printed alone by upstream; here empty).
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// A field below this one.
+    #[must_use]
+    pub fn child(&self, name: &str) -> Self {
+        if self.0.is_empty() { Self::new(name) } else { Self(format!("{}.{name}", self.0)) }
+    }
+
+    /// An element of this list.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+
+    /// An entry of this map.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        Self(format!("{}[{key}]", self.0))
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a value is refused; the names on the wire are upstream's `CauseType`s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorType {
+    /// The field must be given.
+    Required,
+    /// The value is malformed or not allowed.
+    Invalid,
+    /// The value is not one of the known ones.
+    NotSupported,
+    /// The value must be unique and is not.
+    Duplicate,
+    /// The value may not be set here.
+    Forbidden,
+    /// The string is too long.
+    TooLong,
+    /// The list is too long.
+    TooMany,
+    /// The thing referred to does not exist.
+    NotFound,
+    /// The value has the wrong JSON type.
+    TypeInvalid,
+    /// Something failed in the server while looking.
+    Internal,
+}
+
+impl ErrorType {
+    /// The cause's `reason` on the wire.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Required => "FieldValueRequired",
+            Self::Invalid | Self::TooLong => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooMany => "FieldValueTooMany",
+            Self::NotFound => "FieldValueNotFound",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+            Self::Internal => "InternalError",
+        }
+    }
+}
+
+/// One refused field.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// Why.
+    pub ty: ErrorType,
+    /// Where.
+    pub path: Path,
+    /// What stood there (`Null` when nothing did).
+    pub bad_value: Value,
+    /// What would be right.
+    pub detail: String,
+}
+
+/// All refused fields of one object, in the order of the checks.
+pub type ErrorList = Vec<FieldError>;
+
+impl FieldError {
+    /// A missing field.
+    pub fn required(path: Path, detail: impl Into<String>) -> Self {
+        Self { ty: ErrorType::Required, path, bad_value: Value::Null, detail: detail.into() }
+    }
+
+    /// A malformed or disallowed value.
+    pub fn invalid(path: Path, bad_value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self { ty: ErrorType::Invalid, path, bad_value: bad_value.into(), detail: detail.into() }
+    }
+
+    /// A value outside an enumeration.
+    pub fn not_supported(path: Path, bad_value: impl Into<Value>, supported: &[&str]) -> Self {
+        let list = supported.iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", ");
+        let detail = if list.is_empty() { String::new() } else { format!("supported values: {list}") };
+        Self { ty: ErrorType::NotSupported, path, bad_value: bad_value.into(), detail }
+    }
+
+    /// A second occurrence.
+    pub fn duplicate(path: Path, bad_value: impl Into<Value>) -> Self {
+        Self { ty: ErrorType::Duplicate, path, bad_value: bad_value.into(), detail: String::new() }
+    }
+
+    /// A field that may not be set (or changed) here.
+    pub fn forbidden(path: Path, detail: impl Into<String>) -> Self {
+        Self { ty: ErrorType::Forbidden, path, bad_value: Value::Null, detail: detail.into() }
+    }
+
+    /// A string over `max_bytes`.
+    pub fn too_long(path: Path, max_bytes: usize) -> Self {
+        let detail = format!("may not be more than {max_bytes} bytes");
+        Self { ty: ErrorType::TooLong, path, bad_value: Value::Null, detail }
+    }
+
+    /// A list over `max_items`.
+    pub fn too_many(path: Path, actual: usize, max_items: usize) -> Self {
+        let detail = format!("must have at most {max_items} items");
+        Self { ty: ErrorType::TooMany, path, bad_value: actual.into(), detail }
+    }
+
+    /// A reference to nothing.
+    pub fn not_found(path: Path, bad_value: impl Into<Value>) -> Self {
+        Self { ty: ErrorType::NotFound, path, bad_value: bad_value.into(), detail: String::new() }
+    }
+
+    /// The sentence without the path, as a cause's `message`.
+    pub fn message(&self) -> String {
+        let value = match &self.bad_value {
+            Value::Null => String::new(),
+            other => format!(": {other}"),
+        };
+        let what = match self.ty {
+            ErrorType::Required => return with_detail("Required value", &self.detail),
+            ErrorType::Forbidden => return with_detail("Forbidden", &self.detail),
+            ErrorType::TooLong => return with_detail("Too long", &self.detail),
+            ErrorType::Internal => return with_detail("Internal error", &self.detail),
+            ErrorType::Invalid | ErrorType::TypeInvalid => "Invalid value",
+            ErrorType::NotSupported => "Unsupported value",
+            ErrorType::Duplicate => "Duplicate value",
+            ErrorType::TooMany => "Too many",
+            ErrorType::NotFound => "Not found",
+        };
+        with_detail(&format!("{what}{value}"), &self.detail)
+    }
+}
+
+fn with_detail(what: &str, detail: &str) -> String {
+    if detail.is_empty() { what.to_owned() } else { format!("{what}: {detail}") }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message())
+    }
+}
