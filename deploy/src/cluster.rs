@@ -101,8 +101,7 @@ impl Cluster {
 pub fn nth_address(cidr: &str, n: u32) -> Result<Ipv4Addr, String> {
     let wrong = || format!("{cidr:?} is not an IPv4 range like 10.96.0.0/16 with at least {n} addresses");
     let (address, bits) = cidr.split_once('/').ok_or_else(wrong)?;
-    let (address, bits): (Ipv4Addr, u32) =
-        (address.parse().map_err(|_| wrong())?, bits.parse().map_err(|_| wrong())?);
+    let (address, bits): (Ipv4Addr, u32) = (address.parse().map_err(|_| wrong())?, bits.parse().map_err(|_| wrong())?);
     if bits > 32 || (bits > 0 && u64::from(n) >= 1u64 << (32 - bits)) {
         return Err(wrong());
     }

@@ -106,7 +106,8 @@ async fn remove_pods(cluster: &Cluster) -> Result<usize, String> {
     if !config.exists() {
         return Ok(0);
     }
-    let log = std::fs::OpenOptions::new().append(true).create(true).open(supervisor::log_file(&cluster.dir, "containerd"));
+    let log =
+        std::fs::OpenOptions::new().append(true).create(true).open(supervisor::log_file(&cluster.dir, "containerd"));
     let mut command = std::process::Command::new("containerd");
     command.arg("--config").arg(&config).stdin(std::process::Stdio::null());
     if let Ok(log) = log {
@@ -156,11 +157,9 @@ fn cleanup_proxy(cluster: &Cluster, left: &mut Vec<String>) {
 }
 
 fn remove_bridge(left: &mut Vec<String>) {
-    if !Path::new("/sys/class/net").join(BRIDGE).exists() {
-        return;
-    }
-    let output = std::process::Command::new("ip").args(["link", "delete", BRIDGE]).output();
-    if !output.is_ok_and(|o| o.status.success()) {
+    let ip = |verb: &str| std::process::Command::new("ip").args(["link", verb, "dev", BRIDGE]).output();
+    let exists = ip("show").is_ok_and(|o| o.status.success());
+    if exists && !ip("delete").is_ok_and(|o| o.status.success()) {
         left.push(format!("interface {BRIDGE}: ip link delete failed"));
     }
 }

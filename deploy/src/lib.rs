@@ -5,6 +5,7 @@
 //! [`up`] and [`down`] perform it step by step, each step idempotent and each failure naming the step, the thing and the
 //! remedy. Daemons are started only through their upstream command lines; nothing here links a daemon.
 
+pub mod api;
 pub mod certs;
 pub mod cluster;
 pub mod cri;

@@ -127,7 +127,9 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Image(ImageVerb::Pack { path, tag, entrypoint, output, socket }) => {
             let archive = image::pack(&image::Image::of_path(&tag, &path, &entrypoint)?)?;
             match output {
-                Some(file) => std::fs::write(&file, archive).with_context(|| format!("cannot write {}", file.display()))?,
+                Some(file) => {
+                    std::fs::write(&file, archive).with_context(|| format!("cannot write {}", file.display()))?;
+                }
                 None => image::import(&socket, &tag, &archive).await?,
             }
         }

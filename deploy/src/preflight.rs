@@ -38,7 +38,7 @@ const CNI_PLUGINS: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 
 /// The first directory that has all the CNI plugins.
 pub fn find_cni() -> Option<PathBuf> {
-    let complete = |dir: &&str| CNI_PLUGINS.iter().all(|p| Path::new(dir).join(p).exists());
+    let complete = |dir: &&&str| CNI_PLUGINS.iter().all(|p| Path::new(dir).join(p).exists());
     CNI_DIRS.iter().find(complete).map(PathBuf::from)
 }
 
@@ -67,7 +67,10 @@ pub fn findings(cluster: &Cluster) -> Vec<String> {
     }
     if find_cni().is_none() {
         let dirs = CNI_DIRS.join(", ");
-        out.push(format!("no CNI plugins ({}) in {dirs}: apt-get install containernetworking-plugins", CNI_PLUGINS.join(", ")));
+        out.push(format!(
+            "no CNI plugins ({}) in {dirs}: apt-get install containernetworking-plugins",
+            CNI_PLUGINS.join(", ")
+        ));
     }
     ports(cluster, &mut out);
     kernel(&mut out);
@@ -86,7 +89,9 @@ fn ports(cluster: &Cluster, out: &mut Vec<String>) {
     ];
     for (port, who) in ports {
         if let Err(error) = TcpListener::bind(("127.0.0.1", port)) {
-            out.push(format!("port {port} for {who} cannot be used: {error} (`ss -ltnp 'sport = :{port}'` shows who has it)"));
+            out.push(format!(
+                "port {port} for {who} cannot be used: {error} (`ss -ltnp 'sport = :{port}'` shows who has it)"
+            ));
         }
     }
 }

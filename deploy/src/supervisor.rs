@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::units::Unit;
 
@@ -93,12 +93,12 @@ pub async fn run(dir: &Path) -> Result<(), SupervisorError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(SupervisorError::Signals)?;
     let mut keepers = Vec::new();
     for unit in units {
-        let (stop, stopped) = watch::channel(false);
-        keepers.push((stop, tokio::spawn(keep(dir.to_owned(), unit, stopped))));
+        let stop = CancellationToken::new();
+        keepers.push((stop.clone(), tokio::spawn(keep(dir.to_owned(), unit, stop))));
     }
     tokio::select! { _ = term.recv() => {}, _ = interrupt.recv() => {} }
     while let Some((stop, keeper)) = keepers.pop() {
-        stop.send_replace(true);
+        stop.cancel();
         // a keeper only ends by itself after its child is gone
         let _ = keeper.await;
     }
@@ -106,26 +106,26 @@ pub async fn run(dir: &Path) -> Result<(), SupervisorError> {
 }
 
 /// Runs one unit again and again until told to stop, then ends it.
-async fn keep(dir: PathBuf, unit: Unit, mut stop: watch::Receiver<bool>) {
+async fn keep(dir: PathBuf, unit: Unit, stop: CancellationToken) {
     let mut pause = RESTART_FIRST;
-    while !*stop.borrow() {
+    while !stop.is_cancelled() {
         let begun = tokio::time::Instant::now();
         match start(&dir, &unit) {
             Ok(mut child) => {
                 tokio::select! {
-                    outcome = child.wait() => note(&dir, &unit, &format!("ended: {}", outcome.map_or_else(|e| e.to_string(), |s| s.to_string()))),
-                    _ = stop.wait_for(|stop| *stop) => end(&mut child).await,
+                    outcome = child.wait() => note(&dir, &unit, &outcome.map_or_else(|e| e.to_string(), |s| s.to_string())),
+                    () = stop.cancelled() => end(&mut child).await,
                 }
             }
-            Err(error) => note(&dir, &unit, &format!("cannot be started: {error}")),
+            Err(error) => note(&dir, &unit, &format!("it cannot be started: {error}")),
         }
         // the file may be gone already when the directory is being removed
         let _ = std::fs::remove_file(pid_file(&dir, &unit.name));
         if begun.elapsed() > RESTART_RESET {
             pause = RESTART_FIRST;
         }
-        // a closed channel means that the supervisor is gone: end like on stop
-        let _ = tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await;
+        // either the pause is over, or the loop ends
+        let _ = tokio::time::timeout(pause, stop.cancelled()).await;
         pause = (pause * 2).min(RESTART_MAX);
     }
 }
@@ -164,6 +164,6 @@ fn note(dir: &Path, unit: &Unit, what: &str) {
     use std::io::Write as _;
     if let Ok(mut log) = std::fs::OpenOptions::new().create(true).append(true).open(log_file(dir, &unit.name)) {
         // a log that cannot be written must not stop the unit
-        let _ = writeln!(log, "hardway: {} {what}", unit.name);
+        let _ = writeln!(log, "hardway: {} ended: {what}", unit.name);
     }
 }

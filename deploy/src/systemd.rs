@@ -23,7 +23,8 @@ pub fn render(unit: &Unit, program: &Path, after: Option<&Unit>) -> String {
     let order = after.map_or_else(String::new, |unit| format!(" {}", unit_name(unit)));
     let arguments: Vec<String> = unit.command.iter().skip(1).map(|a| quote(a)).collect();
     // pods outlive the runtime and the kubelet: a restart of those two must not take them along
-    let kill = if matches!(unit.name.as_str(), "containerd" | "kubelet") { "KillMode=process\nDelegate=yes\n" } else { "" };
+    let kill =
+        if matches!(unit.name.as_str(), "containerd" | "kubelet") { "KillMode=process\nDelegate=yes\n" } else { "" };
     format!(
         "[Unit]\nDescription={}\nAfter=network-online.target{order}\nWants=network-online.target\n\n\
          [Service]\nExecStart={} {}\nRestart=always\nRestartSec=1\nLimitNOFILE=1048576\n{kill}\n\

@@ -174,4 +174,3 @@ fn kubelet(cluster: &Cluster) -> Unit {
     ];
     ours(cluster, "kubelet", "Kubernetes node agent", &flags, Ready::Node)
 }
-

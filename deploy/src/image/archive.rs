@@ -97,9 +97,7 @@ fn layer(image: &Image) -> Result<Vec<u8>, ImageError> {
     let mut out = tar::Builder::new(Vec::new());
     for (name, entry) in &entries {
         match entry {
-            Entry::Dir => {
-                out.append_data(&mut header(tar::EntryType::Directory, 0o755, 0), name, std::io::empty())
-            }
+            Entry::Dir => out.append_data(&mut header(tar::EntryType::Directory, 0o755, 0), name, std::io::empty()),
             Entry::Link(target) => out.append_link(&mut header(tar::EntryType::Symlink, 0o777, 0), name, target),
             Entry::File(from, mode) => {
                 let bytes = read(from)?;

@@ -26,10 +26,14 @@ pub enum ImageError {
         source: std::io::Error,
     },
     /// The tag cannot name an image.
-    #[error("{0:?} is not an image name with a tag, like hardway/web:v1 (without a tag it would be `latest`, which is pulled at every start)")]
+    #[error(
+        "{0:?} is not an image name with a tag, like hardway/web:v1 (without a tag it would be `latest`, which is pulled at every start)"
+    )]
     Tag(String),
     /// A program linked dynamically does not start in an image that holds nothing else.
-    #[error("{0} needs a dynamic loader, which an image of this one file does not have: link it statically, or pack a directory")]
+    #[error(
+        "{0} needs a dynamic loader, which an image of this one file does not have: link it statically, or pack a directory"
+    )]
     Dynamic(String),
     /// containerd refused it.
     #[error("containerd does not take {tag}: {why}")]

@@ -1,0 +1,181 @@
+//! etcd over mutual TLS and one kube-apiserver, on ports of their own, for tests that need no node.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::{Process, bin, eventually, free_port, output};
+
+/// What a test may want otherwise.
+#[derive(Default)]
+pub struct Options {
+    /// Added to the API server's command line.
+    pub api_flags: Vec<String>,
+}
+
+/// A running control plane without controllers, removed when dropped.
+pub struct ControlPlane {
+    // dropped before the directory they write to
+    api: Option<Process>,
+    etcd: Option<Process>,
+    options: Options,
+    api_port: u16,
+    etcd_ports: (u16, u16),
+    dir: TempDir,
+}
+
+impl ControlPlane {
+    /// Starts both and waits until the API server is ready.
+    ///
+    /// # Panics
+    /// With the end of the log, when it does not become ready.
+    pub fn start(options: Options) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut this =
+            Self { api: None, etcd: None, options, api_port: free_port(), etcd_ports: (free_port(), free_port()), dir };
+        this.make_pki();
+        this.start_etcd();
+        this.start_api();
+        this.wait_ready();
+        this
+    }
+
+    fn make_pki(&self) {
+        let local = vec!["127.0.0.1".parse().expect("an address")];
+        let layout = pki::store::Layout {
+            pki_dir: self.path("pki"),
+            config_dir: self.dir.path().to_owned(),
+            server: format!("https://127.0.0.1:{}", self.api_port),
+            cluster_name: "test".to_owned(),
+            algorithm: pki::key::Algorithm::EcdsaP256,
+        };
+        let names = pki::profile::ClusterNames {
+            domain: "cluster.local".to_owned(),
+            service_ip: "10.0.0.1".parse().expect("an address"),
+            api_names: vec![],
+            api_ips: local.clone(),
+            etcd_ips: vec![],
+            nodes: vec![("node-a".to_owned(), local)],
+        };
+        pki::store::ensure(&layout, &names, jiff::Timestamp::now()).expect("certificates can be made");
+    }
+
+    /// A path below the directory.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    fn pki(&self, file: &str) -> String {
+        self.path("pki").join(file).display().to_string()
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.path("admin.conf")
+    }
+
+    /// The API server's process id.
+    ///
+    /// # Panics
+    /// When it is stopped.
+    pub fn api_pid(&self) -> u32 {
+        self.api.as_ref().expect("the API server runs").pid()
+    }
+
+    /// Starts etcd (again).
+    pub fn start_etcd(&mut self) {
+        let (client, peer) = self.etcd_ports;
+        let mut command = Command::new("etcd");
+        command.args([
+            "--name=test".to_owned(),
+            format!("--data-dir={}", self.path("etcd").display()),
+            format!("--listen-client-urls=https://127.0.0.1:{client}"),
+            format!("--advertise-client-urls=https://127.0.0.1:{client}"),
+            format!("--listen-peer-urls=https://127.0.0.1:{peer}"),
+            format!("--initial-advertise-peer-urls=https://127.0.0.1:{peer}"),
+            format!("--initial-cluster=test=https://127.0.0.1:{peer}"),
+            "--client-cert-auth".to_owned(),
+            format!("--cert-file={}", self.pki("etcd/server.crt")),
+            format!("--key-file={}", self.pki("etcd/server.key")),
+            format!("--trusted-ca-file={}", self.pki("etcd/ca.crt")),
+            "--peer-client-cert-auth".to_owned(),
+            format!("--peer-cert-file={}", self.pki("etcd/peer.crt")),
+            format!("--peer-key-file={}", self.pki("etcd/peer.key")),
+            format!("--peer-trusted-ca-file={}", self.pki("etcd/ca.crt")),
+            "--log-level=error".to_owned(),
+            "--logger=zap".to_owned(),
+        ]);
+        self.etcd = Some(Process::start(&mut command, &self.path("etcd.log")));
+    }
+
+    /// The API server's flags; tests of bad input change one of them.
+    pub fn api_flags(&self) -> Vec<String> {
+        let pki = |flag: &str, file: &str| format!("--{flag}={}", self.pki(file));
+        let mut flags = vec![
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={}", self.api_port),
+            format!("--etcd-servers=https://127.0.0.1:{}", self.etcd_ports.0),
+            pki("etcd-cafile", "etcd/ca.crt"),
+            pki("etcd-certfile", "apiserver-etcd-client.crt"),
+            pki("etcd-keyfile", "apiserver-etcd-client.key"),
+            pki("client-ca-file", "ca.crt"),
+            pki("tls-cert-file", "apiserver.crt"),
+            pki("tls-private-key-file", "apiserver.key"),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            "--enable-bootstrap-token-auth".to_owned(),
+            "--allow-privileged=true".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/16".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            pki("service-account-key-file", "sa.pub"),
+            pki("service-account-signing-key-file", "sa.key"),
+        ];
+        flags.extend(self.options.api_flags.iter().cloned());
+        flags
+    }
+
+    /// Starts the API server (again).
+    pub fn start_api(&mut self) {
+        let mut command = Command::new(bin("kube-apiserver"));
+        command.args(self.api_flags());
+        self.api = Some(Process::start(&mut command, &self.path("apiserver.log")));
+    }
+
+    /// Kills the API server as a crash would.
+    pub fn kill_api(&mut self) {
+        self.api = None;
+    }
+
+    /// Kills etcd as a crash would.
+    pub fn kill_etcd(&mut self) {
+        self.etcd = None;
+    }
+
+    /// Waits until the API server says that it is ready.
+    pub fn wait_ready(&self) {
+        eventually("the API server's readiness", || {
+            self.kubectl(&["get", "--raw", "/readyz"]).map_err(|why| format!("{why}\n{}", self.log("apiserver.log")))
+        });
+    }
+
+    /// Runs kubectl as administrator.
+    ///
+    /// # Errors
+    /// What it said.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        output(Command::new("kubectl").arg("--kubeconfig").arg(self.kubeconfig()).args(arguments))
+    }
+
+    /// The end of a log.
+    pub fn log(&self, name: &str) -> String {
+        tail(&self.path(name))
+    }
+}
+
+fn tail(path: &Path) -> String {
+    const LINES: usize = 15;
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}

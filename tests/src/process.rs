@@ -1,0 +1,85 @@
+//! Child processes that end with the test.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A running daemon, killed when dropped.
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts a command with its output appended to `log`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("the log file can be written");
+        let errors = file.try_clone().expect("a file can be shared");
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
+        Self { child: child.unwrap_or_else(|e| panic!("cannot start {command:?}: {e}")) }
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        // ended already is fine
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for it to end by itself and returns its exit code; `None` when it was still running after `bound`.
+    pub fn wait(&mut self, bound: Duration) -> Option<i32> {
+        let deadline = Instant::now() + bound;
+        while Instant::now() < deadline {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nothing uses now.
+///
+/// # Panics
+/// When the kernel has none.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("a bound address").port()
+}
+
+/// Runs a command to its end: standard output, or everything it said when it failed.
+///
+/// # Errors
+/// The command line, its exit status and its words.
+pub fn output(command: &mut Command) -> Result<String, String> {
+    let out = command.stdin(Stdio::null()).output().map_err(|e| format!("cannot run {command:?}: {e}"))?;
+    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    if out.status.success() {
+        Ok(text.into_owned())
+    } else {
+        Err(format!("{command:?}: {}: {text}{errors}", out.status))
+    }
+}
+
+/// Runs a command that must succeed and returns its standard output.
+///
+/// # Panics
+/// With everything it said, when it fails.
+pub fn run(command: &mut Command) -> String {
+    output(command).unwrap_or_else(|why| panic!("{why}"))
+}
