@@ -3,9 +3,6 @@
 //! Contract: knows no daemon's insides. Everything a test starts ends with it; waiting is for conditions, with a bound
 //! generous enough for a busy two-core machine.
 
-// a harness is test code: its failures are panics that name what did not happen
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
-
 mod control_plane;
 mod netns;
 mod process;
