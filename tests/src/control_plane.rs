@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::{Process, bin, eventually, free_port, output};
+use crate::{Process, Raw, bin, eventually, free_port, output};
 
 /// What a test may want otherwise.
 #[derive(Default)]
@@ -165,6 +165,11 @@ impl ControlPlane {
     /// What it said.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         output(Command::new("kubectl").arg("--kubeconfig").arg(self.kubeconfig()).args(arguments))
+    }
+
+    /// For single requests.
+    pub fn raw(&self) -> Raw {
+        Raw { server: format!("https://127.0.0.1:{}", self.api_port), pki: self.path("pki") }
     }
 
     /// The end of a log.

@@ -6,6 +6,7 @@
 mod control_plane;
 mod netns;
 mod process;
+mod raw;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 pub use control_plane::{ControlPlane, Options};
 pub use netns::Netns;
 pub use process::{Process, free_port, output, run};
+pub use raw::Raw;
 
 /// How long a condition may take to come true on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
