@@ -1,0 +1,116 @@
+//! From `main` to exit code: the runtime, the signals, and one clear line when it fails.
+//!
+//! Guarantees: SIGTERM and SIGINT cancel the token once, a second signal ends the process at once; a panic anywhere ends
+//! the process (a daemon never limps); a failed start prints one line with the whole cause and exits 1.
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// How the runtime is built.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads that run tasks. Two are enough for every daemon but the API server.
+    pub worker_threads: usize,
+    /// Upper bound of threads for blocking work; they go away when idle.
+    pub max_blocking_threads: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { worker_threads: 2, max_blocking_threads: 16 }
+    }
+}
+
+/// Runs a daemon with the default [`Options`].
+pub fn main<F, Fut>(name: &str, run: F) -> ExitCode
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    main_with(name, Options::default(), run)
+}
+
+/// Runs a daemon: `run` gets the token that signals cancel, and returns when its work has ended.
+pub fn main_with<F, Fut>(name: &str, options: Options, run: F) -> ExitCode
+where
+    F: FnOnce(CancellationToken) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    bound_allocator_arenas();
+    abort_on_panic(name);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(options.worker_threads.max(1))
+        .max_blocking_threads(options.max_blocking_threads.max(1))
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(name, &anyhow::Error::new(error).context("cannot start threads")),
+    };
+    let outcome = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(signals(shutdown.clone()));
+        run(shutdown).await
+    });
+    // Tasks that outlive their daemon's run have nothing left to do; blocking ones get a moment.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(name, &error),
+    }
+}
+
+fn failed(name: &str, error: &anyhow::Error) -> ExitCode {
+    tracing::error!(daemon = name, "{error:#}");
+    // Where no logger is installed the line would be lost.
+    if !tracing::event_enabled!(tracing::Level::ERROR) {
+        eprintln!("{name}: {error:#}");
+    }
+    ExitCode::FAILURE
+}
+
+async fn signals(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("cannot listen for signals; stop the daemon with SIGKILL");
+        return;
+    };
+    for received in 0.. {
+        let name = tokio::select! {
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        if received > 0 {
+            tracing::warn!(signal = name, "second signal, exiting at once");
+            std::process::exit(1);
+        }
+        tracing::info!(signal = name, "shutting down");
+        shutdown.cancel();
+    }
+}
+
+fn abort_on_panic(name: &str) {
+    let name = name.to_owned();
+    std::panic::set_hook(Box::new(move |panic| {
+        eprintln!("{name}: internal error, please report: {panic}\n{}", std::backtrace::Backtrace::capture());
+        std::process::abort();
+    }));
+}
+
+/// Keeps glibc from making an arena per thread (each may hold tens of MB of freed memory) and from growing its
+/// thresholds, so that freed memory goes back to the system.
+fn bound_allocator_arenas() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt only stores integers in the allocator's parameters, takes the allocator's own lock, and is called
+    // here before any other thread exists. An unknown parameter makes it return 0 and changes nothing.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 * 1024);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+    }
+}

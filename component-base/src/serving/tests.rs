@@ -1,0 +1,79 @@
+use super::*;
+use http_body_util::{BodyExt, Empty};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::tls::{ClientTlsOptions, ServerTlsOptions, client_config};
+
+async fn hello(request: Request<Incoming>) -> Result<Response<Body>, std::convert::Infallible> {
+    let info = request.extensions().get::<ConnInfo>().unwrap();
+    let text = format!("{:?} tls={} {}", request.version(), info.tls, info.peer.ip());
+    Ok(Response::new(full(text)))
+}
+
+fn start(tls: Option<ServerTls>, limits: Limits) -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
+    let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap().limits(limits);
+    let (addr, shutdown) = (server.local_addr(), CancellationToken::new());
+    let task = tokio::spawn(server.serve(tls, service_fn(hello), shutdown.clone()));
+    (addr, shutdown, task)
+}
+
+async fn get_tls(addr: SocketAddr, alpn: &str) -> String {
+    let options = ClientTlsOptions {
+        insecure_skip_verify: true,
+        alpn: vec![alpn.as_bytes().to_vec()],
+        ..ClientTlsOptions::default()
+    };
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(&options).unwrap()));
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = connector.connect(name, TcpStream::connect(addr).await.unwrap()).await.unwrap();
+    let request = Request::get("https://localhost/x").body(Empty::<Bytes>::new()).unwrap();
+    let response = if alpn == "h2" {
+        let (mut send, conn) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(conn);
+        send.send_request(request).await.unwrap()
+    } else {
+        let (mut send, conn) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(conn);
+        send.send_request(request).await.unwrap()
+    };
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn serves_both_protocols_and_plain_http() {
+    let tls = ServerTls::self_signed(&["localhost".to_owned()], ServerTlsOptions::default()).unwrap();
+    let (addr, shutdown, task) = start(Some(tls), Limits::default());
+    assert_eq!(get_tls(addr, "h2").await, "HTTP/2.0 tls=true 127.0.0.1");
+    assert_eq!(get_tls(addr, "http/1.1").await, "HTTP/1.1 tls=true 127.0.0.1");
+    shutdown.cancel();
+    task.await.unwrap();
+
+    let (addr, shutdown, task) = start(None, Limits::default());
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.ends_with("HTTP/1.1 tls=false 127.0.0.1"), "{text}");
+    shutdown.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_ends_idle_connections_and_stalled_handshakes() {
+    let tls = ServerTls::self_signed(&["localhost".to_owned()], ServerTlsOptions::default()).unwrap();
+    let limits = Limits { handshake_timeout: Duration::from_millis(50), ..Limits::default() };
+    let (addr, shutdown, task) = start(Some(tls), limits);
+    let mut stalled = TcpStream::connect(addr).await.unwrap();
+    let mut byte = [0u8; 1];
+    assert_eq!(stalled.read(&mut byte).await.unwrap_or(0), 0);
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_port_is_explained() {
+    let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+    let error = Server::bind("127.0.0.1".parse().unwrap(), server.local_addr().port()).unwrap_err();
+    assert!(matches!(error, BindError::InUse(_)), "{error}");
+}
