@@ -6,4 +6,12 @@
 
 pub mod field;
 pub mod gvk;
+pub mod int_or_string;
+pub mod meta;
+pub mod quantity;
+pub mod resources;
+pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod time;
+pub mod validation;
