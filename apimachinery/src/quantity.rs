@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::ops::Neg;
+use std::ops::{Add, Neg, Sub};
 use std::str::FromStr;
 
 /// Billionths per unit.
@@ -98,18 +98,22 @@ impl Quantity {
     pub fn milli(&self) -> i64 {
         saturate(round_up(self.nanos, NANO / 1000))
     }
+}
 
-    /// The sum; printed like the first unless that is zero.
-    #[must_use]
-    pub fn add(self, other: Self) -> Self {
+/// The sum; printed like the first unless that is zero.
+impl Add for Quantity {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
         let format = if self.is_zero() { other.format } else { self.format };
         Self { nanos: self.nanos.saturating_add(other.nanos), format }
     }
+}
 
-    /// The difference; printed like the first unless that is zero.
-    #[must_use]
-    pub fn sub(self, other: Self) -> Self {
-        self.add(-other)
+/// The difference; printed like the first unless that is zero.
+impl Sub for Quantity {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        self + -other
     }
 }
 
@@ -319,9 +323,9 @@ mod tests {
         assert_eq!(q("1Gi").value(), 1 << 30);
         assert!(q("1Gi") > q("1G"));
         assert_eq!(q("1"), q("1000m"));
-        assert_eq!(q("1Gi").add(q("1Gi")).to_string(), "2Gi");
-        assert_eq!(q("0").add(q("1Ki")).to_string(), "1Ki");
-        assert_eq!(q("2").sub(q("500m")).to_string(), "1500m");
+        assert_eq!((q("1Gi") + q("1Gi")).to_string(), "2Gi");
+        assert_eq!((q("0") + q("1Ki")).to_string(), "1Ki");
+        assert_eq!((q("2") - q("500m")).to_string(), "1500m");
     }
 
     proptest! {
