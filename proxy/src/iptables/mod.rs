@@ -1,0 +1,14 @@
+//! The iptables back end: [`render`](render::render) turns the desired state into chains and rules (pure), [`sync`] turns two
+//! states of the kernel's tables into what `iptables-restore --noflush` has to be told (pure). Only the executor runs programs.
+//!
+//! Chain names, comments and rules are upstream's, because operators and tools read them.
+
+pub mod names;
+pub mod render;
+pub mod ruleset;
+pub mod sync;
+#[cfg(test)]
+mod tests;
+
+pub use render::{LocalTraffic, NodePortAddresses, Settings, render};
+pub use ruleset::{Jump, Ruleset, Table};
