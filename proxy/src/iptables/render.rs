@@ -111,7 +111,9 @@ fn base(settings: &Settings, rules: &mut Ruleset) {
     if settings.drop_invalid {
         forward.push("-m conntrack --ctstate INVALID -j DROP".to_owned());
     }
-    forward.push(format!("-m comment --comment \"kubernetes forwarding rules\" -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT"));
+    forward.push(format!(
+        "-m comment --comment \"kubernetes forwarding rules\" -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT"
+    ));
     forward.push(
         "-m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
             .to_owned(),
@@ -122,14 +124,13 @@ fn base(settings: &Settings, rules: &mut Ruleset) {
     let post = rules.nat.chain("KUBE-POSTROUTING");
     post.push(format!("-m mark ! --mark {mark:#x}/{mark:#x} -j RETURN"));
     post.push(format!("-j MARK --xor-mark {mark:#x}"));
-    post.push(format!(
-        "-m comment --comment \"kubernetes service traffic requiring SNAT\" -j MASQUERADE{random}"
-    ));
+    post.push(format!("-m comment --comment \"kubernetes service traffic requiring SNAT\" -j MASQUERADE{random}"));
 }
 
 /// Node ports come last: addresses of Services must be looked at before "any local address".
 fn node_ports(settings: &Settings, nat: &mut Table) {
-    let comment = "-m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\"";
+    let comment =
+        "-m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\"";
     match &settings.node_port_addresses {
         NodePortAddresses::All => {
             let not_loopback = match settings.family {
@@ -210,7 +211,11 @@ impl PortRules<'_> {
 
     /// No endpoint anywhere: refuse. Endpoints elsewhere only, but policy Local: drop, so that clients try another node.
     fn refusal(&self, local: bool) -> (&'static str, &'static str) {
-        if local && self.port.has_endpoints { ("has no local endpoints", "DROP") } else { ("has no endpoints", "REJECT") }
+        if local && self.port.has_endpoints {
+            ("has no local endpoints", "DROP")
+        } else {
+            ("has no endpoints", "REJECT")
+        }
     }
 
     fn refuse_internal(&mut self) {
@@ -367,7 +372,10 @@ impl PortRules<'_> {
             let left = endpoints.len() - at;
             // each rule takes its share of what the ones before it let pass; the last takes the rest
             let share = if left > 1 {
-                format!(" -m statistic --mode random --probability {:.10}", 1.0 / f64::from(u32::try_from(left).unwrap_or(u32::MAX)))
+                format!(
+                    " -m statistic --mode random --probability {:.10}",
+                    1.0 / f64::from(u32::try_from(left).unwrap_or(u32::MAX))
+                )
             } else {
                 String::new()
             };
@@ -384,10 +392,8 @@ impl PortRules<'_> {
         let recent =
             if port.affinity_seconds.is_some() { format!(" -m recent --name {chain} --set") } else { String::new() };
         let protocol = port.protocol.lower();
-        let send = format!(
-            "{comment}{recent} -m {protocol} -p {protocol} -j DNAT --to-destination {}",
-            endpoint.socket()
-        );
+        let send =
+            format!("{comment}{recent} -m {protocol} -p {protocol} -j DNAT --to-destination {}", endpoint.socket());
         self.rules.nat.chain(&chain).extend([hairpin, send]);
     }
 }

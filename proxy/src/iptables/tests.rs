@@ -32,8 +32,10 @@ fn parse<T: serde::de::DeserializeOwned>(objects: &[Value], kind: &str) -> Vec<T
 fn service(name: &str, spec: Value) -> Value {
     let mut spec = spec;
     spec["clusterIPs"] = json!(["172.30.0.41"]);
-    spec["ports"] = json!([{"name": "p80", "port": 80, "protocol": "TCP", "nodePort": spec["nodePort"].as_u64().unwrap_or(0)}]);
-    let status = json!({"loadBalancer": {"ingress": spec["lb"].as_str().map(|ip| json!([{"ip": ip}])).unwrap_or(json!([]))}});
+    spec["ports"] =
+        json!([{"name": "p80", "port": 80, "protocol": "TCP", "nodePort": spec["nodePort"].as_u64().unwrap_or(0)}]);
+    let status =
+        json!({"loadBalancer": {"ingress": spec["lb"].as_str().map(|ip| json!([{"ip": ip}])).unwrap_or(json!([]))}});
     json!({"kind": "Service", "metadata": {"name": name, "namespace": "ns"}, "spec": spec, "status": status})
 }
 
