@@ -1,1 +1,9 @@
-//! Skeleton.
+//! kube-apiserver: a schema in front of a revision-ordered log (etcd), and fan-out behind it.
+//!
+//! The request path is the folder order: [`http`] (listener, filters) → [`endpoints`] (verbs, negotiation) → admission →
+//! [`registry`] (one non-generic store) → [`resources`] (what is particular to a kind) → [`storage`] (etcd, clock, caches).
+//! A request moves down and never back up.
+
+pub mod config;
+pub mod http;
+pub mod resources;

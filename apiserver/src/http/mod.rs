@@ -1,0 +1,3 @@
+//! From bytes on a connection to a request somebody may make: who asks for what, and within which limits.
+
+pub mod request;
