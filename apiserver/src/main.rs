@@ -1,1 +1,2 @@
+//! The kube-apiserver daemon.
 fn main() {}
