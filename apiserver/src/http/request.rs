@@ -67,8 +67,7 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 impl RequestInfo {
     /// Reads method, path (percent-decoded) and query.
     pub fn parse(method: &http::Method, path: &str, query: &Query) -> Self {
-        let mut info =
-            Self { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
+        let mut info = Self { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
         let segments: Vec<&str> = path.trim_matches('/').split('/').filter(|s| !s.is_empty()).collect();
         let rest = match segments.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
@@ -167,7 +166,9 @@ impl Query {
     pub fn parse(query: &str) -> Self {
         let decode = |text: &str| percent_decode(&text.replace('+', " "));
         let pairs = query.split('&').filter(|pair| !pair.is_empty());
-        Self(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect())
+        Self(
+            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect(),
+        )
     }
 
     /// The first value of a key.
@@ -281,7 +282,16 @@ mod tests {
             ("GET", "/api/v1/pods?watch=false", "list", "", "", "pods", "", ""),
             ("GET", "/api/v1/watch/namespaces/a/pods/p", "watch", "", "a", "pods", "", "p"),
             ("POST", "/apis/apps/v1/namespaces/a/deployments", "create", "apps", "a", "deployments", "", ""),
-            ("PATCH", "/apis/apps/v1/namespaces/a/deployments/d/scale", "patch", "apps", "a", "deployments", "scale", "d"),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                "patch",
+                "apps",
+                "a",
+                "deployments",
+                "scale",
+                "d",
+            ),
             ("DELETE", "/api/v1/namespaces/a/pods", "deletecollection", "", "a", "pods", "", ""),
             ("GET", "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Dp", "list", "", "a", "pods", "", "p"),
             ("GET", "/api/v1/nodes/n/proxy/metrics/x", "get", "", "", "nodes", "proxy", "n"),

@@ -240,7 +240,12 @@ impl Strategy {
         prepare_update: |_, _, _| {},
         validate: |object, cx| {
             let names = cx.resource.strategy.names.0;
-            apimachinery::validation::validate_object_meta(object, cx.resource.namespaced, names, &Path::new("metadata"))
+            apimachinery::validation::validate_object_meta(
+                object,
+                cx.resource.namespaced,
+                names,
+                &Path::new("metadata"),
+            )
         },
         validate_update: |object, old, _| {
             apimachinery::validation::validate_object_meta_update(object, old, &Path::new("metadata"))
