@@ -2,7 +2,15 @@
 //! plain functions for what a table cannot say.
 //!
 //! A kind's file holds `pub const STRATEGY: Strategy = Strategy { validate, ..Strategy::DEFAULT }`, and its line stands in
-//! [`strategy`] or [`subresource_strategy`]. Custom resources make the same values at run time and take the same path.
+//! [`kinds`]. Custom resources make the same values at run time and take the same path.
+
+mod apps;
+pub mod check;
+pub mod core;
+mod edit;
+mod kinds;
+mod meta;
+pub mod printing;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,6 +26,7 @@ use serde_json::Value;
 
 use crate::config::ServerOptions;
 use crate::http::request::RequestContext;
+use kinds::{conversion, strategy, subresource_strategy};
 
 /// One resource in all its served versions.
 pub struct Resource {
@@ -255,21 +264,6 @@ impl Strategy {
         allocate: None,
         release: None,
     };
-}
-
-/// The strategy of a resource.
-pub fn strategy(_group: &str, _plural: &str) -> Strategy {
-    Strategy::DEFAULT
-}
-
-/// The strategy of a subresource.
-pub fn subresource_strategy(_group: &str, _plural: &str, _subresource: &str) -> Strategy {
-    Strategy::DEFAULT
-}
-
-/// The conversion of a served version that is not what is stored.
-fn conversion(_group: &str, _version: &str, _plural: &str) -> Option<Conversion> {
-    None
 }
 
 /// Everything that is served, in discovery order. A snapshot: custom resources come and go by replacing it.

@@ -1,0 +1,205 @@
+//! Nodes. Follows upstream's `ValidateNode`, `ValidateNodeUpdate` and `printNode`.
+
+use apimachinery::field::{ErrorList, Path};
+use apimachinery::validation as names;
+use serde_json::{Value, json};
+
+use super::pod::scheduling;
+use crate::resources::check::{At, Check, dual_stack, parse_cidr};
+use crate::resources::edit::{at_mut, copy, set};
+use crate::resources::printing::{NONE, UNKNOWN, age, name, or_none};
+use crate::resources::{HookContext, NameRule, Strategy, meta};
+
+/// The nodes resource.
+pub const STRATEGY: Strategy = Strategy {
+    names: NameRule(names::dns1123_subdomain),
+    default: defaults,
+    prepare_create: |node, _| drop_config_source(node, None),
+    prepare_update: |node, old, _| drop_config_source(node, Some(old)),
+    validate: |node, cx| {
+        let mut check = meta::checked(node, cx);
+        check.errors.extend(validate(node));
+        check.errors
+    },
+    validate_update: |node, old, cx| {
+        let mut check = Check::new();
+        let new = At::root(node);
+        meta::create(&mut check, &new, cx);
+        check.errors.extend(validate(node));
+        update(&mut check, &new, &At::root(old));
+        check.errors
+    },
+    warnings,
+    cells: Some(cells),
+    ..Strategy::DEFAULT
+};
+
+/// `nodes/status`.
+pub const STATUS: Strategy = Strategy {
+    default: defaults,
+    validate_update: |node, old, _| {
+        let mut check = Check::new();
+        update(&mut check, &At::root(node), &At::root(old));
+        check.errors
+    },
+    ..Strategy::DEFAULT
+};
+
+/// What is allocatable is the capacity unless the node says otherwise; both forms of the pod range carry one value.
+fn defaults(node: &mut Value, cx: &HookContext) {
+    (Strategy::DEFAULT.default)(node, cx);
+    at_mut(node, "status", |status| {
+        if let Some(capacity) = status.get("capacity").filter(|c| c.is_object()).cloned() {
+            let mut allocatable = status["allocatable"].as_object().cloned().unwrap_or_default();
+            for (resource, amount) in capacity.as_object().into_iter().flatten() {
+                allocatable.entry(resource.clone()).or_insert_with(|| amount.clone());
+            }
+            set(status, "allocatable", allocatable);
+        }
+    });
+    at_mut(node, "spec", |spec| {
+        let single = spec["podCIDR"].as_str().unwrap_or_default().to_owned();
+        let first = spec.pointer("/podCIDRs/0").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if !single.is_empty() && single != first {
+            set(spec, "podCIDRs", json!([single]));
+        } else if single.is_empty() && !first.is_empty() {
+            set(spec, "podCIDR", first);
+        }
+    });
+}
+
+/// Dynamic kubelet configuration is gone: the field survives only where it already was.
+fn drop_config_source(node: &mut Value, old: Option<&Value>) {
+    at_mut(node, "spec", |spec| copy(spec, old.map_or(&Value::Null, |old| &old["spec"]), "configSource"));
+}
+
+fn resources(check: &mut Check, node: &At) {
+    for list in ["capacity", "allocatable"].map(|l| node.get("status").get(l)) {
+        for (resource, amount) in list.entries() {
+            check.resource_quantity(resource, &amount.under(list.path.child(resource)));
+        }
+    }
+}
+
+fn validate(node: &Value) -> ErrorList {
+    let mut check = Check::new();
+    let at = At::root(node);
+    scheduling::taints(&mut check, &at.get("spec.taints").under(Path::new("metadata").child("taints")));
+    resources(&mut check, &at);
+    let ranges = at.get("spec.podCIDRs");
+    let mut seen: Vec<&str> = Vec::new();
+    for range in ranges.items() {
+        check.cidr(&range);
+    }
+    let parsed: Vec<_> = ranges.strings().filter_map(parse_cidr).map(|(ip, _)| ip).collect();
+    if ranges.len() > 1 {
+        if !dual_stack(&parsed) || ranges.len() > 2 {
+            check.invalid(&ranges, "may specify no more than one CIDR for each IP family");
+        }
+        for range in ranges.items() {
+            if seen.contains(&range.str()) {
+                check.duplicate(&range);
+            }
+            seen.push(range.str());
+        }
+    }
+    check.errors
+}
+
+fn update(check: &mut Check, new: &At, old: &At) {
+    meta::update(check, new, old);
+    resources(check, new);
+    let mut seen: Vec<&Value> = Vec::new();
+    for address in new.get("status.addresses").items() {
+        if seen.contains(&address.value) {
+            check.duplicate(&address);
+        }
+        seen.push(address.value);
+    }
+    let (ranges, old_ranges) = (new.get("spec.podCIDRs"), old.get("spec.podCIDRs"));
+    if !old_ranges.is_empty() {
+        let changed = if ranges.len() == old_ranges.len() {
+            ranges.strings().zip(old_ranges.strings()).filter(|(a, b)| a != b).count()
+        } else {
+            1
+        };
+        for _ in 0..changed {
+            check.forbidden(&ranges, "node updates may not change podCIDR except from \"\" to valid");
+        }
+    }
+    let (provider, old_provider) = (new.get("spec.providerID"), old.get("spec.providerID"));
+    if !old_provider.is_empty() && provider.str() != old_provider.str() {
+        check.forbidden(&provider, "node updates may not change providerID except from \"\" to valid");
+    }
+    scheduling::taints(check, &new.get("spec.taints").under(Path::new("metadata").child("taints")));
+    let external = new.get("spec.externalID");
+    if external.str() != old.get("spec.externalID").str() {
+        check.forbidden(&external, "may not be updated");
+    }
+}
+
+fn warnings(node: &Value, old: Option<&Value>) -> Vec<String> {
+    let spec = At::root(node).get("spec");
+    let mut out = Vec::new();
+    if spec.get("configSource").is_set() {
+        out.push("spec.configSource: the feature is no longer supported".to_owned());
+    }
+    if !spec.get("externalID").is_empty()
+        && old.is_none_or(|old| old["spec"]["externalID"] != *spec.get("externalID").value)
+    {
+        out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+    }
+    out
+}
+
+fn cells(node: &Value, cx: &HookContext) -> Vec<Value> {
+    let node = At::root(node);
+    let info = node.get("status.nodeInfo");
+    let unknown = |field: &str| match info.get(field).str() {
+        "" => Value::from(UNKNOWN),
+        text => text.into(),
+    };
+    let address = |ty: &str| {
+        let found = node.get("status.addresses").items().find(|a| a.get("type").str() == ty);
+        or_none(found.map_or("", |a| a.get("address").str()))
+    };
+    vec![
+        name(&node),
+        status(&node).into(),
+        roles(&node).into(),
+        age(&node, cx.request.now),
+        info.get("kubeletVersion").str().into(),
+        address("InternalIP"),
+        address("ExternalIP"),
+        unknown("osImage"),
+        unknown("kernelVersion"),
+        unknown("containerRuntimeVersion"),
+    ]
+}
+
+fn status(node: &At) -> String {
+    let ready = node.get("status.conditions").items().find(|c| c.get("type").str() == "Ready");
+    let mut words = vec![match ready.map(|c| c.get("status").str()) {
+        None => "Unknown",
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+    }];
+    if node.get("spec.unschedulable").flag() {
+        words.push("SchedulingDisabled");
+    }
+    words.join(",")
+}
+
+fn roles(node: &At) -> String {
+    let mut roles: Vec<&str> = Vec::new();
+    for (key, value) in node.get("metadata.labels").entries() {
+        match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) if !role.is_empty() => roles.push(role),
+            None if key == "kubernetes.io/role" && !value.is_empty() => roles.push(value.str()),
+            _ => {}
+        }
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.is_empty() { NONE.to_owned() } else { roles.join(",") }
+}

@@ -1,0 +1,275 @@
+//! What is accepted in a pod spec but probably not meant. Follows upstream's `GetWarningsForPod` and
+//! `GetWarningsForPodTemplate`; one sentence per finding.
+
+use apimachinery::quantity::Quantity;
+use apimachinery::validation as names;
+use serde_json::Value;
+
+use crate::resources::check::{At, parse_ip};
+
+/// Warnings for a new pod; updates of pods get none.
+pub fn pod(pod: &Value, old: Option<&Value>) -> Vec<String> {
+    let at = At::root(pod);
+    let mut out = Vec::new();
+    if old.is_some() {
+        return out;
+    }
+    if !names::dns1123_label(at.get("metadata.name").str()).is_empty() {
+        out.push("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended".to_owned());
+    }
+    out.extend(spec(&at.get("spec"), &at.get("metadata")));
+    out
+}
+
+/// Warnings for a template at `at`, given when it is new or has changed.
+pub fn template(at: &At, old: Option<&At>) -> Vec<String> {
+    if old.is_some_and(|old| old.value == at.value) || !at.is_set() {
+        return Vec::new();
+    }
+    spec(&at.get("spec"), &at.get("metadata"))
+}
+
+fn spec(at: &At, meta: &At) -> Vec<String> {
+    let mut out = Vec::new();
+    deprecated_labels(&mut out, at);
+    annotations(&mut out, at, meta);
+    for alias in at.get("hostAliases").items() {
+        odd_ip(&mut out, &alias.get("ip"));
+    }
+    for server in at.get("dnsConfig.nameservers").items() {
+        odd_ip(&mut out, &server);
+    }
+    duplicates(&mut out, &at.get("hostAliases"), |a| a.get("ip").str().to_owned(), "ip");
+    duplicates(&mut out, &at.get("imagePullSecrets"), |s| s.get("name").str().to_owned(), "name");
+    for secret in at.get("imagePullSecrets").items().filter(|s| s.get("name").is_empty()) {
+        out.push(format!("{}: invalid empty name \"\"", secret.get("name").path));
+    }
+    volumes(&mut out, at);
+    for (name, amount) in at.get("overhead").entries() {
+        fractional(&mut out, name, &amount);
+    }
+    for container in super::all_containers(at) {
+        warn_container(&mut out, &container);
+    }
+    ports(&mut out, at);
+    termination(&mut out, at);
+    out
+}
+
+fn deprecated_label(out: &mut Vec<String>, at: &At, key: &str) {
+    const LABELS: [(&str, &str); 5] = [
+        ("beta.kubernetes.io/arch", "kubernetes.io/arch"),
+        ("beta.kubernetes.io/os", "kubernetes.io/os"),
+        ("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region"),
+        ("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone"),
+        ("beta.kubernetes.io/instance-type", "node.kubernetes.io/instance-type"),
+    ];
+    if let Some((_, instead)) = LABELS.iter().find(|(label, _)| *label == key) {
+        out.push(format!("{}: deprecated label; use \"{instead}\" instead", at.path));
+    }
+}
+
+fn deprecated_labels(out: &mut Vec<String>, spec: &At) {
+    for (key, at) in spec.get("nodeSelector").entries() {
+        deprecated_label(out, &at, key);
+    }
+    let affinity = spec.get("affinity.nodeAffinity");
+    let required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms");
+    let preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution");
+    let terms = required.items().chain(preferred.items().map(|t| t.get("preference")));
+    for expression in terms.flat_map(|t| t.get("matchExpressions").items().collect::<Vec<_>>()) {
+        deprecated_label(out, &expression.get("key"), expression.get("key").str());
+    }
+    for constraint in spec.get("topologySpreadConstraints").items() {
+        deprecated_label(out, &constraint.get("topologyKey"), constraint.get("topologyKey").str());
+        if !constraint.get("labelSelector").is_set() {
+            out.push(format!(
+                "{}: a null labelSelector results in matching no pod",
+                constraint.get("labelSelector").path
+            ));
+        }
+    }
+    for pods in ["podAffinity", "podAntiAffinity"].map(|f| spec.get("affinity").get(f)) {
+        let required = pods.get("requiredDuringSchedulingIgnoredDuringExecution");
+        let preferred = pods.get("preferredDuringSchedulingIgnoredDuringExecution");
+        for term in required.items().chain(preferred.items().map(|t| t.get("podAffinityTerm"))) {
+            if !term.get("labelSelector").is_set() {
+                out.push(format!(
+                    "{}: a null labelSelector results in matching no pod",
+                    term.get("labelSelector").path
+                ));
+            }
+        }
+    }
+}
+
+fn annotations(out: &mut Vec<String>, spec: &At, meta: &At) {
+    const DEPRECATED: [(&str, &str); 2] = [
+        (
+            "scheduler.alpha.kubernetes.io/critical-pod",
+            "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+        ),
+        ("security.alpha.kubernetes.io/sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
+    ];
+    for (key, annotation) in meta.get("annotations").entries() {
+        if let Some((_, instead)) = DEPRECATED.iter().find(|(k, _)| *k == key) {
+            out.push(format!("{}: {instead}", annotation.path));
+        } else if key == "security.alpha.kubernetes.io/unsafe-sysctls" {
+            out.push(format!("{}: non-functional in v1.11+; use the \"sysctls\" field instead", annotation.path));
+        } else if key == "seccomp.security.alpha.kubernetes.io/pod"
+            && !spec.get("securityContext.seccompProfile").is_set()
+        {
+            out.push(format!(
+                "{}: non-functional in v1.27+; use the \"seccompProfile\" field instead",
+                annotation.path
+            ));
+        } else if let Some(name) = key.strip_prefix("container.seccomp.security.alpha.kubernetes.io/") {
+            let container = super::all_containers(spec).find(|c| c.get("name").str() == name);
+            if container.is_none_or(|c| !c.get("securityContext.seccompProfile").is_set()) {
+                out.push(format!(
+                    "{}: non-functional in v1.27+; use the \"seccompProfile\" field instead",
+                    annotation.path
+                ));
+            }
+        } else if let Some(name) = key.strip_prefix("container.apparmor.security.beta.kubernetes.io/") {
+            let container = super::all_containers(spec).find(|c| c.get("name").str() == name);
+            let profile = "securityContext.appArmorProfile";
+            if container.is_none_or(|c| !c.get(profile).is_set()) && !spec.get(profile).is_set() {
+                out.push(format!(
+                    "{}: deprecated since v1.30; use the \"appArmorProfile\" field instead",
+                    annotation.path
+                ));
+            }
+        }
+    }
+}
+
+fn volumes(out: &mut Vec<String>, spec: &At) {
+    const GONE: [(&str, &str); 9] = [
+        ("gitRepo", "deprecated in v1.11"),
+        ("photonPersistentDisk", "deprecated in v1.11, non-functional in v1.16+"),
+        ("scaleIO", "deprecated in v1.16, non-functional in v1.22+"),
+        ("glusterfs", "deprecated in v1.25, non-functional in v1.26+"),
+        ("rbd", "deprecated in v1.28, non-functional in v1.31+"),
+        ("cephfs", "deprecated in v1.28, non-functional in v1.31+"),
+        ("storageos", "deprecated in v1.22, non-functional in v1.25+"),
+        ("flocker", "deprecated in v1.22, non-functional in v1.25+"),
+        ("quobyte", "deprecated in v1.22, non-functional in v1.25+"),
+    ];
+    for volume in spec.get("volumes").items() {
+        for (field, since) in GONE.iter().filter(|(field, _)| volume.get(field).is_set()) {
+            out.push(format!("{}: {since}", volume.get(field).path));
+        }
+        projected(out, &volume.get("projected.sources"));
+    }
+}
+
+/// Sources that are empty, and paths that two sources claim.
+fn projected(out: &mut Vec<String>, sources: &At) {
+    const KINDS: [&str; 6] =
+        ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+    let mut seen: Vec<(String, String)> = Vec::new();
+    for source in sources.items() {
+        if !KINDS.iter().any(|kind| source.get(kind).is_set()) {
+            out.push(format!("{}: no sources provided", source.path));
+        }
+        let mut paths: Vec<At> = Vec::new();
+        for kind in ["secret", "configMap", "downwardAPI"] {
+            paths.extend(source.get(kind).get("items").items().map(|i| i.get("path")));
+        }
+        paths.extend(
+            ["serviceAccountToken", "clusterTrustBundle"]
+                .map(|k| source.get(k).get("path"))
+                .into_iter()
+                .filter(At::is_set),
+        );
+        for path in paths {
+            let text = path.str().to_owned();
+            if let Some((_, other)) = seen
+                .iter()
+                .find(|(p, _)| *p == text || text.starts_with(&format!("{p}/")) || p.starts_with(&format!("{text}/")))
+            {
+                out.push(format!("{}: conflicting path \"{text}\" also claimed by {other}", path.path));
+            }
+            seen.push((text, path.path.to_string()));
+        }
+    }
+}
+
+fn warn_container(out: &mut Vec<String>, container: &At) {
+    for list in ["requests", "limits"] {
+        for (name, amount) in container.get("resources").get(list).entries() {
+            fractional(out, name, &amount);
+        }
+    }
+    duplicates(out, &container.get("env"), |e| e.get("name").str().to_owned(), "name");
+}
+
+/// Less than a whole unit of what comes in units.
+fn fractional(out: &mut Vec<String>, name: &str, amount: &At) {
+    if ["memory", "ephemeral-storage"].contains(&name)
+        && amount.quantity() != Quantity::default()
+        && amount.quantity().milli() % 1000 != 0
+    {
+        out.push(format!("{}: fractional byte value \"{}\" is invalid, must be an integer", amount.path, amount.str()));
+    }
+}
+
+fn duplicates(out: &mut Vec<String>, list: &At, key: impl Fn(&At) -> String, field: &str) {
+    let mut seen: Vec<String> = Vec::new();
+    for item in list.items() {
+        let text = key(&item);
+        if text.is_empty() {
+            continue;
+        }
+        if let Some(first) = seen.iter().position(|s| *s == text) {
+            let what =
+                if list.path.to_string().ends_with("env") { "hides previous definition of" } else { "duplicates" };
+            out.push(format!("{}.{field}: {what} \"{text}\" at index {first}", item.path));
+        }
+        seen.push(text);
+    }
+}
+
+/// The same container port of the same protocol twice.
+fn ports(out: &mut Vec<String>, spec: &At) {
+    let mut seen: Vec<(i64, i64, String, String, String)> = Vec::new();
+    let sidecars =
+        spec.get("initContainers").items().filter(|c| c.get("restartPolicy").str() == "Always").collect::<Vec<_>>();
+    for container in spec.get("containers").items().chain(sidecars) {
+        for port in container.get("ports").items() {
+            let key = (
+                port.get("containerPort").number(),
+                port.get("hostPort").number(),
+                port.get("hostIP").str().to_owned(),
+                port.get("protocol").str().to_owned(),
+                port.path.to_string(),
+            );
+            let same_port = |other: &&(i64, i64, String, String, String)| {
+                other.0 == key.0
+                    && other.3 == key.3
+                    && (other.1 == key.1 || other.1 == 0 || key.1 == 0)
+                    && (other.1 != 0) == (key.1 != 0)
+            };
+            if let Some(other) = seen.iter().find(same_port) {
+                out.push(format!("{}: duplicate port definition with {}", port.path, other.4));
+            }
+            seen.push(key);
+        }
+    }
+}
+
+fn termination(out: &mut Vec<String>, spec: &At) {
+    if spec.get("terminationGracePeriodSeconds").number() < 0 {
+        out.push(format!(
+            "{}: must be >= 0; negative values are invalid and will be treated as 1",
+            spec.get("terminationGracePeriodSeconds").path
+        ));
+    }
+}
+
+fn odd_ip(out: &mut Vec<String>, at: &At) {
+    if let Some(ip) = parse_ip(at.str()).filter(|ip| ip.to_string() != at.str()) {
+        out.push(format!("{}: non-standard IP address \"{}\" will be considered invalid in a future Kubernetes release: use \"{ip}\"", at.path, at.str()));
+    }
+}
