@@ -1,0 +1,87 @@
+//! Looking objects up inside the API server: what authentication, authorization and admission may know of the cluster.
+//!
+//! Reads come from the caches (a moment old); [`Objects::get_live`] is for the few places where a stale miss would refuse
+//! something that exists. Objects are whole canonical values; the caller must not hold them for long.
+
+use std::sync::Arc;
+
+use apimachinery::status::Status;
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+/// A resource by group and plural name (core group: empty).
+pub type ResourceName = (&'static str, &'static str);
+
+/// Read access to the cluster's objects.
+pub trait Objects: Send + Sync {
+    /// The cached object, or `None`.
+    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Arc<Value>>;
+
+    /// All cached objects of a namespace, or of the whole cluster when `namespace` is empty.
+    fn list(&self, resource: ResourceName, namespace: &str) -> Vec<Arc<Value>>;
+
+    /// The object as storage has it now.
+    fn get_live<'a>(
+        &'a self,
+        resource: ResourceName,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>>;
+}
+
+/// The cached object, or on a miss the stored one.
+///
+/// # Errors
+/// Storage cannot be read.
+pub async fn find(
+    objects: &dyn Objects,
+    resource: ResourceName,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Arc<Value>>, Status> {
+    match objects.get(resource, namespace, name) {
+        Some(object) => Ok(Some(object)),
+        None => objects.get_live(resource, namespace, name).await,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod fake {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A cluster made of a literal.
+    #[derive(Default)]
+    pub(crate) struct Fake(BTreeMap<(&'static str, &'static str, String, String), Arc<Value>>);
+
+    impl Fake {
+        pub(crate) fn with(mut self, resource: ResourceName, object: Value) -> Self {
+            let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+            self.0.insert((resource.0, resource.1, text("namespace"), text("name")), Arc::new(object));
+            self
+        }
+    }
+
+    impl Objects for Fake {
+        fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Arc<Value>> {
+            self.0.get(&(resource.0, resource.1, namespace.to_owned(), name.to_owned())).cloned()
+        }
+
+        fn list(&self, resource: ResourceName, namespace: &str) -> Vec<Arc<Value>> {
+            let wanted = |key: &(&str, &str, String, String)| {
+                (key.0, key.1) == resource && (namespace.is_empty() || key.2 == namespace)
+            };
+            self.0.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| Arc::clone(object)).collect()
+        }
+
+        fn get_live<'a>(
+            &'a self,
+            resource: ResourceName,
+            namespace: &'a str,
+            name: &'a str,
+        ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>> {
+            Box::pin(std::future::ready(Ok(self.get(resource, namespace, name))))
+        }
+    }
+}
