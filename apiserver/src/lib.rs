@@ -4,6 +4,12 @@
 //! [`registry`] (one non-generic store) → [`resources`] (what is particular to a kind) → [`storage`] (etcd, clock, caches).
 //! A request moves down and never back up.
 
+pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
 pub mod config;
 pub mod http;
+pub mod objects;
 pub mod resources;
+pub mod tokens;

@@ -37,7 +37,9 @@ fn container_defaults(ranges: &[Arc<Value>]) -> (BTreeMap<String, Value>, BTreeM
     let (mut limits, mut requests) = (BTreeMap::new(), BTreeMap::new());
     for item in items(ranges, "Container") {
         for (field, into) in [("default", &mut limits), ("defaultRequest", &mut requests)] {
-            into.extend(item[field].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())));
+            into.extend(
+                item[field].as_object().into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())),
+            );
         }
     }
     (limits, requests)
@@ -109,10 +111,13 @@ fn violations(item: &Value, kind: &str, requests: &Amounts, limits: &Amounts) ->
     for (name, ratio) in amounts(&item["maxLimitRequestRatio"]) {
         let pair = requests.get(&name).filter(|r| r.milli() > 0).zip(limits.get(&name).filter(|l| l.milli() > 0));
         match pair {
-            None => errors.push(format!("{name} max limit to request ratio per {kind} is {ratio}, but no request or limit is specified")),
+            None => errors.push(format!(
+                "{name} max limit to request ratio per {kind} is {ratio}, but no request or limit is specified"
+            )),
             Some((request, limit)) => {
                 // Exact: limit / request > ratio without dividing.
-                let too_much = i128::from(limit.milli()) * 1000 > i128::from(ratio.milli()) * i128::from(request.milli());
+                let too_much =
+                    i128::from(limit.milli()) * 1000 > i128::from(ratio.milli()) * i128::from(request.milli());
                 if too_much {
                     errors.push(format!("{name} max limit to request ratio per {kind} is {ratio}, but limit {limit} exceeds it for request {request}"));
                 }
@@ -127,14 +132,14 @@ pub(crate) fn pod_total(spec: &Value, field: &str) -> Amounts {
     let mut sum = Amounts::new();
     let add = |into: &mut Amounts, more: &Amounts| {
         for (name, amount) in more {
-            let total = into.get(name).map_or_else(|| amount.clone(), |own| own.clone() + amount.clone());
+            let total = into.get(name).map_or_else(|| *amount, |own| *own + *amount);
             into.insert(name.clone(), total);
         }
     };
     let raise = |into: &mut Amounts, other: &Amounts| {
         for (name, amount) in other {
             if into.get(name).is_none_or(|own| own < amount) {
-                into.insert(name.clone(), amount.clone());
+                into.insert(name.clone(), *amount);
             }
         }
     };
@@ -164,11 +169,21 @@ fn pod_violations(pod: &Value, ranges: &[Arc<Value>]) -> Vec<String> {
     for item in items(ranges, "Container") {
         for container in containers(&pod["spec"], &["containers", "initContainers"]) {
             let resources = &container["resources"];
-            errors.extend(violations(item, "Container", &amounts(&resources["requests"]), &amounts(&resources["limits"])));
+            errors.extend(violations(
+                item,
+                "Container",
+                &amounts(&resources["requests"]),
+                &amounts(&resources["limits"]),
+            ));
         }
     }
     for item in items(ranges, "Pod") {
-        errors.extend(violations(item, "Pod", &pod_total(&pod["spec"], "requests"), &pod_total(&pod["spec"], "limits")));
+        errors.extend(violations(
+            item,
+            "Pod",
+            &pod_total(&pod["spec"], "requests"),
+            &pod_total(&pod["spec"], "limits"),
+        ));
     }
     errors
 }
@@ -180,10 +195,12 @@ fn claim_violations(claim: &Value, ranges: &[Arc<Value>]) -> Vec<String> {
     for item in items(ranges, "PersistentVolumeClaim") {
         let bound = |field: &str| item[field]["storage"].as_str().and_then(|text| text.parse::<Quantity>().ok());
         if let Some(min) = bound("min").filter(|min| requested < *min) {
-            errors.push(format!("minimum storage usage per PersistentVolumeClaim is {min}, but request is {requested}"));
+            errors
+                .push(format!("minimum storage usage per PersistentVolumeClaim is {min}, but request is {requested}"));
         }
         if let Some(max) = bound("max").filter(|max| requested > *max) {
-            errors.push(format!("maximum storage usage per PersistentVolumeClaim is {max}, but request is {requested}"));
+            errors
+                .push(format!("maximum storage usage per PersistentVolumeClaim is {max}, but request is {requested}"));
         }
     }
     errors
@@ -226,8 +243,11 @@ impl Plugin for LimitRanger {
         if ranges.is_empty() {
             return done(Ok(()));
         }
-        let errors =
-            if request.resource == "pods" { pod_violations(object, &ranges) } else { claim_violations(object, &ranges) };
+        let errors = if request.resource == "pods" {
+            pod_violations(object, &ranges)
+        } else {
+            claim_violations(object, &ranges)
+        };
         done(match errors.as_slice() {
             [] => Ok(()),
             [one] => Err(request.forbidden(Some(object), one)),
@@ -250,14 +270,21 @@ mod tests {
 
     #[test]
     fn defaults() {
-        let ranges = range("Container", &json!({"default": {"cpu": "1"}, "defaultRequest": {"cpu": "500m", "memory": "1Gi"}}));
+        let ranges =
+            range("Container", &json!({"default": {"cpu": "1"}, "defaultRequest": {"cpu": "500m", "memory": "1Gi"}}));
         let mut pod = json!({"metadata": {}, "spec": {"containers": [
             {"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "3"}}}]}});
         apply_defaults(&mut pod, &ranges);
-        assert_eq!(pod["spec"]["containers"][0]["resources"], json!({"limits": {"cpu": "1"}, "requests": {"cpu": "500m", "memory": "1Gi"}}));
+        assert_eq!(
+            pod["spec"]["containers"][0]["resources"],
+            json!({"limits": {"cpu": "1"}, "requests": {"cpu": "500m", "memory": "1Gi"}})
+        );
         assert_eq!(pod["spec"]["containers"][1]["resources"]["requests"], json!({"cpu": "2", "memory": "1Gi"}));
         let note = pod["metadata"]["annotations"][ANNOTATION].as_str().unwrap();
-        assert_eq!(note, "LimitRanger plugin set: cpu, memory request for container a; cpu limit for container a; memory request for container b");
+        assert_eq!(
+            note,
+            "LimitRanger plugin set: cpu, memory request for container a; cpu limit for container a; memory request for container b"
+        );
     }
 
     #[test]
@@ -268,9 +295,21 @@ mod tests {
             (range("Container", &json!({"max": {"cpu": "1"}})), with(json!({"limits": {"cpu": "1001m"}})), 1),
             (range("Container", &json!({"max": {"cpu": "1"}})), with(json!({})), 1),
             (range("Container", &json!({"min": {"memory": "1Mi"}})), with(json!({"requests": {"memory": "512Ki"}})), 1),
-            (range("Container", &json!({"maxLimitRequestRatio": {"cpu": "2"}})), with(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}})), 0),
-            (range("Container", &json!({"maxLimitRequestRatio": {"cpu": "2"}})), with(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2001m"}})), 1),
-            (range("Pod", &json!({"max": {"cpu": "3"}})), json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "2"}}}, {"resources": {"limits": {"cpu": "2"}}}]}}), 1),
+            (
+                range("Container", &json!({"maxLimitRequestRatio": {"cpu": "2"}})),
+                with(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}})),
+                0,
+            ),
+            (
+                range("Container", &json!({"maxLimitRequestRatio": {"cpu": "2"}})),
+                with(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2001m"}})),
+                1,
+            ),
+            (
+                range("Pod", &json!({"max": {"cpu": "3"}})),
+                json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "2"}}}, {"resources": {"limits": {"cpu": "2"}}}]}}),
+                1,
+            ),
         ];
         for (ranges, pod, expected) in cases {
             assert_eq!(pod_violations(&pod, &ranges).len(), expected, "{pod}");

@@ -246,7 +246,10 @@ fn enabled(config: &AdmissionConfig) -> Result<Vec<&'static str>, ConfigError> {
         .filter(|(name, state)| *state == State::MissingOn && !named(&config.disable, name))
         .map(|(name, _)| *name)
         .collect();
-    tracing::warn!(plugins = missing.join(","), "Admission plugins that are on by default upstream but not implemented");
+    tracing::warn!(
+        plugins = missing.join(","),
+        "Admission plugins that are on by default upstream but not implemented"
+    );
     Ok(PLUGINS
         .iter()
         .filter(|(name, state)| match state {

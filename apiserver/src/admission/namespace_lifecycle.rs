@@ -20,7 +20,11 @@ pub struct NamespaceLifecycle(pub Arc<dyn Objects>);
 impl NamespaceLifecycle {
     async fn check(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         if request.operation == Operation::Delete {
-            return Err(Status::forbidden(&request.group_resource(), request.name, "this namespace may not be deleted"));
+            return Err(Status::forbidden(
+                &request.group_resource(),
+                request.name,
+                "this namespace may not be deleted",
+            ));
         }
         let namespace = request.namespace;
         let Some(found) = find(&*self.0, ("", "namespaces"), "", namespace).await? else {

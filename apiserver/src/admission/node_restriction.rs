@@ -82,7 +82,9 @@ impl NodeRestriction {
             ("", "pods", "") => self.pod(request, object, node).await,
             ("", "pods", "status") => pod_status(request, object, node),
             ("", "pods", "eviction") => self.eviction(request, object, node).await,
-            ("", "pods", other) => refuse(&format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed")),
+            ("", "pods", other) => {
+                refuse(&format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
+            }
             ("", "nodes", sub) => own_node(request, object, node, sub),
             ("", "persistentvolumeclaims", "status") => claim_status(request, object),
             ("", "serviceaccounts", "token") => self.token(request, object, node).await,
@@ -114,7 +116,9 @@ impl NodeRestriction {
                 Some(pod) if pod["spec"]["nodeName"] == node => Ok(()),
                 _ => refuse(&format!("node {node:?} can only delete pods with spec.nodeName set to itself")),
             },
-            Operation::Update | Operation::Connect => refuse("unexpected operation; a node may only create and delete pods"),
+            Operation::Update | Operation::Connect => {
+                refuse("unexpected operation; a node may only create and delete pods")
+            }
         }
     }
 
@@ -122,7 +126,10 @@ impl NodeRestriction {
         let name = request.display_name(object);
         match find(&*self.objects, ("", "pods"), request.namespace, name).await? {
             Some(pod) if pod["spec"]["nodeName"] == node => Ok(()),
-            Some(_) => Err(request.forbidden(object, &format!("node {node} can only evict pods with spec.nodeName set to itself"))),
+            Some(_) => {
+                Err(request
+                    .forbidden(object, &format!("node {node} can only evict pods with spec.nodeName set to itself")))
+            }
             None => Ok(()),
         }
     }
@@ -167,7 +174,9 @@ impl NodeRestriction {
         if self.authz.authorize(&ask).await.is_allowed() {
             return Ok(());
         }
-        refuse(&format!("audience {audience:?} not found in pod spec volume, {node} is not authorized to request tokens for it"))
+        refuse(&format!(
+            "audience {audience:?} not found in pod spec volume, {node} is not authorized to request tokens for it"
+        ))
     }
 
     fn pod_names_audience(&self, pod: &Value, audience: &str) -> bool {
@@ -205,7 +214,9 @@ impl NodeRestriction {
 fn mirror_pod_refusal(pod: &Value, node: &str) -> Option<String> {
     let spec = &pod["spec"];
     if pod["metadata"]["annotations"][MIRROR_ANNOTATION].is_null() {
-        return Some(format!("pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"));
+        return Some(format!(
+            "pod does not have {MIRROR_ANNOTATION:?} annotation, node {node:?} can only create mirror pods"
+        ));
     }
     if spec["nodeName"] != node {
         return Some(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
@@ -249,12 +260,22 @@ fn api_reference(spec: &Value) -> Option<&'static str> {
         }
     }
     for volume in spec["volumes"].as_array().into_iter().flatten() {
-        let named = [("secret", "secrets"), ("configMap", "configmaps"), ("persistentVolumeClaim", "persistentvolumeclaims"), ("ephemeral", "persistentvolumeclaims")];
+        let named = [
+            ("secret", "secrets"),
+            ("configMap", "configmaps"),
+            ("persistentVolumeClaim", "persistentvolumeclaims"),
+            ("ephemeral", "persistentvolumeclaims"),
+        ];
         if let Some((_, kind)) = named.iter().find(|(field, _)| !volume[*field].is_null()) {
             return Some(kind);
         }
         for source in volume["projected"]["sources"].as_array().into_iter().flatten() {
-            let named = [("secret", "secrets"), ("configMap", "configmaps"), ("serviceAccountToken", "serviceaccounts"), ("clusterTrustBundle", "clustertrustbundles")];
+            let named = [
+                ("secret", "secrets"),
+                ("configMap", "configmaps"),
+                ("serviceAccountToken", "serviceaccounts"),
+                ("clusterTrustBundle", "clustertrustbundles"),
+            ];
             if let Some((_, kind)) = named.iter().find(|(field, _)| !source[*field].is_null()) {
                 return Some(kind);
             }
@@ -314,7 +335,9 @@ fn own_node(request: &Request<'_>, object: Option<&Value>, node: &str, subresour
 
 fn claim_status(request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
     let refuse = |why: &str| Err(request.forbidden(object, why));
-    let (Some(old), Some(new)) = (request.old, object) else { return refuse("unexpected operation on persistentvolumeclaims/status") };
+    let (Some(old), Some(new)) = (request.old, object) else {
+        return refuse("unexpected operation on persistentvolumeclaims/status");
+    };
     let rest = |claim: &Value| {
         let mut claim = claim.clone();
         if let Some(metadata) = claim.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -361,7 +384,8 @@ fn own_named(request: &Request<'_>, object: Option<&Value>, node: &str, what: &s
 fn own_slice(request: &Request<'_>, object: Option<&Value>, node: &str) -> Result<(), Status> {
     match object.filter(|_| request.operation == Operation::Create) {
         Some(slice) if slice["spec"]["nodeName"] != node => {
-            Err(request.forbidden(object, "can only create ResourceSlice with the same NodeName as the requesting node"))
+            Err(request
+                .forbidden(object, "can only create ResourceSlice with the same NodeName as the requesting node"))
         }
         _ => Ok(()),
     }
@@ -408,29 +432,43 @@ mod tests {
     use crate::objects::fake::Fake;
 
     fn plugin() -> NodeRestriction {
-        let cluster = Fake::default()
-            .with(("", "nodes"), json!({"metadata": {"name": "n1", "uid": "u1"}}))
-            .with(("", "pods"), json!({"metadata": {"namespace": "ns", "name": "p", "uid": "up"}, "spec": {"nodeName": "n1",
-                "volumes": [{"projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]}}));
+        let cluster = Fake::default().with(("", "nodes"), json!({"metadata": {"name": "n1", "uid": "u1"}})).with(
+            ("", "pods"),
+            json!({"metadata": {"namespace": "ns", "name": "p", "uid": "up"}, "spec": {"nodeName": "n1",
+                "volumes": [{"projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]}}),
+        );
         let authz = build(&AuthzConfig { modes: vec!["RBAC".into()] }).unwrap();
         NodeRestriction { objects: Arc::new(cluster), authz: Arc::new(authz) }
     }
 
     fn ctx() -> RequestContext {
-        let user = UserInfo { name: "system:node:n1".into(), groups: vec!["system:nodes".into()], ..UserInfo::default() };
+        let user =
+            UserInfo { name: "system:node:n1".into(), groups: vec!["system:nodes".into()], ..UserInfo::default() };
         RequestContext { user: Arc::new(user), ..RequestContext::default() }
     }
 
-    type Case = (&'static str, Operation, (&'static str, &'static str, &'static str), &'static str, Option<Value>, Option<Value>, bool);
+    type Case = (
+        &'static str,
+        Operation,
+        (&'static str, &'static str, &'static str),
+        &'static str,
+        Option<Value>,
+        Option<Value>,
+        bool,
+    );
 
     #[tokio::test]
     async fn table() {
-        let mirror = |node: &str, uid: &str| json!({"metadata": {"name": "m", "annotations": {MIRROR_ANNOTATION: "h"},
+        let mirror = |node: &str, uid: &str| {
+            json!({"metadata": {"name": "m", "annotations": {MIRROR_ANNOTATION: "h"},
             "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": uid, "controller": true}]},
-            "spec": {"nodeName": node}});
+            "spec": {"nodeName": node}})
+        };
         let node = |name: &str, labels: Value, taints: Value| json!({"metadata": {"name": name, "labels": labels}, "spec": {"taints": taints}});
-        let token = |uid: &str, audiences: Value| json!({"spec": {"audiences": audiences,
-            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": uid}}});
+        let token = |uid: &str, audiences: Value| {
+            json!({"spec": {"audiences": audiences,
+            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": uid}}})
+        };
         let own_pod = json!({"spec": {"nodeName": "n1"}});
         let other_pod = json!({"spec": {"nodeName": "n2"}});
         use Operation::{Create, Delete, Update};
@@ -444,19 +482,76 @@ mod tests {
             ("status of own", Update, ("", "pods", "status"), "p", Some(own_pod.clone()), Some(own_pod.clone()), true),
             ("status of other", Update, ("", "pods", "status"), "p", Some(other_pod.clone()), Some(other_pod), false),
             ("binding", Create, ("", "pods", "binding"), "p", Some(json!({})), None, false),
-            ("register", Create, ("", "nodes", ""), "", Some(node("n1", json!({"kubernetes.io/os": "linux", "x": "y"}), json!(null))), None, true),
+            (
+                "register",
+                Create,
+                ("", "nodes", ""),
+                "",
+                Some(node("n1", json!({"kubernetes.io/os": "linux", "x": "y"}), json!(null))),
+                None,
+                true,
+            ),
             ("register other", Create, ("", "nodes", ""), "", Some(node("n2", json!({}), json!(null))), None, false),
-            ("reserved label", Create, ("", "nodes", ""), "", Some(node("n1", json!({"node-restriction.kubernetes.io/a": "b"}), json!(null))), None, false),
-            ("role label", Create, ("", "nodes", ""), "", Some(node("n1", json!({"node-role.kubernetes.io/x": ""}), json!(null))), None, false),
-            ("taints", Update, ("", "nodes", ""), "n1", Some(node("n1", json!({}), json!([]))), Some(node("n1", json!({}), json!([{"key": "a"}]))), false),
+            (
+                "reserved label",
+                Create,
+                ("", "nodes", ""),
+                "",
+                Some(node("n1", json!({"node-restriction.kubernetes.io/a": "b"}), json!(null))),
+                None,
+                false,
+            ),
+            (
+                "role label",
+                Create,
+                ("", "nodes", ""),
+                "",
+                Some(node("n1", json!({"node-role.kubernetes.io/x": ""}), json!(null))),
+                None,
+                false,
+            ),
+            (
+                "taints",
+                Update,
+                ("", "nodes", ""),
+                "n1",
+                Some(node("n1", json!({}), json!([]))),
+                Some(node("n1", json!({}), json!([{"key": "a"}]))),
+                false,
+            ),
             ("lease", Update, ("coordination.k8s.io", "leases", ""), "n2", Some(json!({})), None, false),
             ("token", Create, ("", "serviceaccounts", "token"), "sa", Some(token("up", json!(["vault"]))), None, true),
-            ("token of an old pod", Create, ("", "serviceaccounts", "token"), "sa", Some(token("old", json!(["vault"]))), None, false),
-            ("audience nobody named", Create, ("", "serviceaccounts", "token"), "sa", Some(token("up", json!(["bank"]))), None, false),
+            (
+                "token of an old pod",
+                Create,
+                ("", "serviceaccounts", "token"),
+                "sa",
+                Some(token("old", json!(["vault"]))),
+                None,
+                false,
+            ),
+            (
+                "audience nobody named",
+                Create,
+                ("", "serviceaccounts", "token"),
+                "sa",
+                Some(token("up", json!(["bank"]))),
+                None,
+                false,
+            ),
         ];
         let (plugin, ctx) = (plugin(), ctx());
         for (what, operation, (group, resource, subresource), name, object, old, allowed) in cases {
-            let request = Request { ctx: &ctx, operation, group, resource, subresource, namespace: if resource == "nodes" { "" } else { "ns" }, name, old: old.as_ref() };
+            let request = Request {
+                ctx: &ctx,
+                operation,
+                group,
+                resource,
+                subresource,
+                namespace: if resource == "nodes" { "" } else { "ns" },
+                name,
+                old: old.as_ref(),
+            };
             let result = plugin.validate(&request, object.as_ref()).await;
             assert_eq!(result.is_ok(), allowed, "{what}: {result:?}");
         }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use apimachinery::quantity::Quantity;
+use apimachinery::quantity::{Format, Quantity};
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
@@ -36,15 +36,27 @@ pub struct ResourceQuota {
 
 type Usage = BTreeMap<String, Quantity>;
 
+fn number(value: i64) -> Quantity {
+    Quantity::from_value(value, Format::DecimalSi)
+}
+
 fn count() -> Quantity {
-    Quantity::from(1)
+    number(1)
 }
 
 /// Names under which one object of a resource is counted.
 fn count_names(group: &str, resource: &str) -> Vec<String> {
     let full = if group.is_empty() { format!("count/{resource}") } else { format!("count/{resource}.{group}") };
     let mut names = vec![full];
-    const PLAIN: [&str; 7] = ["configmaps", "secrets", "services", "replicationcontrollers", "resourcequotas", "persistentvolumeclaims", "pods"];
+    const PLAIN: [&str; 7] = [
+        "configmaps",
+        "secrets",
+        "services",
+        "replicationcontrollers",
+        "resourcequotas",
+        "persistentvolumeclaims",
+        "pods",
+    ];
     if group.is_empty() && PLAIN.contains(&resource) {
         names.push(resource.to_owned());
     }
@@ -68,11 +80,13 @@ fn pod_usage(pod: &Value, used: &mut Usage) {
         used.remove("pods");
         return;
     }
-    for (field, amounts) in [("requests", pod_total(&pod["spec"], "requests")), ("limits", pod_total(&pod["spec"], "limits"))] {
+    for (field, amounts) in
+        [("requests", pod_total(&pod["spec"], "requests")), ("limits", pod_total(&pod["spec"], "limits"))]
+    {
         for (name, amount) in amounts {
             // Extended resources are only ever quoted by their requests.
             if field == "requests" && matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
-                used.insert(name.clone(), amount.clone());
+                used.insert(name.clone(), amount);
             }
             used.insert(format!("{field}.{name}"), amount);
         }
@@ -81,7 +95,7 @@ fn pod_usage(pod: &Value, used: &mut Usage) {
 
 fn service_usage(service: &Value, used: &mut Usage) {
     let ports = service["spec"]["ports"].as_array().map_or(0, Vec::len);
-    let ports = Quantity::from(i64::try_from(ports).unwrap_or(i64::MAX));
+    let ports = number(i64::try_from(ports).unwrap_or(i64::MAX));
     match service["spec"]["type"].as_str() {
         Some("NodePort") => {
             used.insert("services.nodeports".to_owned(), ports);
@@ -104,7 +118,7 @@ fn claim_usage(claim: &Value, used: &mut Usage) {
     }
     if let Some(storage) = storage {
         if let Some(class) = class {
-            used.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage.clone());
+            used.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage);
         }
         used.insert("requests.storage".to_owned(), storage);
     }
@@ -114,9 +128,12 @@ fn best_effort(pod: &Value) -> bool {
     let none = |value: &Value| {
         let own = amounts(&value["requests"]);
         let limits = amounts(&value["limits"]);
-        own.iter().chain(limits.iter()).all(|(name, amount)| amount.milli() == 0 || !matches!(name.as_str(), "cpu" | "memory"))
+        own.iter()
+            .chain(limits.iter())
+            .all(|(name, amount)| amount.milli() == 0 || !matches!(name.as_str(), "cpu" | "memory"))
     };
-    containers(&pod["spec"], &["initContainers", "containers"]).all(|c| none(&c["resources"])) && none(&pod["spec"]["resources"])
+    containers(&pod["spec"], &["initContainers", "containers"]).all(|c| none(&c["resources"]))
+        && none(&pod["spec"]["resources"])
 }
 
 /// Whether a scope with its operator takes the object in.
@@ -131,7 +148,8 @@ fn scope_matches(requirement: &Value, resource: &str, object: &Value) -> bool {
     let spec = &object["spec"];
     let text = |value: &'_ Value| value.as_str().filter(|t| !t.is_empty()).map(str::to_owned);
     if resource == "persistentvolumeclaims" {
-        return requirement["scopeName"] == "VolumeAttributesClass" && by_value(text(&spec["volumeAttributesClassName"]).as_deref());
+        return requirement["scopeName"] == "VolumeAttributesClass"
+            && by_value(text(&spec["volumeAttributesClassName"]).as_deref());
     }
     if resource != "pods" {
         return false;
@@ -180,7 +198,14 @@ enum Outcome {
 }
 
 /// Charges a quota. `after` and `before` are what the new and the old object use.
-fn charge(quota: &Value, resource: &str, object: &Value, old: Option<&Value>, after: &Usage, before: &Usage) -> Outcome {
+fn charge(
+    quota: &Value,
+    resource: &str,
+    object: &Value,
+    old: Option<&Value>,
+    after: &Usage,
+    before: &Usage,
+) -> Outcome {
     let matches_now = quota_matches(quota, resource, object);
     let matched_before = old.is_some_and(|old| quota_matches(quota, resource, old));
     if !matches_now {
@@ -193,12 +218,12 @@ fn charge(quota: &Value, resource: &str, object: &Value, old: Option<&Value>, af
     if let Some(missing) = unlimited(resource, object, &spec_hard) {
         return Outcome::Refuse(format!("failed quota: {name}: must specify {missing}"));
     }
-    let zero = Quantity::from(0);
+    let zero = number(0);
     let mut deltas: Usage = Usage::new();
     for (resource_name, amount) in after {
         let old_amount = if matched_before { before.get(resource_name).unwrap_or(&zero) } else { &zero };
         if spec_hard.contains_key(resource_name) && amount != old_amount {
-            deltas.insert(resource_name.clone(), amount.clone() - old_amount.clone());
+            deltas.insert(resource_name.clone(), *amount - *old_amount);
         }
     }
     if deltas.is_empty() {
@@ -211,7 +236,7 @@ fn charge(quota: &Value, resource: &str, object: &Value, old: Option<&Value>, af
     let (mut charged, mut exceeded) = (quota.clone(), Vec::new());
     for (resource_name, delta) in &deltas {
         let (limit, current) = (&hard[resource_name], &used[resource_name]);
-        let total = current.clone() + delta.clone();
+        let total = *current + *delta;
         if *delta > zero && total > *limit {
             exceeded.push((resource_name, delta, current, limit));
         }
@@ -222,7 +247,9 @@ fn charge(quota: &Value, resource: &str, object: &Value, old: Option<&Value>, af
     if exceeded.is_empty() {
         return Outcome::Charge(Box::new(charged));
     }
-    let list = |pick: fn(&(&String, &Quantity, &Quantity, &Quantity)) -> String| exceeded.iter().map(pick).collect::<Vec<_>>().join(",");
+    let list = |pick: fn(&(&String, &Quantity, &Quantity, &Quantity)) -> String| {
+        exceeded.iter().map(pick).collect::<Vec<_>>().join(",")
+    };
     let requested = list(|(name, delta, _, _)| format!("{name}={delta}"));
     let in_use = list(|(name, _, used, _)| format!("{name}={used}"));
     let limited = list(|(name, _, _, hard)| format!("{name}={hard}"));
@@ -315,7 +342,11 @@ impl Plugin for ResourceQuota {
         };
         let whole = request.subresource.is_empty() || request.is("", "pods", "resize");
         // Events and reviews are never counted.
-        operation && whole && !request.namespace.is_empty() && request.resource != "events" && request.group != "authorization.k8s.io"
+        operation
+            && whole
+            && !request.namespace.is_empty()
+            && request.resource != "events"
+            && request.group != "authorization.k8s.io"
     }
 
     fn validate<'a>(
@@ -335,11 +366,11 @@ impl Plugin for ResourceQuota {
 mod tests {
     use super::*;
 
-    fn quota(spec: Value, used: Value) -> Value {
+    fn quota(spec: &Value, used: &Value) -> Value {
         json!({"metadata": {"name": "q"}, "spec": spec, "status": {"hard": spec["hard"], "used": used}})
     }
 
-    fn pod(requests: Value) -> Value {
+    fn pod(requests: &Value) -> Value {
         json!({"spec": {"containers": [{"name": "c", "resources": {"requests": requests}}]}})
     }
 
@@ -350,32 +381,38 @@ mod tests {
 
     #[test]
     fn charging() {
-        let quota = quota(json!({"hard": {"pods": "2", "requests.cpu": "1"}}), json!({"pods": "1", "requests.cpu": "500m"}));
-        let Outcome::Charge(charged) = outcome(&quota, &pod(json!({"cpu": "250m"})), None) else { panic!() };
+        let quota =
+            quota(&json!({"hard": {"pods": "2", "requests.cpu": "1"}}), &json!({"pods": "1", "requests.cpu": "500m"}));
+        let Outcome::Charge(charged) = outcome(&quota, &pod(&json!({"cpu": "250m"})), None) else { panic!() };
         assert_eq!(charged["status"]["used"], json!({"pods": "2", "requests.cpu": "750m"}));
         let refused = |outcome: Outcome, text: &str| matches!(outcome, Outcome::Refuse(why) if why.contains(text));
-        assert!(refused(outcome(&quota, &pod(json!({"cpu": "501m"})), None), "exceeded quota: q, requested: requests.cpu=501m"));
-        assert!(refused(outcome(&quota, &pod(json!({})), None), "must specify requests.cpu for: c"));
-        let more = pod(json!({"cpu": "600m"}));
-        let Outcome::Charge(charged) = outcome(&quota, &more, Some(&pod(json!({"cpu": "250m"})))) else { panic!() };
+        assert!(refused(
+            outcome(&quota, &pod(&json!({"cpu": "501m"})), None),
+            "exceeded quota: q, requested: requests.cpu=501m"
+        ));
+        assert!(refused(outcome(&quota, &pod(&json!({})), None), "must specify requests.cpu for: c"));
+        let more = pod(&json!({"cpu": "600m"}));
+        let Outcome::Charge(charged) = outcome(&quota, &more, Some(&pod(&json!({"cpu": "250m"})))) else { panic!() };
         assert_eq!(charged["status"]["used"], json!({"pods": "1", "requests.cpu": "850m"}));
     }
 
     #[test]
     fn unknown_usage_refuses() {
-        let quota = quota(json!({"hard": {"pods": "2"}}), json!({}));
-        assert!(matches!(outcome(&quota, &pod(json!({})), None), Outcome::Refuse(why) if why.contains("status unknown")));
+        let quota = quota(&json!({"hard": {"pods": "2"}}), &json!({}));
+        assert!(
+            matches!(outcome(&quota, &pod(&json!({})), None), Outcome::Refuse(why) if why.contains("status unknown"))
+        );
     }
 
     #[test]
     fn scoped() {
-        let scoped = |scopes: Value| quota(json!({"hard": {"pods": "0"}, "scopes": scopes}), json!({"pods": "0"}));
-        let mut deadline = pod(json!({"cpu": "1"}));
+        let scoped = |scopes: Value| quota(&json!({"hard": {"pods": "0"}, "scopes": scopes}), &json!({"pods": "0"}));
+        let mut deadline = pod(&json!({"cpu": "1"}));
         deadline["spec"]["activeDeadlineSeconds"] = 5.into();
         let cases = [
-            ("BestEffort", pod(json!({})), true),
-            ("BestEffort", pod(json!({"cpu": "1"})), false),
-            ("NotBestEffort", pod(json!({"cpu": "1"})), true),
+            ("BestEffort", pod(&json!({})), true),
+            ("BestEffort", pod(&json!({"cpu": "1"})), false),
+            ("NotBestEffort", pod(&json!({"cpu": "1"})), true),
             ("Terminating", deadline.clone(), true),
             ("NotTerminating", deadline, false),
         ];
@@ -388,10 +425,13 @@ mod tests {
     fn other_kinds() {
         let service = json!({"spec": {"type": "LoadBalancer", "ports": [{}, {}]}});
         let used = usage("", "services", &service);
-        assert_eq!(used["services.nodeports"], Quantity::from(2));
+        assert_eq!(used["services.nodeports"], number(2));
         assert!(used.contains_key("services.loadbalancers") && used.contains_key("count/services"));
         let claim = json!({"spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "1Gi"}}}});
-        assert!(usage("", "persistentvolumeclaims", &claim).contains_key("fast.storageclass.storage.k8s.io/requests.storage"));
+        assert!(
+            usage("", "persistentvolumeclaims", &claim)
+                .contains_key("fast.storageclass.storage.k8s.io/requests.storage")
+        );
         assert!(usage("apps", "deployments", &json!({})).contains_key("count/deployments.apps"));
     }
 }

@@ -38,7 +38,9 @@ impl RuntimeClass {
         for (key, value) in scheduling["nodeSelector"].as_object().into_iter().flatten() {
             let given = &pod["spec"]["nodeSelector"][key];
             if !given.is_null() && given != value {
-                let why = format!("conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {given}");
+                let why = format!(
+                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {value}; pod.spec.nodeSelector[{key}] = {given}"
+                );
                 return Err(request.forbidden(Some(pod), &why));
             }
             if let Some(selector) = map_mut(&mut pod["spec"], "nodeSelector") {
@@ -87,7 +89,10 @@ impl Plugin for RuntimeClass {
             if class.is_some_and(|class| class["overhead"]["podFixed"].is_object()) {
                 return Ok(());
             }
-            Err(request.forbidden(Some(pod), "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"))
+            Err(request.forbidden(
+                Some(pod),
+                "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead",
+            ))
         })
     }
 }

@@ -126,7 +126,9 @@ fn mountable_refusal(account: &Value, spec: &Value) -> Option<String> {
     let (mountable, pull) = (names("secrets"), names("imagePullSecrets"));
     let account_name = account["metadata"]["name"].as_str().unwrap_or_default();
     if let Some(secret) = secrets_of(spec).into_iter().find(|secret| !mountable.contains(secret)) {
-        return Some(format!("secret {secret:?} is not allowed because service account {account_name} does not reference it"));
+        return Some(format!(
+            "secret {secret:?} is not allowed because service account {account_name} does not reference it"
+        ));
     }
     let pulls = spec["imagePullSecrets"].as_array().into_iter().flatten().filter_map(|entry| entry["name"].as_str());
     let mut strange = pulls.filter(|secret| !pull.contains(secret));
@@ -269,7 +271,9 @@ mod tests {
         for pod in cases {
             assert_eq!(admit(account(&json!({})), pod.clone()).await.err(), Some(403), "{pod}");
         }
-        let strict = account(&json!({"metadata": {"namespace": "ns", "name": "default", "annotations": {MOUNTABLE_ANNOTATION: "true"}}}));
+        let strict = account(
+            &json!({"metadata": {"namespace": "ns", "name": "default", "annotations": {MOUNTABLE_ANNOTATION: "true"}}}),
+        );
         let pod = json!({"spec": {"volumes": [{"secret": {"secretName": "s"}}], "containers": []}});
         assert_eq!(admit(strict, pod).await.err(), Some(403));
     }

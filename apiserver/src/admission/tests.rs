@@ -25,7 +25,9 @@ fn flags() {
     assert_eq!(default.last(), Some(&"ResourceQuota"));
     let changed = enabled(&config(&["NodeRestriction", "ValidatingAdmissionWebhook"], &["PodSecurity"])).unwrap();
     assert!(changed.contains(&"NodeRestriction") && !changed.contains(&"PodSecurity"));
-    assert!(matches!(enabled(&config(&["noderestriction"], &[])), Err(ConfigError::Unknown { hint, .. }) if hint.contains("NodeRestriction")));
+    assert!(
+        matches!(enabled(&config(&["noderestriction"], &[])), Err(ConfigError::Unknown { hint, .. }) if hint.contains("NodeRestriction"))
+    );
     assert!(matches!(enabled(&config(&["EventRateLimit"], &[])), Err(ConfigError::NotImplemented(_))));
     assert!(matches!(enabled(&config(&["Priority"], &["Priority"])), Err(ConfigError::Both(_))));
     assert!(matches!(enabled(&config(&[], &["Initializers"])), Err(ConfigError::Unknown { .. })));

@@ -63,7 +63,9 @@ impl Plugin for DefaultTolerationSeconds {
         let wanted = [(NOT_READY, self.not_ready_seconds), (UNREACHABLE, self.unreachable_seconds)];
         for (key, seconds) in wanted.into_iter().filter(|(key, _)| !tolerates(&present, key)) {
             if let Some(list) = list_mut(spec, "tolerations") {
-                list.push(json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}));
+                list.push(
+                    json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}),
+                );
             }
         }
         done(Ok(()))

@@ -32,10 +32,8 @@ impl Plugin for PodTopologyLabels {
         let node = if request.subresource.is_empty() { &object["spec"]["nodeName"] } else { &object["target"]["name"] };
         let Some(node) = node.as_str().filter(|node| !node.is_empty()) else { return done(Ok(())) };
         let Some(node) = self.0.get(("", "nodes"), "", node) else { return done(Ok(())) };
-        let found: Vec<(&str, &str)> = LABELS
-            .iter()
-            .filter_map(|label| Some((*label, node["metadata"]["labels"][*label].as_str()?)))
-            .collect();
+        let found: Vec<(&str, &str)> =
+            LABELS.iter().filter_map(|label| Some((*label, node["metadata"]["labels"][*label].as_str()?))).collect();
         if !found.is_empty()
             && let Some(labels) = object.get_mut("metadata").and_then(|metadata| map_mut(metadata, "labels"))
         {

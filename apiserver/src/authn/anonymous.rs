@@ -88,7 +88,10 @@ fn load(path: &Path) -> Result<File, ConfigError> {
     let known = ["apiserver.config.k8s.io/v1", "apiserver.config.k8s.io/v1beta1"];
     if file.kind != "AuthenticationConfiguration" || !known.contains(&file.api_version.as_str()) {
         let (version, kind) = (&file.api_version, &file.kind);
-        return Err(fail(format!("is {version}, Kind={kind}; expected {}, Kind=AuthenticationConfiguration", known[0])));
+        return Err(fail(format!(
+            "is {version}, Kind={kind}; expected {}, Kind=AuthenticationConfiguration",
+            known[0]
+        )));
     }
     if !file.jwt.is_empty() {
         return Err(fail("jwt: OpenID Connect is not implemented; remove the entries".to_owned()));

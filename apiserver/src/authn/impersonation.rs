@@ -11,36 +11,11 @@ use http::HeaderMap;
 
 use super::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED};
 use crate::authz::{Attributes, Union};
-use crate::http::request::UserInfo;
+use crate::http::request::{UserInfo, percent_decode};
 use crate::tokens::claims;
 
 const EXTRA_PREFIX: &str = "impersonate-extra-";
 const MAX_PARTS: usize = 256;
-
-/// Decodes `%XX` in a header's name; a malformed escape leaves the text as it is.
-pub fn unescape(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((first, tail)) = rest.split_first() {
-        let decoded = (*first == b'%').then(|| tail.get(..2)).flatten().and_then(|pair| {
-            let text = std::str::from_utf8(pair).ok()?;
-            u8::from_str_radix(text, 16).ok()
-        });
-        match (first, decoded) {
-            (b'%', None) => return text.to_owned(),
-            (_, Some(byte)) => {
-                out.push(byte);
-                rest = &tail[2..];
-            }
-            (other, None) => {
-                out.push(*other);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
-}
 
 /// The user that the headers ask for, before any group is added; `None` without the headers.
 ///
@@ -59,7 +34,7 @@ pub fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     };
     for header in headers.keys() {
         if let Some(key) = header.as_str().strip_prefix(EXTRA_PREFIX) {
-            user.extra.entry(unescape(key)).or_default().extend(values(header.as_str()));
+            user.extra.entry(percent_decode(key)).or_default().extend(values(header.as_str()));
         }
     }
     let parts = user.groups.len() + user.extra.values().map(Vec::len).sum::<usize>();
@@ -166,12 +141,5 @@ mod tests {
     fn anonymous_is_not_authenticated() {
         let user = UserInfo { name: ANONYMOUS.into(), ..UserInfo::default() };
         assert_eq!(complete(user).groups, [UNAUTHENTICATED]);
-    }
-
-    #[test]
-    fn escapes() {
-        for (text, plain) in [("a%2fb", "a/b"), ("a%2", "a%2"), ("%zz", "%zz"), ("é", "é"), ("%", "%")] {
-            assert_eq!(unescape(text), plain);
-        }
     }
 }

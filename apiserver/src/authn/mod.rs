@@ -96,14 +96,12 @@ pub struct AuthnConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file of certificate authorities is missing or holds none.
-    #[error("{flag}: {path}: {why}")]
+    #[error("{flag}: {source}")]
     Authorities {
         /// The flag.
         flag: &'static str,
-        /// The file.
-        path: String,
-        /// What is wrong.
-        why: String,
+        /// What is wrong, naming the file.
+        source: component_base::tls::TlsError,
     },
     /// A key file is bad.
     #[error(transparent)]

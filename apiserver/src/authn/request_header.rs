@@ -10,7 +10,7 @@ use http::HeaderMap;
 
 use super::x509::ClientCertificates;
 use super::{ConfigError, Refused};
-use crate::http::request::UserInfo;
+use crate::http::request::{UserInfo, percent_decode};
 
 /// The `--requestheader-*` flags.
 #[derive(Clone, Debug, Default)]
@@ -51,8 +51,7 @@ impl RequestHeader {
     /// Never at present: a certificate of another authority is left to the next authenticator.
     pub fn authenticate(&self, headers: &HeaderMap, conn: &ConnInfo) -> Result<Option<UserInfo>, Refused> {
         let Some(user) = user_of(&self.config, headers) else { return Ok(None) };
-        let Some((leaf, intermediates)) = conn.peer_certs.split_first() else { return Ok(None) };
-        let Ok(proxy) = self.authority.verify(leaf, intermediates) else { return Ok(None) };
+        let Ok(proxy) = self.authority.verify(&conn.peer_certs) else { return Ok(None) };
         let allowed = &self.config.allowed_names;
         Ok((allowed.is_empty() || allowed.contains(&proxy.name)).then_some(user))
     }
@@ -74,7 +73,7 @@ fn user_of(config: &Config, headers: &HeaderMap) -> Option<UserInfo> {
     for prefix in config.extra_headers_prefix.iter().map(|prefix| prefix.to_ascii_lowercase()) {
         for header in headers.keys() {
             if let Some(key) = header.as_str().strip_prefix(&prefix) {
-                user.extra.insert(super::impersonation::unescape(key), values(headers, header.as_str()));
+                user.extra.insert(percent_decode(key), values(headers, header.as_str()));
             }
         }
     }

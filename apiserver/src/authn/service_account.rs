@@ -122,7 +122,13 @@ impl ServiceAccounts {
         Ok(())
     }
 
-    async fn alive(&self, resource: ResourceName, namespace: &str, bound: &BoundObject, now: i64) -> Result<(), Refused> {
+    async fn alive(
+        &self,
+        resource: ResourceName,
+        namespace: &str,
+        bound: &BoundObject,
+        now: i64,
+    ) -> Result<(), Refused> {
         let what = || format!("{} {namespace}/{}", resource.1, bound.name);
         let found = find(&*self.objects, resource, namespace, &bound.name).await;
         let found = found.map_err(|err| Refused(format!("cannot read {}: {err}", what())))?;
@@ -140,14 +146,18 @@ impl ServiceAccounts {
     async fn check_legacy(&self, token: &str, claims: &LegacyClaims) -> Result<Identity, Refused> {
         let account = BoundObject { name: claims.account.clone(), uid: claims.uid.clone() };
         let expected = crate::tokens::claims::user_name(&claims.namespace, &account.name);
-        if claims.sub != expected || claims.namespace.is_empty() || account.name.is_empty() || claims.secret.is_empty() {
+        if claims.sub != expected || claims.namespace.is_empty() || account.name.is_empty() || claims.secret.is_empty()
+        {
             return Err(Refused("the legacy service account token's claims are incomplete".to_owned()));
         }
         if self.lookup {
             let found = find(&*self.objects, ("", "secrets"), &claims.namespace, &claims.secret).await;
             let secret = found.map_err(|err| Refused(err.to_string()))?;
             if !secret.is_some_and(|secret| holds(&secret, token)) {
-                return Err(Refused(format!("secret {}/{} no longer holds this token", claims.namespace, claims.secret)));
+                return Err(Refused(format!(
+                    "secret {}/{} no longer holds this token",
+                    claims.namespace, claims.secret
+                )));
             }
             let now = jiff::Timestamp::now().as_second();
             self.alive(("", "serviceaccounts"), &claims.namespace, &account, now).await?;
@@ -233,7 +243,10 @@ mod tests {
     fn cluster(pod_uid: &str, pod_deleted: Option<&str>) -> Fake {
         Fake::default()
             .with(("", "serviceaccounts"), json!({"metadata": {"namespace": "ns", "name": "sa", "uid": "u-sa"}}))
-            .with(("", "pods"), json!({"metadata": {"namespace": "ns", "name": "p", "uid": pod_uid, "deletionTimestamp": pod_deleted}}))
+            .with(
+                ("", "pods"),
+                json!({"metadata": {"namespace": "ns", "name": "p", "uid": pod_uid, "deletionTimestamp": pod_deleted}}),
+            )
     }
 
     async fn ask(world: &World, cluster: Fake, claims: &Claims, audience: &str) -> Result<Option<Identity>, Refused> {
@@ -262,7 +275,12 @@ mod tests {
             ("everything gone", Fake::default(), claims(), "api"),
             ("expired", cluster("u-p", None), Claims { exp: Some(1000), ..claims() }, "api"),
             ("not yet", cluster("u-p", None), Claims { nbf: Some(i64::MAX), ..claims() }, "api"),
-            ("sub differs", cluster("u-p", None), Claims { sub: "system:serviceaccount:ns:root".into(), ..claims() }, "api"),
+            (
+                "sub differs",
+                cluster("u-p", None),
+                Claims { sub: "system:serviceaccount:ns:root".into(), ..claims() },
+                "api",
+            ),
             ("no private claims", cluster("u-p", None), Claims { kubernetes: None, ..claims() }, "api"),
         ];
         for (what, cluster, claims, audience) in cases {

@@ -1,27 +1,22 @@
 //! Client certificates: the chain is verified against a file of authorities, the subject names the user.
 //!
 //! Common name → user, organizations → groups, OID 1.3.6.1.4.1.57683.2 → uid; the certificate's SHA-256 becomes the
-//! credential id. The file is read again when it changes (looked at every [`RELOAD_SECONDS`] at most, on use). A verified
-//! certificate is remembered for [`REMEMBER_SECONDS`], so that a busy connection costs one chain verification a minute.
+//! credential id. The file is read again when it changes. A verified certificate is remembered for [`REMEMBER_SECONDS`],
+//! so that a busy connection costs one chain verification a minute.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use component_base::serving::ConnInfo;
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
+use component_base::tls::{CertificateDer, ClientCa};
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{ConfigError, Refused};
 use crate::http::request::UserInfo;
 
-/// A changed file of authorities takes effect after this many seconds at most.
-pub const RELOAD_SECONDS: u64 = 10;
 /// A verified certificate is trusted this many seconds before it is verified again.
 pub const REMEMBER_SECONDS: u64 = 60;
 const MAX_REMEMBERED: usize = 4096;
@@ -29,43 +24,13 @@ const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 /// `extra` key of the credential's id.
 pub const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-struct Loaded {
-    verifier: Arc<dyn ClientCertVerifier>,
-    modified: Option<SystemTime>,
-    checked: Instant,
-    remembered: HashMap<[u8; 32], (Instant, Arc<UserInfo>)>,
-}
+type Digest32 = [u8; 32];
 
 /// A file of certificate authorities that vouch for clients.
 pub struct ClientCertificates {
     flag: &'static str,
-    path: PathBuf,
-    loaded: Mutex<Loaded>,
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
-}
-
-fn load(flag: &'static str, path: &Path) -> Result<Arc<dyn ClientCertVerifier>, ConfigError> {
-    let fail = |why: String| ConfigError::Authorities { flag, path: path.display().to_string(), why };
-    let bytes = std::fs::read(path).map_err(|e| fail(format!("cannot read: {e}")))?;
-    let mut roots = RootCertStore::empty();
-    for block in x509_parser::pem::Pem::iter_from_buffer(&bytes) {
-        let block = block.map_err(|e| fail(format!("is not PEM: {e}")))?;
-        if block.label == "CERTIFICATE" {
-            roots
-                .add(CertificateDer::from(block.contents))
-                .map_err(|e| fail(format!("holds a certificate that cannot be an authority: {e}")))?;
-        }
-    }
-    if roots.is_empty() {
-        return Err(fail("holds no certificate in PEM form".to_owned()));
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|e| fail(format!("cannot be used: {e}")))
+    authorities: ClientCa,
+    remembered: Mutex<HashMap<Digest32, (Instant, Arc<UserInfo>)>>,
 }
 
 impl ClientCertificates {
@@ -74,30 +39,8 @@ impl ClientCertificates {
     /// # Errors
     /// It cannot be read or holds no usable certificate.
     pub fn new(flag: &'static str, path: &Path) -> Result<Self, ConfigError> {
-        let stamp = modified(path);
-        let verifier = load(flag, path)?;
-        let loaded = Loaded { verifier, modified: stamp, checked: Instant::now(), remembered: HashMap::new() };
-        Ok(Self { flag, path: path.to_owned(), loaded: Mutex::new(loaded) })
-    }
-
-    fn reload_if_changed(&self, loaded: &mut Loaded) {
-        if loaded.checked.elapsed() < Duration::from_secs(RELOAD_SECONDS) {
-            return;
-        }
-        loaded.checked = Instant::now();
-        let stamp = modified(&self.path);
-        if stamp == loaded.modified {
-            return;
-        }
-        match load(self.flag, &self.path) {
-            Ok(verifier) => {
-                tracing::info!(file = %self.path.display(), "Reloaded certificate authorities");
-                loaded.verifier = verifier;
-                loaded.modified = stamp;
-                loaded.remembered.clear();
-            }
-            Err(err) => tracing::error!(%err, "Keeping the previous certificate authorities"),
-        }
+        let authorities = ClientCa::from_file(path).map_err(|source| ConfigError::Authorities { flag, source })?;
+        Ok(Self { flag, authorities, remembered: Mutex::default() })
     }
 
     /// Who the connection's certificate says it is; `None` without one.
@@ -105,50 +48,44 @@ impl ClientCertificates {
     /// # Errors
     /// The certificate is not vouched for, has expired, or is not meant for clients.
     pub fn authenticate(&self, conn: &ConnInfo) -> Result<Option<UserInfo>, Refused> {
-        let Some((leaf, intermediates)) = conn.peer_certs.split_first() else { return Ok(None) };
-        self.verify(leaf, intermediates).map(|user| Some(UserInfo::clone(&user)))
+        if conn.peer_certs.is_empty() {
+            return Ok(None);
+        }
+        self.verify(&conn.peer_certs).map(|user| Some(UserInfo::clone(&user)))
     }
 
-    /// Verifies the chain and reads the subject.
+    /// Verifies the chain, leaf first, and reads the subject.
     ///
     /// # Errors
     /// As [`Self::authenticate`].
-    pub fn verify(
-        &self,
-        leaf: &CertificateDer<'static>,
-        intermediates: &[CertificateDer<'static>],
-    ) -> Result<Arc<UserInfo>, Refused> {
-        let digest: [u8; 32] = Sha256::digest(leaf).into();
-        let verifier = {
-            let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-            self.reload_if_changed(&mut loaded);
-            if let Some((until, user)) = loaded.remembered.get(&digest)
-                && Instant::now() < *until
-            {
-                return Ok(Arc::clone(user));
-            }
-            Arc::clone(&loaded.verifier)
-        };
-        verifier
-            .verify_client_cert(leaf, intermediates, UnixTime::now())
+    pub fn verify(&self, chain: &[CertificateDer<'static>]) -> Result<Arc<UserInfo>, Refused> {
+        let leaf = chain.first().ok_or_else(|| Refused("no client certificate".to_owned()))?;
+        let digest: Digest32 = Sha256::digest(leaf).into();
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        if let Some((until, user)) = remembered
+            && Instant::now() < until
+        {
+            return Ok(user);
+        }
+        self.authorities
+            .verify(chain, jiff::Timestamp::now())
             .map_err(|err| Refused(format!("the client certificate is refused by {}: {err}", self.flag)))?;
         let (user, remaining) = read(leaf, &digest)?;
         let user = Arc::new(user);
         let until = Instant::now() + remaining.min(Duration::from_secs(REMEMBER_SECONDS));
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.remembered.len() >= MAX_REMEMBERED {
-            loaded.remembered.clear();
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= MAX_REMEMBERED {
+            remembered.clear();
         }
-        if Arc::ptr_eq(&loaded.verifier, &verifier) {
-            loaded.remembered.insert(digest, (until, Arc::clone(&user)));
-        }
+        remembered.insert(digest, (until, Arc::clone(&user)));
         Ok(user)
     }
 }
 
 /// The user that the subject names, and how long the certificate is still good.
 fn read(leaf: &[u8], digest: &[u8]) -> Result<(UserInfo, Duration), Refused> {
-    let (_, cert) = X509Certificate::from_der(leaf).map_err(|e| Refused(format!("cannot read the certificate: {e}")))?;
+    let (_, cert) =
+        X509Certificate::from_der(leaf).map_err(|e| Refused(format!("cannot read the certificate: {e}")))?;
     let subject = cert.subject();
     let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().map(str::to_owned).ok();
     // As in Go, the last common name counts.
@@ -161,7 +98,8 @@ fn read(leaf: &[u8], digest: &[u8]) -> Result<(UserInfo, Duration), Refused> {
         .find(|attribute| attribute.attr_type().to_id_string() == UID_OID)
         .and_then(text)
         .unwrap_or_default();
-    let mut user = UserInfo { name, uid, groups: subject.iter_organization().filter_map(text).collect(), ..UserInfo::default() };
+    let mut user =
+        UserInfo { name, uid, groups: subject.iter_organization().filter_map(text).collect(), ..UserInfo::default() };
     user.extra.insert(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={}", hex::encode(digest))]);
     let end = cert.validity().not_after.timestamp();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -185,7 +123,12 @@ mod tests {
         (pem, Issuer::new(params, key))
     }
 
-    fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str, usage: ExtendedKeyUsagePurpose, days: i64) -> CertificateDer<'static> {
+    fn leaf(
+        issuer: &Issuer<'static, KeyPair>,
+        name: &str,
+        usage: ExtendedKeyUsagePurpose,
+        days: i64,
+    ) -> CertificateDer<'static> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
@@ -207,13 +150,13 @@ mod tests {
         std::fs::write(&path, pem).unwrap();
         let auth = ClientCertificates::new("--client-ca-file", &path).unwrap();
         let client = ExtendedKeyUsagePurpose::ClientAuth;
-        let user = auth.verify(&leaf(&ours, "system:node:n1", client.clone(), 1), &[]).unwrap();
+        let user = auth.verify(&[leaf(&ours, "system:node:n1", client.clone(), 1)]).unwrap();
         assert_eq!((user.name.as_str(), user.groups.as_slice()), ("system:node:n1", &["system:nodes".to_owned()][..]));
         assert!(user.extra[CREDENTIAL_ID][0].starts_with("X509SHA256="));
-        assert!(auth.verify(&leaf(&theirs, "x", client.clone(), 1), &[]).is_err());
-        assert!(auth.verify(&leaf(&ours, "x", client.clone(), -1), &[]).is_err());
-        assert!(auth.verify(&leaf(&ours, "x", ExtendedKeyUsagePurpose::ServerAuth, 1), &[]).is_err());
-        assert!(auth.verify(&leaf(&ours, "", client, 1), &[]).is_err());
-        assert!(auth.verify(&CertificateDer::from(vec![1, 2, 3]), &[]).is_err());
+        assert!(auth.verify(&[leaf(&theirs, "x", client.clone(), 1)]).is_err());
+        assert!(auth.verify(&[leaf(&ours, "x", client.clone(), -1)]).is_err());
+        assert!(auth.verify(&[leaf(&ours, "x", ExtendedKeyUsagePurpose::ServerAuth, 1)]).is_err());
+        assert!(auth.verify(&[leaf(&ours, "", client, 1)]).is_err());
+        assert!(auth.verify(&[CertificateDer::from(vec![1, 2, 3])]).is_err());
     }
 }

@@ -129,7 +129,10 @@ fn refuse(authz: &Union, write: &Write<'_>, wanted: &[PolicyRule]) -> Result<(),
 fn describe(rule: &PolicyRule) -> String {
     if rule.non_resource_urls.is_empty() {
         let (groups, resources) = (&rule.api_groups, &rule.resources);
-        format!("{{APIGroups:{groups:?}, Resources:{resources:?}, ResourceNames:{:?}, Verbs:{:?}}}", rule.resource_names, rule.verbs)
+        format!(
+            "{{APIGroups:{groups:?}, Resources:{resources:?}, ResourceNames:{:?}, Verbs:{:?}}}",
+            rule.resource_names, rule.verbs
+        )
     } else {
         format!("{{NonResourceURLs:{:?}, Verbs:{:?}}}", rule.non_resource_urls, rule.verbs)
     }
@@ -151,8 +154,10 @@ mod tests {
         union.rbac.apply(RbacKind::ClusterRole, "", "big", Some(&big));
         let bind = json!({"rules": [{"apiGroups": [GROUP], "resources": ["clusterroles"], "verbs": ["bind"], "resourceNames": ["big"]}]});
         union.rbac.apply(RbacKind::ClusterRole, "", "binder", Some(&bind));
-        let to = |role: &str, kind: &str, user: &str| json!({"roleRef": {"apiGroup": GROUP, "kind": kind, "name": role},
-            "subjects": [{"kind": "User", "name": user}]});
+        let to = |role: &str, kind: &str, user: &str| {
+            json!({"roleRef": {"apiGroup": GROUP, "kind": kind, "name": role},
+            "subjects": [{"kind": "User", "name": user}]})
+        };
         union.rbac.apply(RbacKind::RoleBinding, "ns", "a", Some(&to("held", "Role", "alice")));
         union.rbac.apply(RbacKind::ClusterRoleBinding, "", "b", Some(&to("binder", "ClusterRole", "bob")));
         union
@@ -161,7 +166,8 @@ mod tests {
     #[tokio::test]
     async fn roles_and_bindings() {
         let union = union();
-        let role = |verbs: &[&str]| json!({"rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": verbs}]});
+        let role =
+            |verbs: &[&str]| json!({"rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": verbs}]});
         let binding = |kind: &str, name: &str| json!({"roleRef": {"apiGroup": GROUP, "kind": kind, "name": name}, "subjects": []});
         let cases = [
             ("alice", "roles", role(&["get"]), 0),

@@ -137,6 +137,11 @@ pub trait Authorizer: Send + Sync {
     fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Vec<PolicyRule> {
         Vec::new()
     }
+
+    /// Whether the user may do more than [`Self::rules_for`] can list.
+    fn rules_incomplete(&self, _user: &UserInfo) -> bool {
+        false
+    }
 }
 
 /// Why the authorizers could not be set up.
@@ -263,6 +268,10 @@ impl Authorizer for Union {
 
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule> {
         self.modes.iter().flat_map(|mode| mode.rules_for(user, namespace)).collect()
+    }
+
+    fn rules_incomplete(&self, user: &UserInfo) -> bool {
+        self.modes.iter().any(|mode| mode.rules_incomplete(user))
     }
 }
 

@@ -310,13 +310,21 @@ impl NodeAuthorizer {
                 _ => {}
             }
         }
-        if self.rules.iter().any(|rule| rule.allows(request)) { yes() } else { no(&format!("node {node:?} cannot {verb} it")) }
+        if self.rules.iter().any(|rule| rule.allows(request)) {
+            yes()
+        } else {
+            no(&format!("node {node:?} cannot {verb} it"))
+        }
     }
 }
 
 impl Authorizer for NodeAuthorizer {
     fn authorize<'a>(&'a self, request: &'a Attributes) -> BoxFuture<'a, Decision> {
         Box::pin(std::future::ready(self.decide(request)))
+    }
+
+    fn rules_incomplete(&self, user: &UserInfo) -> bool {
+        node_of(user).is_some()
     }
 }
 
@@ -420,13 +428,19 @@ fn own_slices(graph: &Graph, node: &str, request: &Attributes) -> Decision {
     match request.verb.as_str() {
         "create" => yes(),
         "get" | "update" | "patch" | "delete" => {
-            if graph.slices.get(&request.name).is_some_and(|owner| owner == node) { yes() } else { unrelated(node) }
+            if graph.slices.get(&request.name).is_some_and(|owner| owner == node) {
+                yes()
+            } else {
+                unrelated(node)
+            }
         }
         "list" | "watch" | "deletecollection" if selects_only(request, "spec.nodeName", node) => yes(),
         "list" | "watch" | "deletecollection" => {
             no("can only list/watch/deletecollection resourceslices with spec.nodeName field selector")
         }
-        _ => no("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"),
+        _ => no(
+            "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+        ),
     }
 }
 

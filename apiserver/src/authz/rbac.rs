@@ -202,7 +202,10 @@ impl RbacIndex {
             }
             let role_kind = if grant.role.cluster { "ClusterRole" } else { "Role" };
             reason = Some(if scope.is_empty() {
-                format!("RBAC: allowed by ClusterRoleBinding \"{}\" of {role_kind} \"{}\"", grant.binding, grant.role.name)
+                format!(
+                    "RBAC: allowed by ClusterRoleBinding \"{}\" of {role_kind} \"{}\"",
+                    grant.binding, grant.role.name
+                )
             } else {
                 let (binding, role) = (&grant.binding, &grant.role.name);
                 format!("RBAC: allowed by RoleBinding \"{binding}/{scope}\" of {role_kind} \"{role}\"")
@@ -262,7 +265,8 @@ mod tests {
         index.apply(RbacKind::ClusterRole, "", "view", Some(&view));
         let edit = json!({"rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["*"]}]});
         index.apply(RbacKind::Role, "a", "edit", Some(&edit));
-        let subjects = json!([{"kind": "Group", "name": "viewers"}, {"kind": "ServiceAccount", "name": "bot", "namespace": "b"}]);
+        let subjects =
+            json!([{"kind": "Group", "name": "viewers"}, {"kind": "ServiceAccount", "name": "bot", "namespace": "b"}]);
         index.apply(RbacKind::ClusterRoleBinding, "", "viewers", Some(&binding("ClusterRole", "view", &subjects)));
         let subjects = json!([{"kind": "User", "name": "alice"}, {"kind": "ServiceAccount", "name": "bot"}]);
         index.apply(RbacKind::RoleBinding, "a", "editors", Some(&binding("Role", "edit", &subjects)));
@@ -287,7 +291,8 @@ mod tests {
             assert_eq!(index.allows(&request).is_some(), allowed, "{user} {verb} {ns} {res}");
         }
         let mut request = resource("carol", "get", "q", "", "pods", "", "");
-        request.user = Arc::new(UserInfo { name: "carol".into(), groups: vec!["viewers".into()], ..UserInfo::default() });
+        request.user =
+            Arc::new(UserInfo { name: "carol".into(), groups: vec!["viewers".into()], ..UserInfo::default() });
         assert!(index.allows(&request).is_some());
     }
 

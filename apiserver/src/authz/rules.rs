@@ -30,9 +30,9 @@ pub struct PolicyRule {
 
 /// The rules of a role or cluster role object; malformed ones are left out (a rule that cannot be read grants nothing).
 pub fn rules_of(role: &Value) -> Vec<PolicyRule> {
-    role["rules"].as_array().map_or_else(Vec::new, |rules| {
-        rules.iter().filter_map(|rule| PolicyRule::deserialize(rule).ok()).collect()
-    })
+    role["rules"]
+        .as_array()
+        .map_or_else(Vec::new, |rules| rules.iter().filter_map(|rule| PolicyRule::deserialize(rule).ok()).collect())
 }
 
 fn has(list: &[String], wanted: &str) -> bool {
@@ -101,10 +101,7 @@ impl PolicyRule {
         all(&self.verbs, &part.verbs)
             && all(&self.api_groups, &part.api_groups)
             && part.resources.iter().all(|resource| resource_covers(&self.resources, resource))
-            && part
-                .non_resource_urls
-                .iter()
-                .all(|url| self.non_resource_urls.iter().any(|own| path_matches(own, url)))
+            && part.non_resource_urls.iter().all(|url| self.non_resource_urls.iter().any(|own| path_matches(own, url)))
             && names
     }
 }
@@ -133,11 +130,7 @@ fn path_matches(entry: &str, path: &str) -> bool {
 
 /// The parts of `wanted` that `held` does not cover; empty means that the holder may hand `wanted` out.
 pub fn uncovered(held: &[PolicyRule], wanted: &[PolicyRule]) -> Vec<PolicyRule> {
-    wanted
-        .iter()
-        .flat_map(PolicyRule::parts)
-        .filter(|part| !held.iter().any(|rule| rule.covers(part)))
-        .collect()
+    wanted.iter().flat_map(PolicyRule::parts).filter(|part| !held.iter().any(|rule| rule.covers(part))).collect()
 }
 
 #[cfg(test)]
@@ -184,20 +177,18 @@ mod tests {
             non_resource_urls: vec!["/healthz/*".into(), "/version".into()],
             ..PolicyRule::default()
         };
-        for (path, allowed) in [("/version", true), ("/version/", false), ("/healthz", false), ("/healthz/etcd", true)] {
-            let request = Attributes {
-                user: Arc::default(),
-                verb: "get".into(),
-                path: path.into(),
-                ..Attributes::default()
-            };
+        for (path, allowed) in [("/version", true), ("/version/", false), ("/healthz", false), ("/healthz/etcd", true)]
+        {
+            let request =
+                Attributes { user: Arc::default(), verb: "get".into(), path: path.into(), ..Attributes::default() };
             assert_eq!(rule.allows(&request), allowed, "{path}");
         }
     }
 
     #[test]
     fn covering() {
-        let held = [rule(&[""], &["pods", "*/status"], &["get", "list"], &[]), rule(&["apps"], &["*"], &["*"], &["one"])];
+        let held =
+            [rule(&[""], &["pods", "*/status"], &["get", "list"], &[]), rule(&["apps"], &["*"], &["*"], &["one"])];
         let cases = [
             (rule(&[""], &["pods"], &["get"], &[]), true),
             (rule(&[""], &["pods"], &["get", "delete"], &[]), false),

@@ -135,10 +135,8 @@ impl Verifier {
     /// [`JwtError::Signature`].
     pub fn verify(&self, token: &Unverified<'_>) -> Result<(), JwtError> {
         let named = !token.kid.is_empty() && self.keys.iter().any(|key| key.id == token.kid);
-        let mut fitting = self
-            .keys
-            .iter()
-            .filter(|key| key.algorithm.name() == token.alg && (!named || key.id == token.kid));
+        let mut fitting =
+            self.keys.iter().filter(|key| key.algorithm.name() == token.alg && (!named || key.id == token.kid));
         if fitting.any(|key| key.verifies(token.message.as_bytes(), &token.signature)) {
             Ok(())
         } else {

@@ -205,7 +205,8 @@ impl PrivateKey {
 }
 
 fn blocks(flag: &'static str, path: &Path) -> Result<Vec<Pem>, KeyError> {
-    let bytes = std::fs::read(path).map_err(|source| KeyError::Read { flag, path: path.display().to_string(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| KeyError::Read { flag, path: path.display().to_string(), source })?;
     Ok(Pem::iter_from_buffer(&bytes).filter_map(Result::ok).collect())
 }
 

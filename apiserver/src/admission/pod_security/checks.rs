@@ -93,7 +93,11 @@ const CHECKS: &[Check] = &[
 
 /// What the profile has against the pod; empty when nothing.
 pub fn violations(level: Level, pod: &Pod<'_>) -> Vec<(&'static str, String)> {
-    CHECKS.iter().filter(|check| check.level <= level && check.since <= pod.version).filter_map(|check| (check.judge)(pod)).collect()
+    CHECKS
+        .iter()
+        .filter(|check| check.level <= level && check.since <= pod.version)
+        .filter_map(|check| (check.judge)(pod))
+        .collect()
 }
 
 fn is_windows(pod: &Pod<'_>) -> bool {
@@ -157,8 +161,19 @@ fn added(container: &Value) -> impl Iterator<Item = &str> {
 
 fn capabilities_baseline(pod: &Pod<'_>) -> Verdict {
     const ALLOWED: [&str; 13] = [
-        "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID",
-        "SETPCAP", "SETUID", "SYS_CHROOT",
+        "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "MKNOD",
+        "NET_BIND_SERVICE",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
     ];
     let names = bad(pod, |c| added(c).any(|capability| !ALLOWED.contains(&capability)));
     let extra = extra_capabilities(pod, &ALLOWED);
@@ -166,8 +181,10 @@ fn capabilities_baseline(pod: &Pod<'_>) -> Verdict {
 }
 
 fn extra_capabilities(pod: &Pod<'_>, allowed: &[&str]) -> String {
-    let mut extra: Vec<&str> =
-        containers(pod.spec, ALL_CONTAINERS).flat_map(added).filter(|capability| !allowed.contains(capability)).collect();
+    let mut extra: Vec<&str> = containers(pod.spec, ALL_CONTAINERS)
+        .flat_map(added)
+        .filter(|capability| !allowed.contains(capability))
+        .collect();
     extra.sort_unstable();
     extra.dedup();
     extra.iter().map(|capability| format!("{capability:?}")).collect::<Vec<_>>().join(", ")
@@ -284,7 +301,9 @@ fn run_as_non_root(pod: &Pod<'_>) -> Verdict {
     let unset = bad(pod, |c| c["securityContext"]["runAsNonRoot"].is_null());
     match general {
         Some(true) => None,
-        Some(false) if unset.is_empty() => Some(("runAsNonRoot != true", "pod must not set securityContext.runAsNonRoot=false".to_owned())),
+        Some(false) if unset.is_empty() => {
+            Some(("runAsNonRoot != true", "pod must not set securityContext.runAsNonRoot=false".to_owned()))
+        }
         _ if unset.is_empty() => None,
         _ => Some((
             "runAsNonRoot != true",
@@ -334,13 +353,18 @@ fn profile(context: &Value) -> Option<&str> {
 
 fn seccomp_baseline(pod: &Pod<'_>) -> Verdict {
     if pod.version < 19 {
-        let key = |key: &str| key == "seccomp.security.alpha.kubernetes.io/pod" || key.starts_with("container.seccomp.security.alpha.kubernetes.io/");
-        let allowed = |value: &str| value == "runtime/default" || value == "docker/default" || value.starts_with("localhost/");
+        let key = |key: &str| {
+            key == "seccomp.security.alpha.kubernetes.io/pod"
+                || key.starts_with("container.seccomp.security.alpha.kubernetes.io/")
+        };
+        let allowed =
+            |value: &str| value == "runtime/default" || value == "docker/default" || value.starts_with("localhost/");
         let mut annotations = pod.annotations.into_iter().flatten();
         let found = annotations.find(|(k, v)| key(k) && !allowed(v.as_str().unwrap_or_default()));
         return found.map(|(key, value)| ("seccompProfile", format!("forbidden annotation {key}={value}")));
     }
-    let forbidden = |context: &Value| profile(context).is_some_and(|kind| !matches!(kind, "RuntimeDefault" | "Localhost"));
+    let forbidden =
+        |context: &Value| profile(context).is_some_and(|kind| !matches!(kind, "RuntimeDefault" | "Localhost"));
     let mut found = Vec::new();
     if forbidden(&pod.spec["securityContext"]) {
         found.push("pod must not set securityContext.seccompProfile.type to \"Unconfined\"".to_owned());
@@ -369,7 +393,9 @@ fn seccomp_restricted(pod: &Pod<'_>) -> Verdict {
     }
     if found.is_empty() && general.is_none() && !unset.is_empty() {
         let list = listed(&unset);
-        found.push(format!("pod or {list} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\""));
+        found.push(format!(
+            "pod or {list} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\""
+        ));
     }
     (!found.is_empty()).then(|| ("seccompProfile", found.join("; ")))
 }
@@ -439,7 +465,12 @@ mod tests {
             (with(json!({"containers": [{"name": "c", "securityContext": {"privileged": true}}]})), 1),
             (with(json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]})), 1),
             (with(json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 0}]}]})), 0),
-            (with(json!({"containers": [{"name": "c", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]})), 1),
+            (
+                with(
+                    json!({"containers": [{"name": "c", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]}),
+                ),
+                1,
+            ),
             (with(json!({"containers": [{"name": "c", "securityContext": {"capabilities": {"add": ["CHOWN"]}}}]})), 0),
             (with(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}})), 1),
             (with(json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}})), 0),

@@ -62,7 +62,9 @@ fn policy(namespace: &Value, mode: &str) -> Policy {
     match (level, version) {
         (Some(level), Some(version)) => Policy { level, version },
         // Unreadable: the strictest, for the modes that refuse; nothing for those that only tell.
-        _ if mode == "enforce" => Policy { level: level.unwrap_or(Level::Restricted), version: version.unwrap_or(LATEST) },
+        _ if mode == "enforce" => {
+            Policy { level: level.unwrap_or(Level::Restricted), version: version.unwrap_or(LATEST) }
+        }
         _ => Policy { level: level.unwrap_or(Level::Privileged), version: version.unwrap_or(LATEST) },
     }
 }
@@ -107,7 +109,9 @@ fn template<'a>(request: &Request<'_>, object: &'a Value) -> Option<(&'a Value, 
 fn significant(old: &Value, new: &Value) -> bool {
     let annotations = |pod: &Value| -> BTreeMap<String, Value> {
         let all = pod["metadata"]["annotations"].as_object().into_iter().flatten();
-        let relevant = |key: &str| key.contains("seccomp.security.alpha.kubernetes.io") || key.contains("apparmor.security.beta.kubernetes.io");
+        let relevant = |key: &str| {
+            key.contains("seccomp.security.alpha.kubernetes.io") || key.contains("apparmor.security.beta.kubernetes.io")
+        };
         all.filter(|(key, _)| relevant(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     if annotations(old) != annotations(new) {
@@ -124,7 +128,8 @@ fn significant(old: &Value, new: &Value) -> bool {
 
 impl PodSecurity {
     async fn check_pod(&self, request: &Request<'_>, pod: &Value) -> Result<(), Status> {
-        let changes_nothing = request.operation == Operation::Update && request.old.is_some_and(|old| !significant(old, pod));
+        let changes_nothing =
+            request.operation == Operation::Update && request.old.is_some_and(|old| !significant(old, pod));
         if changes_nothing {
             return Ok(());
         }
@@ -160,11 +165,16 @@ impl PodSecurity {
         let mut by_violation: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pod in self.0.list(("", "pods"), name).iter().take(MAX_EXISTING_PODS) {
             if let Some(why) = judge(now, &pod["metadata"], &pod["spec"]) {
-                by_violation.entry(why).or_default().push(pod["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+                by_violation
+                    .entry(why)
+                    .or_default()
+                    .push(pod["metadata"]["name"].as_str().unwrap_or_default().to_owned());
             }
         }
         if !by_violation.is_empty() {
-            request.ctx.warnings.add(format!("existing pods in namespace {name:?} violate the new PodSecurity enforce level \"{now}\""));
+            request.ctx.warnings.add(format!(
+                "existing pods in namespace {name:?} violate the new PodSecurity enforce level \"{now}\""
+            ));
         }
         for (why, mut pods) in by_violation {
             pods.sort();
@@ -230,14 +240,29 @@ mod tests {
     #[test]
     fn labels() {
         let namespace = |labels: Value| json!({"metadata": {"labels": labels}});
-        let parsed = policy(&namespace(json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": "v1.24"})), "enforce");
+        let parsed = policy(
+            &namespace(
+                json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": "v1.24"}),
+            ),
+            "enforce",
+        );
         assert_eq!(parsed.to_string(), "baseline:v1.24");
         assert_eq!(policy(&namespace(json!({})), "enforce").to_string(), "privileged:latest");
-        let broken = namespace(json!({"pod-security.kubernetes.io/enforce": "strict", "pod-security.kubernetes.io/warn-version": "v2.0"}));
+        let broken = namespace(
+            json!({"pod-security.kubernetes.io/enforce": "strict", "pod-security.kubernetes.io/warn-version": "v2.0"}),
+        );
         assert_eq!(policy(&broken, "enforce").level, Level::Restricted);
         let errors: Vec<_> = label_errors(&broken).iter().map(|e| e.path.to_string()).collect();
-        assert_eq!(errors, ["metadata.labels[pod-security.kubernetes.io/enforce]", "metadata.labels[pod-security.kubernetes.io/warn-version]"]);
-        for (text, good) in [("latest", true), ("v1.0", true), ("v1.01", false), ("1.2", false), ("v1.x", false), ("v1.+1", false)] {
+        assert_eq!(
+            errors,
+            [
+                "metadata.labels[pod-security.kubernetes.io/enforce]",
+                "metadata.labels[pod-security.kubernetes.io/warn-version]"
+            ]
+        );
+        for (text, good) in
+            [("latest", true), ("v1.0", true), ("v1.01", false), ("1.2", false), ("v1.x", false), ("v1.+1", false)]
+        {
             assert_eq!(version(text).is_some(), good, "{text}");
         }
     }

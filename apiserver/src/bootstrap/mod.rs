@@ -1,0 +1,2 @@
+//! What a fresh API server makes for itself.
+pub mod policy;
