@@ -28,7 +28,11 @@ const MAX_RECONNECTS: u32 = 3;
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    token: Option<TokenSource>,
 }
+
+/// The bearer token of the moment; asked before every request.
+pub type TokenSource = Arc<dyn Fn() -> Option<HeaderValue> + Send + Sync>;
 
 struct Inner {
     connection: Connection,
@@ -48,7 +52,15 @@ impl Client {
         let user_agent =
             HeaderValue::try_from(&config.user_agent).unwrap_or_else(|_| HeaderValue::from_static("hardway"));
         let limiter = Limiter::new(config.qps, config.burst);
-        Ok(Self { inner: Arc::new(Inner { connection: Connection::new(config.access)?, user_agent, limiter }) })
+        let inner = Inner { connection: Connection::new(config.access)?, user_agent, limiter };
+        Ok(Self { inner: Arc::new(inner), token: None })
+    }
+
+    /// The same connection with another identity: `token` gives the `Authorization` header of each request. The
+    /// connection itself must not carry a client certificate, which would win over the token.
+    #[must_use]
+    pub fn with_token(&self, token: TokenSource) -> Self {
+        Self { inner: Arc::clone(&self.inner), token: Some(token) }
     }
 
     /// URL of the server.
@@ -101,7 +113,8 @@ impl Client {
         let mut outgoing = self.outgoing(request)?;
         for attempt in 0.. {
             let (mut sender, authorization) = self.inner.connection.ready().await?;
-            if let Some(authorization) = authorization {
+            let own = self.token.as_ref().and_then(|token| token());
+            if let Some(authorization) = own.or(authorization) {
                 outgoing.headers_mut().insert(header::AUTHORIZATION, authorization);
             }
             if sender.ready().await.is_err() {

@@ -15,7 +15,7 @@ mod verbs;
 pub mod work_queue;
 
 pub use apimachinery::meta::{ObjectMeta, OwnerReference};
-pub use client::Client;
+pub use client::{Client, TokenSource};
 pub use config::{Access, ClientConfig, ClientConfigError, Material};
 pub use error::ClientError;
 pub use resource::{ObjectKey, ResourceRef};

@@ -29,9 +29,27 @@ pub struct ListOptions {
     pub resource_version: String,
     /// `Exact` or `NotOlderThan`.
     pub resource_version_match: String,
+    /// Only metadata (`PartialObjectMetadata`), for loops that work on every kind.
+    pub metadata_only: bool,
 }
 
 impl ListOptions {
+    fn accept(&self) -> &'static str {
+        if self.metadata_only {
+            "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+        } else {
+            JSON
+        }
+    }
+
+    fn accept_list(&self) -> &'static str {
+        if self.metadata_only {
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+        } else {
+            JSON
+        }
+    }
+
     pub(crate) fn query(&self) -> Vec<(&'static str, String)> {
         let limit = if self.limit > 0 { self.limit.to_string() } else { String::new() };
         [
@@ -150,7 +168,17 @@ fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ClientErro
 }
 
 fn request(method: Method, path: &str, content_type: &str, body: Bytes) -> Result<Request<Bytes>, ClientError> {
-    let mut builder = Request::builder().method(method).uri(path).header(http::header::ACCEPT, "application/json");
+    accepting(JSON, method, path, content_type, body)
+}
+
+fn accepting(
+    accept: &'static str,
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: Bytes,
+) -> Result<Request<Bytes>, ClientError> {
+    let mut builder = Request::builder().method(method).uri(path).header(http::header::ACCEPT, accept);
     if !content_type.is_empty() {
         builder = builder.header(http::header::CONTENT_TYPE, content_type);
     }
@@ -199,7 +227,8 @@ impl Client {
         options: &ListOptions,
     ) -> Result<List<T>, ClientError> {
         let path = with_query(resource.path(namespace, None, None), &options.query());
-        let page: WireList<T> = self.unary(request(Method::GET, &path, "", Bytes::new())?).await?;
+        let request = accepting(options.accept_list(), Method::GET, &path, "", Bytes::new())?;
+        let page: WireList<T> = self.unary(request).await?;
         Ok(List {
             items: page.items.unwrap_or_default(),
             resource_version: page.metadata.resource_version,
@@ -220,7 +249,7 @@ impl Client {
         query.push(("allowWatchBookmarks", "true".to_owned()));
         query.push(("timeoutSeconds", timeout_seconds.to_string()));
         let path = with_query(resource.path(namespace, None, None), &query);
-        self.stream(request(Method::GET, &path, "", Bytes::new())?).await
+        self.stream(accepting(options.accept(), Method::GET, &path, "", Bytes::new())?).await
     }
 
     /// Creates an object.

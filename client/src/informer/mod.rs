@@ -90,6 +90,13 @@ impl<T: Cached> Informer<T> {
         self
     }
 
+    /// Only metadata is sent and decoded.
+    #[must_use]
+    pub fn metadata_only(mut self) -> Self {
+        self.options.metadata_only = true;
+        self
+    }
+
     /// Adds an index: `keys` tells under which keys an object is found.
     #[must_use]
     pub fn index(mut self, name: &'static str, keys: impl Fn(&T) -> Vec<String> + Send + Sync + 'static) -> Self {
