@@ -18,8 +18,8 @@ impl Api {
     /// # Errors
     /// In words, when it cannot be used.
     pub fn new(cluster: &Cluster) -> Result<Self, String> {
-        let mut config = ClientConfig::from_kubeconfig(cluster.admin_kubeconfig());
-        config.user_agent = "hardway".to_owned();
+        let config =
+            ClientConfig::from_kubeconfig(&cluster.admin_kubeconfig(), "hardway").map_err(|e| e.to_string())?;
         Ok(Self { client: Client::new(config).map_err(|e| e.to_string())?, node: cluster.node.clone() })
     }
 
@@ -38,7 +38,7 @@ impl Api {
     /// # Errors
     /// Why not yet, in the kubelet's words.
     pub async fn node_ready(&self) -> Result<String, String> {
-        let node: Value = self.client.get(resources::NODES, None, &self.node).await.map_err(|e| e.to_string())?;
+        let node: Value = self.client.get(&resources::NODES, None, &self.node).await.map_err(|e| e.to_string())?;
         let conditions = node["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
         let ready = conditions.iter().find(|c| c["type"] == "Ready");
         match ready {

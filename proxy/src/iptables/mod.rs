@@ -3,6 +3,7 @@
 //!
 //! Chain names, comments and rules are upstream's, because operators and tools read them.
 
+pub mod executor;
 pub mod names;
 pub mod render;
 pub mod ruleset;
@@ -10,5 +11,6 @@ pub mod sync;
 #[cfg(test)]
 mod tests;
 
+pub use executor::{Executor, IptablesError};
 pub use render::{LocalTraffic, NodePortAddresses, Settings, render};
 pub use ruleset::{Jump, Ruleset, Table};

@@ -322,7 +322,7 @@ impl PortRules<'_> {
         let port = self.port;
         let cluster = names::cluster(port);
         let needs_cluster = !port.internal_local || (port.is_external() && !port.external_endpoints().is_empty());
-        if needs_cluster && !(port.cluster_endpoints.is_empty() && !self.is_target(&cluster)) {
+        if needs_cluster && (!port.cluster_endpoints.is_empty() || self.is_target(&cluster)) {
             self.masquerade_internal(&cluster, !port.internal_local);
             self.balance(&cluster, &port.cluster_endpoints);
         }

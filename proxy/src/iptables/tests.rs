@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::core::{Family, NodeView, desired};
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         family: Family::V4,
         masquerade_mark: 0x4000,
