@@ -18,7 +18,8 @@ const CONDITIONS: &[(&str, &str)] = &[
     ("spec.policyTypes", "Rule::Unless(\"egress\")"),
     ("exactly.count", "Rule::When(\"allocationMode\", \"ExactCount\")"),
     ("firstAvailable[].count", "Rule::When(\"allocationMode\", \"ExactCount\")"),
-    ("imagePullPolicy", "Rule::ImageTag"),
+    ("imagePullPolicy", "Rule::ImageTag(\"image\")"),
+    ("image.pullPolicy", "Rule::ImageTag(\"reference\")"),
 ];
 
 /// Defaults that are no constants: the moment of writing, or a random sample that the probe took for one.
@@ -29,6 +30,12 @@ const CHOICES: &[(&str, &str, &str)] = &[
     ("spec.policyTypes", "egress", r#"["Ingress","Egress"]"#),
     ("spec.podReplacementPolicy", "podFailurePolicy", r#""Failed""#),
     ("spec.backoffLimit", "backoffLimitPerIndex", "2147483647"),
+];
+
+/// Embedded objects that name their kind: upstream's conversion sets it.
+const EMBEDDED_KINDS: &[(&str, &str, &str)] = &[
+    ("StatefulSet", "spec.volumeClaimTemplates[].apiVersion", "v1"),
+    ("StatefulSet", "spec.volumeClaimTemplates[].kind", "PersistentVolumeClaim"),
 ];
 
 #[derive(Default)]
@@ -145,6 +152,9 @@ pub fn generate(types: &Value, defaults: &Value) -> Fallible<String> {
                 }
             }
         }
+        for (_, path, value) in EMBEDDED_KINDS.iter().filter(|(name, ..)| *name == key.2) {
+            root.add(path, &Value::from(*value), false);
+        }
         let ty = list(types, "types").iter().find(|t| {
             list(t, "gvk").iter().any(|g| (&g[0], &g[1], &g[2]) == (&kind["group"], &kind["version"], &kind["kind"]))
         });
@@ -153,7 +163,7 @@ pub fn generate(types: &Value, defaults: &Value) -> Fallible<String> {
     }
     kinds.sort();
     let mut out = trees.code;
-    writeln!(out, "static DEFAULTS: [((&str, &str, &str), &[Entry]); {}] = [", kinds.len())?;
+    writeln!(out, "static DEFAULTS: [(KindName, &[Entry]); {}] = [", kinds.len())?;
     for ((group, version, kind), root) in kinds {
         writeln!(out, " (({group:?}, {version:?}, {kind:?}), {root}),")?;
     }

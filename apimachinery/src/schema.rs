@@ -348,6 +348,9 @@ const fn slot(
 
 const N: DefaultValue = DefaultValue::No;
 
+/// A value of any shape.
+pub static ANY: Slot = slot(Kind::Any, N, &[], ListType::Unset, &[], MapType::Unset);
+
 include!(concat!(env!("OUT_DIR"), "/types.rs"));
 
 /// The built-in type registered under a group, version and kind.
