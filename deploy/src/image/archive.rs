@@ -178,7 +178,8 @@ impl Image {
 fn needs_loader(elf: &[u8]) -> bool {
     const PT_INTERP: u32 = 3;
     let word = |at: usize, n: usize| {
-        elf.get(at..at + n).map_or(0, |b| b.iter().rev().fold(0u64, |all, byte| all << 8 | u64::from(*byte)))
+        elf.get(at..at.saturating_add(n))
+            .map_or(0, |b| b.iter().rev().fold(0u64, |all, byte| all << 8 | u64::from(*byte)))
     };
     if !elf.starts_with(b"\x7fELF\x02\x01") {
         return false;
