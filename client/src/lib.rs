@@ -6,8 +6,12 @@
 mod client;
 mod config;
 mod connection;
+pub mod delegated;
 mod error;
+pub mod events;
+mod flags;
 pub mod informer;
+pub mod leader;
 mod limiter;
 mod resource;
 pub mod resources;
@@ -18,6 +22,7 @@ pub use apimachinery::meta::{ObjectMeta, OwnerReference};
 pub use client::{Client, TokenSource};
 pub use config::{Access, ClientConfig, ClientConfigError, Material};
 pub use error::ClientError;
+pub use flags::ClientFlags;
 pub use resource::{ObjectKey, ResourceRef};
 pub use verbs::{DeleteOptions, List, ListOptions, Patch, Preconditions};
 

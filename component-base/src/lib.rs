@@ -13,6 +13,7 @@ pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod secure_port;
+pub mod secure_serving;
 pub mod serving;
 pub mod suggest;
 pub mod tls;
