@@ -53,7 +53,7 @@ impl<'a> At<'a> {
     }
 
     /// The elements of a list.
-    pub fn items(&self) -> impl Iterator<Item = Self> {
+    pub fn items(&self) -> impl Iterator<Item = Self> + use<'a> {
         let path = self.path.clone();
         self.value
             .as_array()
@@ -64,7 +64,7 @@ impl<'a> At<'a> {
     }
 
     /// The entries of a map, with `path[key]` as their path.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, Self)> {
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, Self)> + use<'a> {
         let path = self.path.clone();
         self.value
             .as_object()
@@ -120,7 +120,7 @@ impl<'a> At<'a> {
     }
 
     /// The strings of a list.
-    pub fn strings(&self) -> impl Iterator<Item = &'a str> {
+    pub fn strings(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.value.as_array().into_iter().flatten().filter_map(Value::as_str)
     }
 

@@ -2,7 +2,7 @@
 //! what the facts alone say.
 
 use super::{Conversion, Strategy};
-use super::{apps, core};
+use super::{apps, batch, certificates, core, discovery, rbac};
 
 /// The strategy of a resource.
 pub fn strategy(group: &str, plural: &str) -> Strategy {
@@ -25,6 +25,13 @@ pub fn strategy(group: &str, plural: &str) -> Strategy {
         ("apps", "deployments") => apps::deployment::STRATEGY,
         ("apps", "replicasets") => apps::replica_set::STRATEGY,
         ("apps", "statefulsets") => apps::stateful_set::STRATEGY,
+        ("batch", "cronjobs") => batch::cron::CRON_JOB,
+        ("batch", "jobs") => batch::JOB,
+        ("certificates.k8s.io", "certificatesigningrequests") => certificates::REQUEST,
+        ("coordination.k8s.io", "leases") => discovery::LEASE,
+        ("discovery.k8s.io", "endpointslices") => discovery::ENDPOINT_SLICE,
+        ("rbac.authorization.k8s.io", "roles" | "clusterroles") => rbac::ROLE,
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => rbac::BINDING,
         _ => Strategy::DEFAULT,
     }
 }
@@ -46,6 +53,9 @@ pub fn subresource_strategy(group: &str, plural: &str, subresource: &str) -> Str
         ("apps", "deployments", "status") => apps::deployment::STATUS,
         ("apps", "replicasets", "status") => apps::replica_set::STATUS,
         ("apps", "statefulsets", "status") => apps::stateful_set::STATUS,
+        ("batch", "jobs", "status") => batch::JOB_STATUS,
+        ("certificates.k8s.io", "certificatesigningrequests", "approval") => certificates::APPROVAL,
+        ("certificates.k8s.io", "certificatesigningrequests", "status") => certificates::STATUS,
         _ => Strategy::DEFAULT,
     }
 }

@@ -5,12 +5,16 @@
 //! [`kinds`]. Custom resources make the same values at run time and take the same path.
 
 mod apps;
+mod batch;
+mod certificates;
 pub mod check;
 pub mod core;
+mod discovery;
 mod edit;
 mod kinds;
 mod meta;
 pub mod printing;
+mod rbac;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,0 +1,372 @@
+//! Jobs. Follows upstream's `ValidateJob*`, the job strategy's selector generation and `printJob`.
+
+pub mod cron;
+
+use apimachinery::field::{ErrorList, Path};
+use apimachinery::validation as names;
+use serde_json::{Value, json};
+
+use super::apps::{selects, status};
+use super::check::{At, Check, same};
+use super::core::pod;
+use super::edit::{array_mut, at_mut, copy, edit_map, set};
+use super::printing::{age, containers, human_duration, name, selector as query};
+use super::{HookContext, NameRule, Strategy, meta};
+
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
+const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
+
+/// The jobs resource.
+pub const JOB: Strategy = Strategy {
+    names: NameRule(names::dns1123_subdomain),
+    default: |job, _| {
+        at_mut(job, "spec", default_spec);
+    },
+    prepare_create: |job, _| {
+        set(job, "status", json!({}));
+        generate_selector(job);
+    },
+    validate: |job, cx| {
+        let mut check = meta::checked(job, cx);
+        whole(&mut check, &At::root(job), cx);
+        check.errors
+    },
+    validate_update,
+    warnings: |job, old| {
+        let old = old.map(|old| At::root(old).get("spec.template"));
+        pod::warnings::template(&At::root(job).get("spec.template"), old.as_ref())
+    },
+    cells: Some(cells),
+    ..Strategy::DEFAULT
+};
+
+/// `jobs/status`.
+pub const JOB_STATUS: Strategy = Strategy {
+    default: JOB.default,
+    validate_update: |job, old, _| {
+        status(job, old, |check, at| {
+            check.non_negative_all(at, &["active", "succeeded", "failed", "ready", "terminating"])
+        })
+    },
+    ..Strategy::DEFAULT
+};
+
+/// Completions and parallelism depend on each other: one each when neither is given.
+pub fn default_spec(spec: &mut Value) {
+    at_mut(spec, "template.spec", pod::defaults::spec);
+    if spec["completions"].is_null() && spec["parallelism"].is_null() {
+        set(spec, "completions", 1);
+    }
+    if spec["parallelism"].is_null() {
+        set(spec, "parallelism", 1);
+    }
+}
+
+/// Without a manual selector the job's uid selects its pods.
+fn generate_selector(job: &mut Value) {
+    if job["spec"]["manualSelector"] == true {
+        return;
+    }
+    let (uid, own) = (job["metadata"]["uid"].clone(), job["metadata"]["name"].clone());
+    at_mut(job, "spec", |spec| {
+        if let Some(template) = spec.get_mut("template").and_then(Value::as_object_mut) {
+            template.entry("metadata").or_insert_with(|| json!({}));
+        }
+        at_mut(spec, "template.metadata", |meta| {
+            edit_map(meta, "labels", |labels| {
+                for (label, value) in
+                    [(NAME_LABEL, &own), ("job-name", &own), ("controller-uid", &uid), (UID_LABEL, &uid)]
+                {
+                    labels.entry(label).or_insert_with(|| value.clone());
+                }
+            });
+        });
+        edit_map(spec, "selector", |selector| {
+            let mut labels = selector.get("matchLabels").and_then(Value::as_object).cloned().unwrap_or_default();
+            labels.entry(UID_LABEL).or_insert(uid);
+            selector.insert("matchLabels".to_owned(), labels.into());
+        });
+    });
+}
+
+fn whole(check: &mut Check, job: &At, cx: &HookContext) {
+    generated_selector(check, job);
+    spec_with_selector(check, &job.get("spec"), cx);
+    let completions = job.get("spec.completions").number();
+    if job.get("spec.completionMode").str() == "Indexed" && completions > 0 {
+        let name = job.get("metadata.name");
+        for complaint in names::dns1123_label(&format!("{}-{}", name.str(), completions - 1)) {
+            check.invalid(&name, format!("will not able to create pod with invalid DNS label: {complaint}"));
+        }
+    }
+}
+
+/// Labels and selector that the server makes must be what it would make.
+fn generated_selector(check: &mut Check, job: &At) {
+    if job.get("spec.manualSelector").flag() || !job.get("spec.selector").is_set() {
+        return;
+    }
+    let (uid, own) = (job.get("metadata.uid"), job.get("metadata.name"));
+    check.present(&uid);
+    let labels = job.get("spec.template.metadata.labels");
+    for (label, expected) in [("controller-uid", &uid), ("job-name", &own), (UID_LABEL, &uid), (NAME_LABEL, &own)] {
+        let at = labels.entry(label);
+        if !at.is_set() {
+            check.required(&at, "must be what the server generates");
+        } else if at.str() != expected.str() {
+            check.invalid(&at, "must be what the server generates");
+        }
+    }
+    let expected =
+        json!({"controller-uid": uid.str(), "job-name": own.str(), UID_LABEL: uid.str(), NAME_LABEL: own.str()});
+    let selector = job.get("spec.selector");
+    if selects(&selector, &At::root(&expected)) == Some(false) {
+        check.invalid(&selector, "`selector` not auto-generated");
+    }
+}
+
+fn spec_with_selector(check: &mut Check, at: &At, cx: &HookContext) {
+    spec(check, at, cx);
+    let selector = at.get("selector");
+    if selector.is_set() {
+        check.label_selector(&selector);
+        let labels = at.get("template.metadata.labels");
+        if selects(&selector, &labels) == Some(false) {
+            check.invalid(&labels, "`selector` does not match template `labels`");
+        }
+    } else {
+        check.required(&selector, "");
+    }
+}
+
+/// A job's spec without its selector, as it also stands in cron jobs.
+pub fn spec(check: &mut Check, at: &At, cx: &HookContext) {
+    const COUNTS: [&str; 7] = [
+        "parallelism",
+        "completions",
+        "activeDeadlineSeconds",
+        "backoffLimit",
+        "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex",
+        "maxFailedIndexes",
+    ];
+    const MAX_INDEXES: i64 = 100_000;
+    check.non_negative_all(at, &COUNTS);
+    let (mode, per_index) = (at.get("completionMode"), at.get("backoffLimitPerIndex"));
+    if at.get("maxFailedIndexes").is_set() && !per_index.is_set() {
+        check.required(&per_index, "when maxFailedIndexes is specified");
+    }
+    let manager = at.get("managedBy");
+    if manager.is_set() {
+        if manager.len() > 63 {
+            check.too_long(&manager, 63);
+        }
+        let fits = manager.str().split_once('/').is_some_and(|(domain, path)| {
+            names::dns1123_subdomain(domain).is_empty() && !path.is_empty() && path.split('/').all(|p| !p.is_empty())
+        });
+        if !fits {
+            check.invalid(&manager, "must be a domain-prefixed path (such as \"acme.io/foo\")");
+        }
+    }
+    check.one_of(&mode, &["Indexed", "NonIndexed"]);
+    let indexed = mode.str() == "Indexed";
+    if indexed {
+        if !at.get("completions").is_set() {
+            check.required(&at.get("completions"), "when completion mode is Indexed");
+        }
+        for field in ["parallelism", "maxFailedIndexes"].map(|f| at.get(f)).iter().filter(|f| f.number() > MAX_INDEXES)
+        {
+            check
+                .invalid(field, format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed"));
+        }
+        if at.get("maxFailedIndexes").number() > at.get("completions").number() {
+            check.invalid(&at.get("maxFailedIndexes"), "must be less than or equal to completions");
+        }
+    }
+    for field in ["backoffLimitPerIndex", "successPolicy"].map(|f| at.get(f)).iter().filter(|f| f.is_set() && !indexed)
+    {
+        check.invalid(field, "requires indexed completion mode");
+    }
+    failure_policy(check, at);
+    success_policy(check, &at.get("successPolicy"));
+    pod::template(check, &at.get("template"), cx);
+    let policy = at.get("template.spec.restartPolicy");
+    match policy.str() {
+        "" | "Always" => check.required(&policy, "valid values: \"OnFailure\", \"Never\""),
+        "OnFailure" if at.get("podFailurePolicy").is_set() => {
+            check.invalid(&policy, "only \"Never\" is supported when podFailurePolicy is specified");
+        }
+        "OnFailure" | "Never" => {}
+        _ => check.not_supported(&policy, &["OnFailure", "Never"]),
+    }
+}
+
+fn failure_policy(check: &mut Check, at: &At) {
+    let policy = at.get("podFailurePolicy");
+    let replacement = at.get("podReplacementPolicy");
+    let replacements: &[&str] = if policy.is_set() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    check.one_of(&replacement, replacements);
+    check.at_most(&policy.get("rules"), 20);
+    let containers: Vec<&str> = ["containers", "initContainers"]
+        .iter()
+        .flat_map(|list| at.get("template.spec").get(list).items().map(|c| c.get("name").str()).collect::<Vec<_>>())
+        .collect();
+    for rule in policy.get("rules").items() {
+        failure_rule(check, &rule, &containers, at.get("backoffLimitPerIndex").is_set());
+    }
+}
+
+fn failure_rule(check: &mut Check, rule: &At, containers: &[&str], per_index: bool) {
+    let (action, codes, conditions) = (rule.get("action"), rule.get("onExitCodes"), rule.get("onPodConditions"));
+    if action.str() == "FailIndex" && !per_index {
+        check.invalid(&action, "requires the backoffLimitPerIndex to be set");
+    }
+    check.present_one_of(&action, &["Count", "FailIndex", "FailJob", "Ignore"]);
+    if codes.is_set() && !conditions.is_empty() {
+        check.invalid(rule, "specifying both OnExitCodes and OnPodConditions is not supported");
+    } else if !codes.is_set() && conditions.is_empty() {
+        check.invalid(rule, "specifying one of OnExitCodes and OnPodConditions is required");
+    }
+    if codes.is_set() {
+        let values = codes.get("values");
+        check.present_one_of(&codes.get("operator"), &["In", "NotIn"]);
+        let container = codes.get("containerName");
+        if container.is_set() && !containers.contains(&container.str()) {
+            check.invalid(&container, "must be one of the container or initContainer names in the pod template");
+        }
+        if values.is_empty() {
+            check.invalid(&values, "at least one value is required");
+        }
+        check.at_most(&values, 255);
+        let mut seen: Vec<i64> = Vec::new();
+        for value in values.items() {
+            if seen.contains(&value.number()) {
+                check.duplicate(&value);
+            }
+            if codes.get("operator").str() == "In" && value.number() == 0 {
+                check.invalid(&value, "must not be 0 for the In operator");
+            }
+            seen.push(value.number());
+        }
+        if !values.value.as_array().is_none_or(|list| list.is_sorted_by_key(Value::as_i64)) {
+            check.invalid(&values, "must be ordered");
+        }
+    }
+    check.at_most(&conditions, 20);
+    for condition in conditions.items() {
+        check.format(&condition.get("type"), names::qualified_name);
+        check.present_one_of(&condition.get("status"), &["False", "True", "Unknown"]);
+    }
+}
+
+fn success_policy(check: &mut Check, at: &At) {
+    if !at.is_set() {
+        return;
+    }
+    let rules = at.get("rules");
+    check.present(&rules);
+    check.at_most(&rules, 20);
+    for rule in rules.items() {
+        let (indexes, count) = (rule.get("succeededIndexes"), rule.get("succeededCount"));
+        if !indexes.is_set() && !count.is_set() {
+            check.required(&rule, "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        if count.is_set() {
+            check.non_negative(&count);
+        }
+    }
+}
+
+fn validate_update(job: &Value, old: &Value, cx: &HookContext) -> ErrorList {
+    let mut check = meta::checked(job, cx);
+    let (new, before) = (At::root(job), At::root(old));
+    whole(&mut check, &new, cx);
+    meta::update(&mut check, &new, &before);
+    let (spec, old_spec) = (new.get("spec"), before.get("spec"));
+    spec_with_selector(&mut check, &spec, cx);
+    let (completions, old_completions) = (spec.get("completions"), old_spec.get("completions"));
+    if spec.get("completionMode").str() != "Indexed" {
+        check.immutable(&completions, &old_completions);
+    } else if completions.value != old_completions.value
+        && completions.is_set()
+        && completions.number() != spec.get("parallelism").number()
+    {
+        check.invalid(&completions, "can only be modified in tandem with spec.parallelism");
+    }
+    check.immutable(&spec.get("selector"), &old_spec.get("selector"));
+    template_update(&mut check, job, old);
+    for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
+        let (now, then) = (spec.get(field), old_spec.get(field));
+        if now.value != then.value {
+            check.invalid(&now, "field is immutable");
+        }
+    }
+    check.errors
+}
+
+/// While a job is suspended and has not started, where its pods run and what they get may still change.
+fn template_update(check: &mut Check, job: &Value, old: &Value) {
+    let path = Path::new("spec").child("template");
+    let (now, before) = (&job["spec"]["template"], &old["spec"]["template"]);
+    let open = old["spec"]["suspend"] == true && old.pointer("/status/startTime").is_none_or(Value::is_null);
+    if !open {
+        if !same(now, before) {
+            check.invalid(&At { value: now, path }, "field is immutable");
+        }
+        return;
+    }
+    let mut munged = now["spec"].clone();
+    for field in ["nodeSelector", "tolerations", "schedulingGates"] {
+        copy(&mut munged, &before["spec"], field);
+    }
+    let mut affinity = munged.get("affinity").cloned().unwrap_or_else(|| json!({}));
+    copy(&mut affinity, &before["spec"]["affinity"], "nodeAffinity");
+    set(&mut munged, "affinity", affinity);
+    for list in ["containers", "initContainers"] {
+        let containers = before["spec"][list].as_array().cloned().unwrap_or_default();
+        for (container, was) in array_mut(&mut munged, list).iter_mut().zip(containers) {
+            copy(container, &was, "resources");
+        }
+    }
+    if !same(&munged, &before["spec"]) {
+        check.invalid(&At { value: &now["spec"], path: path.child("spec") }, "field is immutable");
+    }
+}
+
+fn cells(job: &Value, cx: &HookContext) -> Vec<Value> {
+    let job = At::root(job);
+    let (spec, status) = (job.get("spec"), job.get("status"));
+    let succeeded = status.get("succeeded").number();
+    let completions = match (spec.get("completions").int(), spec.get("parallelism").number()) {
+        (Some(wanted), _) => format!("{succeeded}/{wanted}"),
+        (None, parallelism @ 2..) => format!("{succeeded}/1 of {parallelism}"),
+        (None, _) => format!("{succeeded}/1"),
+    };
+    let second = |field: &str| status.get(field).str().parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second);
+    let duration = second("startTime").map_or(String::new(), |start| {
+        human_duration(second("completionTime").unwrap_or(cx.request.now.as_second()) - start)
+    });
+    let is = |ty: &str| {
+        status.get("conditions").items().any(|c| c.get("type").str() == ty && c.get("status").str() == "True")
+    };
+    let state = match () {
+        () if is("Complete") => "Complete",
+        () if is("Failed") => "Failed",
+        () if job.get("metadata.deletionTimestamp").is_set() => "Terminating",
+        () if is("Suspended") => "Suspended",
+        () if is("FailureTarget") => "FailureTarget",
+        () if is("SuccessCriteriaMet") => "SuccessCriteriaMet",
+        () => "Running",
+    };
+    let (names, images) = containers(&spec.get("template.spec"));
+    vec![
+        name(&job),
+        state.into(),
+        completions.into(),
+        duration.into(),
+        age(&job, cx.request.now),
+        names,
+        images,
+        query(&spec.get("selector")),
+    ]
+}
