@@ -9,6 +9,7 @@ pub mod field;
 pub mod gvk;
 pub mod int_or_string;
 pub mod meta;
+pub mod patch;
 pub mod quantity;
 pub mod resources;
 pub mod schema;
