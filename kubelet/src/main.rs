@@ -1,1 +1,2 @@
+//! kubelet
 fn main() {}
