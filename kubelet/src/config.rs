@@ -111,7 +111,8 @@ impl Config {
 
     fn validate(flags: &Flags, file: KubeletConfiguration, refuse_cgroup_v1: bool) -> Result<Self, Invalid> {
         let path = |name: &str| Some(flags.text(name)).filter(|t| !t.is_empty()).map(PathBuf::from);
-        let address = |name, text: &str| text.parse::<IpAddr>().map_err(|_| field(name, format!("{text:?} is no address")));
+        let address =
+            |name, text: &str| text.parse::<IpAddr>().map_err(|_| field(name, format!("{text:?} is no address")));
         check(flags, &file)?;
         let socket = |name, text: &str| socket_path(text).map(str::to_owned).map_err(|e| field(name, e));
         let runtime_socket = socket("containerRuntimeEndpoint", &file.container_runtime_endpoint)?;
@@ -149,7 +150,9 @@ impl Config {
 /// What cannot be used, and what is refused because ignoring it would change what runs.
 fn check(flags: &Flags, file: &KubeletConfiguration) -> Result<(), Invalid> {
     if !matches!(flags.text("cloud-provider"), "" | "external") {
-        return Err(Invalid::Flag("--cloud-provider: in-tree providers are gone since v1.31; use external or leave it out".into()));
+        return Err(Invalid::Flag(
+            "--cloud-provider: in-tree providers are gone since v1.31; use external or leave it out".into(),
+        ));
     }
     if !file.static_pod_url.is_empty() {
         return Err(field("staticPodURL", "static pods by HTTP are not supported by this kubelet; use staticPodPath"));
@@ -158,9 +161,14 @@ fn check(flags: &Flags, file: &KubeletConfiguration) -> Result<(), Invalid> {
         return Err(field("runOnce", "run-once mode is not supported"));
     }
     if !matches!(file.authorization.mode.as_str(), "Webhook" | "AlwaysAllow") {
-        return Err(field("authorization.mode", format!("{:?} is neither Webhook nor AlwaysAllow", file.authorization.mode)));
+        return Err(field(
+            "authorization.mode",
+            format!("{:?} is neither Webhook nor AlwaysAllow", file.authorization.mode),
+        ));
     }
-    for (name, value) in [("port", file.port), ("readOnlyPort", file.read_only_port), ("healthzPort", file.healthz_port)] {
+    for (name, value) in
+        [("port", file.port), ("readOnlyPort", file.read_only_port), ("healthzPort", file.healthz_port)]
+    {
         if u16::try_from(value).is_err() {
             return Err(field(name, format!("{value} is no port")));
         }

@@ -103,7 +103,7 @@ pub struct KubeletConfiguration {
     pub max_open_files: i64,
     pub content_type: String,
     #[serde(rename = "kubeAPIQPS")]
-    pub kube_apiqps: i32,
+    pub kube_api_qps: i32,
     #[serde(rename = "kubeAPIBurst")]
     pub kube_api_burst: i32,
     pub serialize_image_pulls: bool,
@@ -215,7 +215,7 @@ impl Default for KubeletConfiguration {
             node_status_max_images: 50,
             max_open_files: 1000000,
             content_type: "application/vnd.kubernetes.protobuf".into(),
-            kube_apiqps: 50,
+            kube_api_qps: 50,
             kube_api_burst: 100,
             serialize_image_pulls: true,
             eviction_pressure_transition_period: GoDuration::from_secs(300),
@@ -414,9 +414,6 @@ impl Default for KubeletAuthorization {
 
 impl Default for KubeletWebhookAuthorization {
     fn default() -> Self {
-        Self {
-            cache_authorized_ttl: GoDuration::from_secs(300),
-            cache_unauthorized_ttl: GoDuration::from_secs(30),
-        }
+        Self { cache_authorized_ttl: GoDuration::from_secs(300), cache_unauthorized_ttl: GoDuration::from_secs(30) }
     }
 }

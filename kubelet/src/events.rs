@@ -14,24 +14,22 @@ pub enum Kind {
 /// The kubelet's recorder; silent without an API server.
 #[derive(Clone)]
 pub struct Events {
-    recorder: Option<Recorder>,
+    recorder: Recorder,
     node_name: String,
 }
 
 impl Events {
     /// Events through a recorder.
-    pub fn new(recorder: Option<Recorder>, node_name: &str) -> Self {
+    pub fn new(recorder: Recorder, node_name: &str) -> Self {
         Self { recorder, node_name: node_name.to_owned() }
     }
 
     fn send(&self, object: &ObjectRef, kind: Kind, reason: &str, message: &str) {
-        if let Some(recorder) = &self.recorder {
-            let type_ = match kind {
-                Kind::Normal => EventType::Normal,
-                Kind::Warning => EventType::Warning,
-            };
-            recorder.event(object, type_, reason, "", message);
-        }
+        let type_ = match kind {
+            Kind::Normal => EventType::Normal,
+            Kind::Warning => EventType::Warning,
+        };
+        self.recorder.event(object, type_, reason, reason, message);
     }
 
     /// An event of a pod.

@@ -187,8 +187,10 @@ const fn ignored(name: &'static str, text: &'static str) -> LegacyFlag {
     LegacyFlag { name, takes_value: true, fate: Fate::Ignored(text) }
 }
 
-const CNI: &str = "removed in v1.24: the container runtime finds its network itself; set it in the runtime's configuration";
-const DOCKER: &str = "removed in v1.24: dockershim is gone; use --container-runtime-endpoint with containerd, CRI-O or cri-dockerd";
+const CNI: &str =
+    "removed in v1.24: the container runtime finds its network itself; set it in the runtime's configuration";
+const DOCKER: &str =
+    "removed in v1.24: dockershim is gone; use --container-runtime-endpoint with containerd, CRI-O or cri-dockerd";
 
 /// Flags of older kubelets.
 pub const LEGACY: &[LegacyFlag] = &[
@@ -204,7 +206,9 @@ pub const LEGACY: &[LegacyFlag] = &[
     LegacyFlag {
         name: "docker-endpoint",
         takes_value: true,
-        fate: Fate::Refused("removed in v1.24: dockershim is gone and this kubelet cannot talk to Docker; install containerd or cri-dockerd and set --container-runtime-endpoint"),
+        fate: Fate::Refused(
+            "removed in v1.24: dockershim is gone and this kubelet cannot talk to Docker; install containerd or cri-dockerd and set --container-runtime-endpoint",
+        ),
     },
     LegacyFlag {
         name: "allow-privileged",
@@ -258,7 +262,8 @@ fn convert(kind: Kind, text: &str) -> Result<Value, String> {
         Thresholds => pairs(text, '<')?.into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect(),
         Bools => {
             let pairs = pairs(text, '=')?.into_iter();
-            let entries = pairs.map(|(k, v)| v.parse().map(|v: bool| (k.to_owned(), json!(v))).map_err(|e| e.to_string()));
+            let entries =
+                pairs.map(|(k, v)| v.parse().map(|v: bool| (k.to_owned(), json!(v))).map_err(|e| e.to_string()));
             Value::Object(entries.collect::<Result<_, _>>()?)
         }
         Taints => {

@@ -9,9 +9,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
-use super::api::{
-    self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
-};
+use super::api::{self, image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
 
 /// Largest answer taken from the runtime; a list of some thousand containers is about 5 MiB.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -65,10 +65,12 @@ fn matching(config: DockerConfig, image: &str) -> Vec<(usize, AuthConfig)> {
     for (server, auth) in config.auths {
         let bare = server.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
         let bare = bare.strip_suffix("/v1").or(bare.strip_suffix("/v2")).unwrap_or(bare);
-        let docker_hub = host == "docker.io" && matches!(bare, "index.docker.io" | "docker.io" | "registry-1.docker.io");
+        let docker_hub =
+            host == "docker.io" && matches!(bare, "index.docker.io" | "docker.io" | "registry-1.docker.io");
         let (server_host, path) = bare.split_once('/').unwrap_or((bare, ""));
         let suffix = server_host.strip_prefix("*.");
-        let host_fits = server_host == host || suffix.is_some_and(|s| host.split_once('.').is_some_and(|(_, h)| h == s));
+        let host_fits =
+            server_host == host || suffix.is_some_and(|s| host.split_once('.').is_some_and(|(_, h)| h == s));
         let path_fits = path.is_empty() || image.strip_prefix(host).is_some_and(|i| i[1..].starts_with(path));
         if docker_hub || (host_fits && path_fits) {
             found.push((bare.len(), credentials(auth, &server)));
@@ -97,7 +99,8 @@ mod tests {
     #[test]
     fn choice() {
         let config = |text: &str| serde_json::from_str::<DockerConfig>(text).unwrap();
-        let text = r#"{"auths":{"https://r.example/v1/":{"auth":"dTpw"},"*.corp":{"username":"x"},"r.example/team":{}}}"#;
+        let text =
+            r#"{"auths":{"https://r.example/v1/":{"auth":"dTpw"},"*.corp":{"username":"x"},"r.example/team":{}}}"#;
         let found = matching(config(text), "r.example/other/app:1");
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].1.username.as_str(), found[0].1.password.as_str()), ("u", "p"));

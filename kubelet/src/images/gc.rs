@@ -46,7 +46,11 @@ pub fn disk(path: &Path) -> std::io::Result<(u64, u64)> {
 /// Bytes to free for a disk of this size.
 fn to_free(policy: Policy, size: u64, available: u64) -> u64 {
     let used = size.saturating_sub(available);
-    if size == 0 || used * 100 / size < policy.high_percent { 0 } else { used.saturating_sub(size * policy.low_percent / 100) }
+    if size == 0 || used * 100 / size < policy.high_percent {
+        0
+    } else {
+        used.saturating_sub(size * policy.low_percent / 100)
+    }
 }
 
 /// The images to remove, oldest use first.
@@ -116,7 +120,9 @@ async fn collect(
     }
     let chosen = choose(candidates, policy, bytes, now);
     if chosen.is_empty() {
-        let message = format!("Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but no image is unused");
+        let message = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but no image is unused"
+        );
         context.events.node(Kind::Warning, "FreeDiskSpaceFailed", &message);
     }
     for id in chosen {
@@ -137,7 +143,12 @@ mod tests {
         assert_eq!(to_free(policy, 1000, 200), 0);
         assert_eq!(to_free(policy, 1000, 100), 100);
         let at = |s| Timestamp::from_second(s).unwrap();
-        let c = |id: &str, seen, used| Candidate { id: id.into(), size_bytes: 60, first_seen: at(seen), last_used: at(used) };
+        let c = |id: &str, seen, used| Candidate {
+            id: id.into(),
+            size_bytes: 60,
+            first_seen: at(seen),
+            last_used: at(used),
+        };
         let all = vec![c("new", 990, 0), c("b", 0, 50), c("a", 0, 10), c("c", 0, 70)];
         assert_eq!(choose(all, policy, 100, at(1000)), ["a", "b"]);
     }

@@ -78,7 +78,8 @@ fn is_valid_name(image: &str) -> bool {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (name, ""),
     };
-    let repository = path.split_once('/').map_or(path, |(host, rest)| if host.contains(['.', ':']) { rest } else { path });
+    let repository =
+        path.split_once('/').map_or(path, |(host, rest)| if host.contains(['.', ':']) { rest } else { path });
     !repository.is_empty()
         && repository.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c))
         && !repository.starts_with(['/', '-', '.', '_'])
@@ -88,7 +89,8 @@ fn is_valid_name(image: &str) -> bool {
 async fn look(context: &Context, image: &str, handler: &str) -> Result<Option<Present>, Refusal> {
     let request = api::ImageStatusRequest { image: Some(spec(image, handler)), verbose: false };
     let found = context.runtime.image_status(request).await;
-    let found = found.map_err(|e| ("ImageInspectError".to_owned(), format!("Failed to inspect image \"{image}\": {e}")))?;
+    let found =
+        found.map_err(|e| ("ImageInspectError".to_owned(), format!("Failed to inspect image \"{image}\": {e}")))?;
     Ok(found.image.map(|i| Present { reference: i.id, user: i.uid.map(|u| u.value), user_name: i.username }))
 }
 
@@ -105,7 +107,9 @@ pub async fn ensure(
 ) -> Result<Present, Refusal> {
     let wanted = container.image.as_deref().unwrap_or_default();
     if !is_valid_name(wanted) {
-        let message = format!("Failed to apply default image tag \"{wanted}\": couldn't parse image name \"{wanted}\": invalid reference format");
+        let message = format!(
+            "Failed to apply default image tag \"{wanted}\": couldn't parse image name \"{wanted}\": invalid reference format"
+        );
         context.events.container(pod, &container.name, Kind::Warning, "InspectFailed", &message);
         return Err(("InvalidImageName".into(), message));
     }
@@ -115,7 +119,8 @@ pub async fn ensure(
     let present = look(context, &image, handler).await?;
     match (policy, present) {
         ("Never" | "IfNotPresent", Some(present)) => {
-            let message = format!("Container image \"{wanted}\" already present on machine and can be accessed by the pod");
+            let message =
+                format!("Container image \"{wanted}\" already present on machine and can be accessed by the pod");
             context.events.container(pod, &container.name, Kind::Normal, "Pulled", &message);
             Ok(present)
         }
@@ -198,7 +203,9 @@ mod tests {
 
     #[test]
     fn names() {
-        for good in ["busybox", "a.b:5000/x/y:1.2", "localhost/x", "x@sha256:abc", "registry.k8s.io/pause:3.10", "host:5000/x"] {
+        for good in
+            ["busybox", "a.b:5000/x/y:1.2", "localhost/x", "x@sha256:abc", "registry.k8s.io/pause:3.10", "host:5000/x"]
+        {
             assert!(is_valid_name(good), "{good}");
         }
         for bad in ["", "Upper", "a b", "/x", "x:t/a b", "-x"] {

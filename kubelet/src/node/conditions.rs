@@ -69,10 +69,9 @@ pub fn runtime_causes(conditions: &[crate::cri::api::RuntimeCondition]) -> Vec<S
     for (type_, what) in [("RuntimeReady", "container runtime"), ("NetworkReady", "container runtime network")] {
         match conditions.iter().find(|c| c.r#type == type_) {
             Some(c) if c.status => {}
-            Some(c) => causes.push(format!(
-                "{what} not ready: {type_}={} reason:{} message:{}",
-                c.status, c.reason, c.message
-            )),
+            Some(c) => {
+                causes.push(format!("{what} not ready: {type_}={} reason:{} message:{}", c.status, c.reason, c.message))
+            }
             None => causes.push(format!("{what} is unknown: the runtime does not report {type_}")),
         }
     }
@@ -111,7 +110,9 @@ mod tests {
         ]);
         assert_eq!(
             causes,
-            ["container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"]
+            [
+                "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"
+            ]
         );
     }
 }

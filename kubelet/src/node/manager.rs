@@ -128,12 +128,7 @@ async fn look(parts: &mut Parts) -> Health {
     }
     let pressure = *parts.pressure.borrow_and_update();
     parts.runtime_health.mark_unchanged();
-    Health {
-        causes,
-        memory_pressure: pressure.memory,
-        disk_pressure: pressure.disk,
-        pid_pressure: pressure.pid,
-    }
+    Health { causes, memory_pressure: pressure.memory, disk_pressure: pressure.disk, pid_pressure: pressure.pid }
 }
 
 fn handlers(list: Vec<api::RuntimeHandler>) -> Vec<core::NodeRuntimeHandler> {
@@ -154,7 +149,11 @@ fn handlers(list: Vec<api::RuntimeHandler>) -> Vec<core::NodeRuntimeHandler> {
 fn explain(parts: &Parts, causes: &[String]) {
     if causes.is_empty() {
         tracing::info!(node = parts.config.node_name, "The node is ready");
-        parts.context.events.node(Kind::Normal, "NodeReady", &format!("Node {} status is now: NodeReady", parts.config.node_name));
+        parts.context.events.node(
+            Kind::Normal,
+            "NodeReady",
+            &format!("Node {} status is now: NodeReady", parts.config.node_name),
+        );
         return;
     }
     for cause in causes {
@@ -165,7 +164,12 @@ fn explain(parts: &Parts, causes: &[String]) {
         } else {
             "see the container runtime's log"
         };
-        tracing::warn!(node = parts.config.node_name, remedy, socket = parts.config.runtime_socket, "The node is not ready: {cause}");
+        tracing::warn!(
+            node = parts.config.node_name,
+            remedy,
+            socket = parts.config.runtime_socket,
+            "The node is not ready: {cause}"
+        );
     }
 }
 

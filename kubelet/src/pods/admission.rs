@@ -39,7 +39,8 @@ pub fn admit<'a>(
         );
     }
     if let Some(os) = pod.spec.node_selector.iter().flatten().find(|(k, v)| *k == "kubernetes.io/os" && *v != "linux") {
-        let message = format!("Failed to admit pod as the `kubernetes.io/os` label doesn't match node label ({})", os.1);
+        let message =
+            format!("Failed to admit pod as the `kubernetes.io/os` label doesn't match node label ({})", os.1);
         return refuse("PodOSSelectorNodeLabelDoesNotMatch", message);
     }
     if labels_known && !node_matches(pod, node) {
@@ -53,7 +54,8 @@ pub fn admit<'a>(
     let count = i64::try_from(others.clone().count()).unwrap_or(i64::MAX) + 1;
     let max = node.allocatable.get("pods").copied().unwrap_or(i64::MAX);
     if count > max {
-        let message = format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {max}", count - 1);
+        let message =
+            format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {max}", count - 1);
         return refuse("OutOfpods", message);
     }
     let mut used = Amounts::new();
@@ -155,8 +157,10 @@ mod tests {
             }
             pod(json!({"spec": spec}))
         };
-        let cpu = |amount: &str| with(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": amount}},
-            "ports": [{"containerPort": 1, "hostPort": 80}]}]}));
+        let cpu = |amount: &str| {
+            with(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": amount}},
+            "ports": [{"containerPort": 1, "hostPort": 80}]}]}))
+        };
         let reason = |pod: &Pod, others: &[Pod]| admit(pod, others.iter(), &node, true).err().map(|r| r.0);
         assert_eq!(reason(&cpu("1"), &[]), None);
         assert_eq!(reason(&cpu("1001m"), &[]), Some("OutOfcpu".into()));

@@ -149,7 +149,8 @@ fn from_source(
         let divisor = reference.divisor.as_ref().map(|q| q.0.as_str());
         return resource_value(pod, holder, &reference.resource, divisor, &lookups.allocatable).map(Some);
     }
-    let missing = |optional: Option<bool>, message: String| if optional == Some(true) { Ok(None) } else { Err(message) };
+    let missing =
+        |optional: Option<bool>, message: String| if optional == Some(true) { Ok(None) } else { Err(message) };
     if let Some(reference) = &source.config_map_key_ref {
         let (name, key) = (&reference.name, &reference.key);
         let Some(map) = lookups.config_maps.get(name) else {
@@ -182,9 +183,8 @@ fn from_source(
 /// # Errors
 /// A path that the downward API does not offer.
 pub fn field_value(pod: &Pod, path: &str, lookups: &Lookups) -> Result<String, String> {
-    let subscript = |prefix: &str| {
-        path.strip_prefix(prefix).and_then(|p| p.strip_prefix("['")).and_then(|p| p.strip_suffix("']"))
-    };
+    let subscript =
+        |prefix: &str| path.strip_prefix(prefix).and_then(|p| p.strip_prefix("['")).and_then(|p| p.strip_suffix("']"));
     if let Some(key) = subscript("metadata.labels") {
         return Ok(pod.labels().get(key).cloned().unwrap_or_default());
     }
@@ -237,10 +237,7 @@ pub fn resource_value(
         None => 0,
     };
     let divisor = divisor.filter(|d| !d.is_empty() && *d != "0").unwrap_or("1");
-    let by = resources::amount(
-        name,
-        &k8s_openapi::apimachinery::pkg::api::resource::Quantity(divisor.to_owned()),
-    );
+    let by = resources::amount(name, &k8s_openapi::apimachinery::pkg::api::resource::Quantity(divisor.to_owned()));
     Ok(if by > 0 { (value + by - 1) / by } else { value }.to_string())
 }
 

@@ -53,8 +53,9 @@ pub fn hosts_file(pod: &Pod, cluster_domain: &str, pod_ips: &[String], node_host
         }
     }
     let aliases = pod.spec.host_aliases.iter().flatten();
-    let lines: Vec<String> =
-        aliases.map(|a| format!("{}\t{}\n", a.ip, a.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t"))).collect();
+    let lines: Vec<String> = aliases
+        .map(|a| format!("{}\t{}\n", a.ip, a.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")))
+        .collect();
     if !lines.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
         text.push_str(&lines.concat());

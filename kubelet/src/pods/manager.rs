@@ -153,11 +153,12 @@ impl Manager {
             Message::Finished { uid, memory, outcome } => self.finished(&uid, *memory, outcome).await,
             Message::Evict { uid, termination } => self.terminate(&uid, termination),
             Message::List(reply) => {
-                let views = self.slots.values().filter(|s| s.desired.pod.source != Source::Runtime).map(|slot| PodView {
-                    pod: Arc::clone(&slot.desired.pod),
-                    status: Arc::clone(&slot.status),
-                    finished: slot.goal != Goal::Run && slot.reached,
-                });
+                let views =
+                    self.slots.values().filter(|s| s.desired.pod.source != Source::Runtime).map(|slot| PodView {
+                        pod: Arc::clone(&slot.desired.pod),
+                        status: Arc::clone(&slot.status),
+                        finished: slot.goal != Goal::Run && slot.reached,
+                    });
                 // The asker may be gone.
                 let _ = reply.send(views.collect());
             }

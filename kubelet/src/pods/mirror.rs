@@ -65,7 +65,8 @@ mod tests {
 
     #[test]
     fn mirrors_carry_their_hash_and_owner() {
-        let pod = pod(json!({"metadata": {"name": "p-n1", "uid": "h", "annotations": {"kubernetes.io/config.hash": "h"}},
+        let pod =
+            pod(json!({"metadata": {"name": "p-n1", "uid": "h", "annotations": {"kubernetes.io/config.hash": "h"}},
             "spec": {"containers": [{"name": "c"}]}}));
         let mirror = object(&pod, Some(("n1", "u")));
         assert_eq!(mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"], "h");

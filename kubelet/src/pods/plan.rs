@@ -147,9 +147,10 @@ pub fn has_started(spec: &Spec, running: &Container, probes: &ProbeResults) -> b
 
 /// The next steps of a pod that should run.
 pub fn next(input: &Input<'_>) -> Plan {
-    let sandbox = input.actual.ready_sandbox().filter(|s| {
-        s.host_network == input.pod.host_network() && (input.pod.host_network() || !s.ips.is_empty())
-    });
+    let sandbox = input
+        .actual
+        .ready_sandbox()
+        .filter(|s| s.host_network == input.pod.host_network() && (input.pod.host_network() || !s.ips.is_empty()));
     match sandbox {
         None => without_sandbox(input),
         Some(sandbox) => {

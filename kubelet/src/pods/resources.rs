@@ -227,7 +227,8 @@ mod tests {
     fn numbers_for_the_runtime() {
         let spec = spec(json!({"containers": [{"name": "a", "resources":
             {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "1500m", "memory": "2Gi"}}}]}));
-        let options = LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, memory_capacity_bytes: 4 << 30 };
+        let options =
+            LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, memory_capacity_bytes: 4 << 30 };
         let r = linux_resources(&spec, &spec.containers[0], &options);
         assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_in_bytes, r.oom_score_adj), (256, 150_000, 2 << 30, 750));
     }

@@ -23,8 +23,7 @@ pub struct Input<'a> {
 /// The sandbox's configuration, also needed with every container of it.
 pub fn config(input: Input<'_>) -> api::PodSandboxConfig {
     let pod = input.pod;
-    let hostname =
-        if pod.host_network() { String::new() } else { hosts::host_name(pod, input.cluster_domain).0 };
+    let hostname = if pod.host_network() { String::new() } else { hosts::host_name(pod, input.cluster_domain).0 };
     let sysctls = pod.spec.security_context.iter().flat_map(|s| s.sysctls.iter().flatten());
     api::PodSandboxConfig {
         metadata: Some(api::PodSandboxMetadata {

@@ -99,7 +99,8 @@ fn groups_policy(pod: &core::PodSecurityContext) -> i32 {
 /// The sandbox's security context.
 pub fn sandbox(pod: &Pod) -> api::LinuxSandboxSecurityContext {
     let context = pod.spec.security_context.clone().unwrap_or_default();
-    let privileged = pod.containers().any(|(_, c)| c.security_context.as_ref().and_then(|s| s.privileged) == Some(true));
+    let privileged =
+        pod.containers().any(|(_, c)| c.security_context.as_ref().and_then(|s| s.privileged) == Some(true));
     api::LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod, None)),
         selinux_options: selinux(context.se_linux_options.as_ref()),
@@ -176,9 +177,7 @@ pub fn check_non_root(
     match own.and_then(|s| s.run_as_user).or(outer.and_then(|s| s.run_as_user)) {
         Some(0) => Err(format!("container's runAsUser breaks non-root policy {place}")),
         Some(_) => Ok(()),
-        None if image_user == Some(0) => {
-            Err(format!("container has runAsNonRoot and image will run as root {place}"))
-        }
+        None if image_user == Some(0) => Err(format!("container has runAsNonRoot and image will run as root {place}")),
         None if image_user.is_none() && !image_user_name.is_empty() => Err(format!(
             "container has runAsNonRoot and image has non-numeric user ({image_user_name}), cannot verify user is non-root {place}"
         )),

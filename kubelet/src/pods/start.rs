@@ -157,7 +157,9 @@ fn mounts(
     let mut mounts = Vec::new();
     for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
         let volume = input.volumes.mounted.get(&mount.name);
-        let volume = volume.ok_or_else(|| format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, spec.name))?;
+        let volume = volume.ok_or_else(|| {
+            format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, spec.name)
+        })?;
         let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
             (Some(path), _) if !path.is_empty() => path.clone(),
             (_, Some(expr)) if !expr.is_empty() => {
@@ -229,7 +231,8 @@ fn file_mount(container_path: &str, file: &Path) -> api::Mount {
 
 fn write_hosts(context: &Context, pod: &Pod, ips: &[String]) -> Result<PathBuf, String> {
     let file = volumes::pod_dir(&context.dirs.root, pod.uid()).join("etc-hosts");
-    let node = if pod.host_network() { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
+    let node =
+        if pod.host_network() { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
     let text = hosts::hosts_file(pod, &context.dns.domain, ips, &node);
     std::fs::write(&file, text).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     Ok(file)

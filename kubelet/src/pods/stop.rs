@@ -99,7 +99,8 @@ async fn remove_container(context: &Context, id: &str) -> Result<(), CriError> {
 }
 
 async fn remove_sandbox(context: &Context, id: &str) -> Result<(), CriError> {
-    let result = context.runtime.remove_pod_sandbox(api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() }).await;
+    let result =
+        context.runtime.remove_pod_sandbox(api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() }).await;
     result.map(|_| ()).or_else(|e| if e.is_not_found() { Ok(()) } else { Err(e) })
 }
 

@@ -232,10 +232,7 @@ pub mod tests {
                 "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}],
                 "ephemeralContainers": [{"name": "e", "targetContainerName": "c"}]}}));
         let roles: Vec<_> = pod.containers().map(|(r, c)| (r, c.name.as_str())).collect();
-        assert_eq!(
-            roles,
-            [(Role::Init, "i"), (Role::Sidecar, "s"), (Role::Regular, "c"), (Role::Ephemeral, "e")]
-        );
+        assert_eq!(roles, [(Role::Init, "i"), (Role::Sidecar, "s"), (Role::Regular, "c"), (Role::Ephemeral, "e")]);
         assert_eq!(pod.grace_seconds(), 7);
     }
 }

@@ -205,7 +205,8 @@ impl Pass<'_> {
                 format!("{}s", wait.delay.as_secs())
             };
             let message = format!("back-off {shown} restarting failed container={} pod={full_name}", wait.name);
-            let known = self.memory.reasons.get(&wait.name).is_some_and(|(r, m)| r == "CrashLoopBackOff" && *m == message);
+            let known =
+                self.memory.reasons.get(&wait.name).is_some_and(|(r, m)| r == "CrashLoopBackOff" && *m == message);
             if !known {
                 let event = format!("Back-off restarting failed container {} in pod {full_name}", wait.name);
                 self.context.events.container(self.pod(), &wait.name, Kind::Warning, "BackOff", &event);

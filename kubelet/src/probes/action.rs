@@ -134,7 +134,8 @@ pub async fn check(
     let limit = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1));
     if let Some(exec) = &probe.exec {
         let command = exec.command.clone().unwrap_or_default();
-        let asked = tokio::time::timeout(limit + Duration::from_secs(1), runtime.exec_sync(container_id, &command, limit));
+        let asked =
+            tokio::time::timeout(limit + Duration::from_secs(1), runtime.exec_sync(container_id, &command, limit));
         let output = match asked.await {
             Ok(result) => result.map_err(|e| e.to_string())?,
             Err(_) => return Err(format!("command timed out: {command:?} timed out after {}s", limit.as_secs())),

@@ -170,11 +170,7 @@ fn without_container(input: &Input<'_>, spec: &core::Container) -> core::Contain
         }
     }
     let reason = if input.termination.is_none() { default_waiting(input) } else { "ContainerCreating" };
-    core::ContainerStatus {
-        state: Some(waiting(reason, "")),
-        started: Some(false),
-        ..core::ContainerStatus::default()
-    }
+    core::ContainerStatus { state: Some(waiting(reason, "")), started: Some(false), ..core::ContainerStatus::default() }
 }
 
 /// Whether a status shows a successful end.
@@ -209,11 +205,7 @@ fn from_runtime(input: &Input<'_>, container: &Container) -> core::ContainerStat
         restart_count: i32::try_from(container.attempt).unwrap_or(i32::MAX),
         state: Some(state),
         user: container.user.as_ref().map(|(uid, gid, groups)| core::ContainerUser {
-            linux: Some(core::LinuxContainerUser {
-                uid: *uid,
-                gid: *gid,
-                supplemental_groups: Some(groups.clone()),
-            }),
+            linux: Some(core::LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: Some(groups.clone()) }),
         }),
         ..core::ContainerStatus::default()
     }
@@ -266,6 +258,7 @@ fn describe_mounts(spec: &core::Container, status: &mut core::ContainerStatus) {
         mount_path: m.mount_path.clone(),
         read_only: m.read_only,
         recursive_read_only: (m.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        volume_status: None,
     });
     status.volume_mounts = some_list(mounts.collect());
 }
@@ -282,10 +275,12 @@ struct Count {
 }
 
 fn phase(input: &Input<'_>, init: &[core::ContainerStatus], regular: &[core::ContainerStatus]) -> &'static str {
-    match input.pod.status.phase.as_deref() {
-        Some("Succeeded") => return "Succeeded",
-        Some("Failed") => return "Failed",
-        _ => {}
+    for known in [&input.pod.status.phase, &input.previous.phase] {
+        match known.as_deref() {
+            Some("Succeeded") => return "Succeeded",
+            Some("Failed") => return "Failed",
+            _ => {}
+        }
     }
     let mut pending_init = 0;
     for (spec, status) in input.pod.init_containers().iter().zip(init) {

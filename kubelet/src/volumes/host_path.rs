@@ -89,7 +89,9 @@ pub async fn claim(
         }
         return Ok(Mounted { path, read_only });
     }
-    Err(format!("persistent volume \"{name}\" is of a kind that this kubelet does not support (hostPath and local are)"))
+    Err(format!(
+        "persistent volume \"{name}\" is of a kind that this kubelet does not support (hostPath and local are)"
+    ))
 }
 
 #[cfg(test)]

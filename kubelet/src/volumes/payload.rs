@@ -61,8 +61,7 @@ pub async fn collect(
     now: Timestamp,
 ) -> Result<Payload, String> {
     let mode = |m: Option<i32>| m.and_then(|m| u32::try_from(m).ok()).unwrap_or(0o644);
-    let mut collector =
-        Collector { context, pod, lookups, now, default_mode: 0o644, payload: Payload::default() };
+    let mut collector = Collector { context, pod, lookups, now, default_mode: 0o644, payload: Payload::default() };
     if let Some(source) = &volume.config_map {
         collector.default_mode = mode(source.default_mode);
         collector.config_map(&source.name, source.items.as_deref(), source.optional).await?;

@@ -26,7 +26,13 @@ use crate::pods::types::{Pod, Source};
 const UID_DIGITS: usize = 32;
 
 /// Sends the static pods and their changes until shutdown.
-pub async fn run(path: PathBuf, node: String, period: Duration, out: mpsc::Sender<Message>, shutdown: CancellationToken) {
+pub async fn run(
+    path: PathBuf,
+    node: String,
+    period: Duration,
+    out: mpsc::Sender<Message>,
+    shutdown: CancellationToken,
+) {
     let watch = watch(&path).inspect_err(|error| {
         tracing::warn!(path = %path.display(), %error, "Cannot watch the static pods; reading them every {period:?}");
     });
