@@ -1,22 +1,40 @@
 //! Daemon sets. Follows upstream's `ValidateDaemonSet*` and `printDaemonSet`.
 
+use apimachinery::meta;
 use apimachinery::validation as names;
 use serde_json::Value;
 
 use super::{
     at_most_all, counts, defaults, is_zero, runs_forever, status, template_matches, template_warnings, update,
 };
-use crate::resources::check::{At, Check};
+use crate::resources::check::{At, Check, same};
 use crate::resources::core::pod;
+use crate::resources::edit::{at_mut, set_default};
 use crate::resources::printing::{age, containers, labels, name, number, selector};
-use crate::resources::{HookContext, NameRule, Strategy, meta};
+use crate::resources::{HookContext, NameRule, Strategy};
+
+/// Counts the changes of the template; an annotation that was a field once.
+const GENERATION: &str = "deprecated.daemonset.template.generation";
 
 /// The daemonsets resource.
 pub const STRATEGY: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
-    default: |object, cx| defaults(object, "updateStrategy", cx),
+    default: |object, cx| {
+        defaults(object, "updateStrategy", cx);
+        at_mut(object, "spec.updateStrategy.rollingUpdate", |rolling| set_default(rolling, "maxSurge", 0));
+    },
+    prepare_create: |object, _| {
+        if meta::annotation(object, GENERATION).is_none() {
+            meta::set_annotation(object, GENERATION, "1");
+        }
+    },
+    prepare_update: |object, old, _| {
+        let before: i64 = meta::annotation(old, GENERATION).and_then(|g| g.parse().ok()).unwrap_or(1);
+        let changed = !same(&object["spec"]["template"], &old["spec"]["template"]);
+        meta::set_annotation(object, GENERATION, &(before + i64::from(changed)).to_string());
+    },
     validate: |object, cx| {
-        let mut check = meta::checked(object, cx);
+        let mut check = crate::resources::meta::checked(object, cx);
         spec(&mut check, &At::root(object).get("spec"), cx);
         check.errors
     },

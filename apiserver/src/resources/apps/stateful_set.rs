@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{counts, defaults, runs_forever, selector, status, template_matches, template_warnings, update};
 use crate::resources::check::{At, Check, same};
 use crate::resources::core::{claims, pod};
-use crate::resources::edit::{array_mut, at_mut, copy, set};
+use crate::resources::edit::{array_mut, at_mut, copy, remove, set};
 use crate::resources::printing::{age, containers, name};
 use crate::resources::{HookContext, NameRule, Strategy, meta};
 
@@ -52,6 +52,8 @@ pub const STATUS: Strategy = Strategy {
 /// Claims in the set are whole objects: they carry their kind and version.
 fn default(object: &mut Value, cx: &HookContext) {
     defaults(object, "updateStrategy", cx);
+    // Behind a gate that is off.
+    at_mut(object, "spec.updateStrategy.rollingUpdate", |rolling| drop(remove(rolling, "maxUnavailable")));
     at_mut(object, "spec", |spec| {
         for claim in array_mut(spec, "volumeClaimTemplates") {
             set(claim, "apiVersion", "v1");

@@ -21,10 +21,16 @@ pub const JOB: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     default: |job, _| {
         at_mut(job, "spec", default_spec);
+        labels_from_template(job);
     },
     prepare_create: |job, _| {
         set(job, "status", json!({}));
+        let unlabelled = At::root(job).get("metadata.labels").is_empty() || same_labels(job);
         generate_selector(job);
+        if unlabelled {
+            at_mut(job, "metadata", |meta| set(meta, "labels", json!({})));
+            labels_from_template(job);
+        }
     },
     validate: |job, cx| {
         let mut check = meta::checked(job, cx);
@@ -45,11 +51,23 @@ pub const JOB_STATUS: Strategy = Strategy {
     default: JOB.default,
     validate_update: |job, old, _| {
         status(job, old, |check, at| {
-            check.non_negative_all(at, &["active", "succeeded", "failed", "ready", "terminating"])
+            check.non_negative_all(at, &["active", "succeeded", "failed", "ready", "terminating"]);
         })
     },
     ..Strategy::DEFAULT
 };
+
+/// The template's labels stand in for missing ones of the job.
+fn labels_from_template(job: &mut Value) {
+    let labels = job.pointer("/spec/template/metadata/labels").cloned().filter(|labels| !At::root(labels).is_empty());
+    if let Some(labels) = labels.filter(|_| At::root(job).get("metadata.labels").is_empty()) {
+        at_mut(job, "metadata", |meta| set(meta, "labels", labels));
+    }
+}
+
+fn same_labels(job: &Value) -> bool {
+    job["metadata"]["labels"] == job["spec"]["template"]["metadata"]["labels"]
+}
 
 /// Completions and parallelism depend on each other: one each when neither is given.
 pub fn default_spec(spec: &mut Value) {

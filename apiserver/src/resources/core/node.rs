@@ -49,12 +49,9 @@ pub const STATUS: Strategy = Strategy {
 fn defaults(node: &mut Value, cx: &HookContext) {
     (Strategy::DEFAULT.default)(node, cx);
     at_mut(node, "status", |status| {
-        if let Some(capacity) = status.get("capacity").filter(|c| c.is_object()).cloned() {
-            let mut allocatable = status["allocatable"].as_object().cloned().unwrap_or_default();
-            for (resource, amount) in capacity.as_object().into_iter().flatten() {
-                allocatable.entry(resource.clone()).or_insert_with(|| amount.clone());
-            }
-            set(status, "allocatable", allocatable);
+        if status["allocatable"].is_null() {
+            let capacity = status["capacity"].clone();
+            set(status, "allocatable", capacity);
         }
     });
     at_mut(node, "spec", |spec| {

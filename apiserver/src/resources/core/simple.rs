@@ -194,6 +194,15 @@ pub const SECRET: Strategy = Strategy {
         validate_secret(&mut check, &new);
         check.errors
     },
+    warnings: |secret, _| {
+        let pem = |key: &str| {
+            let text = secret["data"][key].as_str().unwrap_or_default();
+            let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+            x509_parser::pem::Pem::iter_from_buffer(&bytes).next().is_some_and(|pem| pem.is_ok())
+        };
+        let broken = secret["type"] == "kubernetes.io/tls" && !(pem("tls.crt") && pem("tls.key"));
+        broken.then(|| "tls: failed to find any PEM data in certificate or key input".to_owned()).into_iter().collect()
+    },
     cells: Some(|secret, cx| {
         let at = At::root(secret);
         vec![name(&at), at.get("type").str().into(), at.get("data").len().to_string().into(), age(&at, cx.request.now)]

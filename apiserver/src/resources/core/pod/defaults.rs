@@ -27,6 +27,7 @@ pub fn spec(spec: &mut Value) {
             set_default(image, "pullPolicy", policy);
         }
     }
+    set_default(spec, "securityContext", json!({}));
     service_account(spec);
 }
 

@@ -58,8 +58,13 @@ fn default(pod: &mut Value, cx: &HookContext) {
     defaults::pod(pod);
 }
 
-fn prepare_create(pod: &mut Value, _: &HookContext) {
-    at_mut(pod, "spec", defaults::service_account);
+fn prepare_create(pod: &mut Value, cx: &HookContext) {
+    at_mut(pod, "spec", |spec| {
+        defaults::service_account(spec);
+        if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0) {
+            set(spec, "terminationGracePeriodSeconds", 1);
+        }
+    });
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(pod)});
     if !At::root(pod).get("spec.schedulingGates").is_empty() {
         set(
@@ -68,7 +73,7 @@ fn prepare_create(pod: &mut Value, _: &HookContext) {
             json!([{
                 "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
-                "lastProbeTime": null, "lastTransitionTime": null,
+                "lastProbeTime": null, "lastTransitionTime": apimachinery::time::format_time(cx.request.now),
             }]),
         );
     }

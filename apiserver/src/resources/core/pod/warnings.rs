@@ -52,7 +52,6 @@ fn spec(at: &At, meta: &At) -> Vec<String> {
         warn_container(&mut out, &container);
     }
     ports(&mut out, at);
-    termination(&mut out, at);
     out
 }
 
@@ -256,15 +255,6 @@ fn ports(out: &mut Vec<String>, spec: &At) {
             }
             seen.push(key);
         }
-    }
-}
-
-fn termination(out: &mut Vec<String>, spec: &At) {
-    if spec.get("terminationGracePeriodSeconds").number() < 0 {
-        out.push(format!(
-            "{}: must be >= 0; negative values are invalid and will be treated as 1",
-            spec.get("terminationGracePeriodSeconds").path
-        ));
     }
 }
 

@@ -50,7 +50,8 @@ pub fn prepare(service: &mut Value, old: Option<&Value>) {
     if cleared && single == old_single {
         copy(&mut service["spec"], &old["spec"], "clusterIPs");
     }
-    if single != old_single && equal(service, old, "clusterIPs") {
+    let unnamed = cleared && !single.is_empty();
+    if single != old_single && (unnamed || equal(service, old, "clusterIPs")) {
         if single.is_empty() {
             remove(&mut service["spec"], "clusterIPs");
         } else {
@@ -158,8 +159,9 @@ pub fn settle(service: &mut Value, old: Option<&Value>, configured: &[&str]) -> 
     let mut check = Check::new();
     super::cluster_ips(&mut check, &At::root(service));
     fail_if_any(check.errors)?;
-    fail_if_any(policy_fits(service, old))?;
-    fail_if_any(infer_families(service, configured))?;
+    let mut errors = policy_fits(service, old);
+    errors.append(&mut infer_families(service, configured));
+    fail_if_any(errors)?;
     if !selectorless_headless {
         fail_if_any(cluster_fits(&At::root(service), configured))?;
     }
