@@ -34,6 +34,9 @@ pub enum InvalidConfig {
         /// What would be right.
         remedy: String,
     },
+    /// The defaults cannot be written.
+    #[error("--write-config-to: {0}")]
+    Write(component_base::fs::WriteError),
     /// A mode that is not there yet.
     #[error("proxy mode {0:?} is not implemented yet: use --proxy-mode=iptables (field `mode`)")]
     Mode(String),
@@ -251,7 +254,7 @@ impl Config {
     /// Names the flag or field and what would be right.
     pub fn from_flags(flags: Flags) -> Result<Self, InvalidConfig> {
         let (cleanup, init_only, master) = (flags.cleanup, flags.init_only, flags.master.clone());
-        let hostname = flags.hostname_override.clone();
+        let (hostname, write_to) = (flags.hostname_override.clone(), flags.write_config_to.clone());
         let mut file = if flags.config.is_empty() {
             if flags.kubeconfig.is_empty() && master.is_empty() && !cleanup {
                 tracing::info!("neither --kubeconfig nor --master was given, using the pod's own credentials");
@@ -266,6 +269,9 @@ impl Config {
         };
         if !hostname.is_empty() {
             file.hostname_override = hostname;
+        }
+        if !write_to.is_empty() {
+            file.write(Path::new(&write_to)).map_err(InvalidConfig::Write)?;
         }
         Self::of_file(file, master, cleanup, init_only)
     }
@@ -310,6 +316,19 @@ impl Config {
             cleanup,
             init_only,
         })
+    }
+}
+
+impl File {
+    /// Writes the whole configuration with its defaults (JSON, which is YAML too).
+    fn write(&self, path: &Path) -> Result<(), component_base::fs::WriteError> {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value["apiVersion"] = API_VERSION.into();
+        value["kind"] = KIND.into();
+        if let Some(object) = value.as_object_mut() {
+            object.retain(|_, field| !field.is_null());
+        }
+        component_base::fs::write_atomic(path, format!("{value:#}\n").as_bytes(), 0o644)
     }
 }
 

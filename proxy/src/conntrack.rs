@@ -71,7 +71,9 @@ fn addresses(port: &ServicePort) -> Vec<IpAddr> {
 }
 
 /// Deletes the flows with the `conntrack` program; a failure is logged, because traffic to live endpoints is not affected.
-pub async fn delete(stale: &BTreeSet<Stale>) {
+/// Returns the number of deleted flows.
+pub async fn delete(stale: &BTreeSet<Stale>) -> u64 {
+    let mut deleted = 0;
     for entry in stale {
         let arguments: Vec<String> = match entry {
             Stale::Endpoint { service, endpoint } => {
@@ -90,6 +92,12 @@ pub async fn delete(stale: &BTreeSet<Stale>) {
             Err(error) => tracing::warn!("cannot run conntrack to end stale UDP flows: {error} (package conntrack)"),
             Ok(output) => {
                 let words = String::from_utf8_lossy(&output.stderr);
+                deleted += words
+                    .split_whitespace()
+                    .skip_while(|word| !word.ends_with("):"))
+                    .nth(1)
+                    .and_then(|count| count.parse::<u64>().ok())
+                    .unwrap_or(0);
                 // exit status 1 with "0 flow entries" only says that there were none
                 if !output.status.success() && !words.contains("0 flow entries") {
                     tracing::warn!("conntrack {} failed: {}", arguments.join(" "), words.trim());
@@ -97,6 +105,7 @@ pub async fn delete(stale: &BTreeSet<Stale>) {
             }
         }
     }
+    deleted
 }
 
 /// Writes the machine's limits where they differ; a read-only /proc is a warning, as the limits are not vital.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use component_base::metrics::{Counter, Family};
 use component_base::serving::{Body, Server, full, service_fn};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::core::Desired;
+use crate::metrics;
 
 /// Freshness of the rules: healthy unless a change has been waiting for longer than twice the sync period.
 #[derive(Clone, Debug)]
@@ -23,13 +25,13 @@ struct State {
     last_updated: jiff::Timestamp,
     /// Since when the oldest change waits to be written.
     pending: Option<Instant>,
-    node_deleted: bool,
+    node_leaving: bool,
 }
 
 impl Freshness {
     /// Fresh now.
     pub fn new(sync_period: Duration) -> Self {
-        let state = State { last_updated: jiff::Timestamp::now(), pending: None, node_deleted: false };
+        let state = State { last_updated: jiff::Timestamp::now(), pending: None, node_leaving: false };
         Self(Arc::new(RwLock::new(state)), 2 * sync_period)
     }
 
@@ -49,9 +51,9 @@ impl Freshness {
         self.write(|state| (state.last_updated, state.pending) = (jiff::Timestamp::now(), None));
     }
 
-    /// Whether the Node is being deleted: load balancers should not send new connections.
-    pub fn node_deleted(&self, deleted: bool) {
-        self.write(|state| state.node_deleted = deleted);
+    /// Whether the Node is about to go: load balancers should not send new connections.
+    pub fn node_leaving(&self, deleted: bool) {
+        self.write(|state| state.node_leaving = deleted);
     }
 
     /// The answer to `/healthz` (with the node's eligibility) or `/livez`.
@@ -63,9 +65,9 @@ impl Freshness {
         let last = if state.pending.is_none() { now } else { state.last_updated };
         let mut body = json!({"lastUpdated": last.to_string(), "currentTime": now.to_string()});
         if with_eligibility {
-            body["nodeEligible"] = (!state.node_deleted).into();
+            body["nodeEligible"] = (!state.node_leaving).into();
         }
-        answer(live && !(with_eligibility && state.node_deleted), "application/json", body.to_string())
+        answer(live && !(with_eligibility && state.node_leaving), "application/json", body.to_string())
     }
 }
 
@@ -83,12 +85,17 @@ fn not_found() -> Response<Body> {
     response
 }
 
+fn counted(total: &Family<Counter>, response: Response<Body>) -> Response<Body> {
+    total.with(&[response.status().as_str()]).inc();
+    response
+}
+
 /// Serves `/healthz` and `/livez` until shutdown.
 pub async fn serve_health(server: Server, freshness: Freshness, shutdown: CancellationToken) {
     let service = service_fn(move |request: Request<Incoming>| {
         let response = match request.uri().path() {
-            "/healthz" => freshness.respond(true),
-            "/livez" => freshness.respond(false),
+            "/healthz" => counted(&metrics::HEALTHZ, freshness.respond(true)),
+            "/livez" => counted(&metrics::LIVEZ, freshness.respond(false)),
             _ => not_found(),
         };
         async move { Ok::<_, std::convert::Infallible>(response) }

@@ -3,18 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use client::informer::{Cached, Informer};
-use client::{Client, ClientConfig, ClientConfigError, ResourceRef, resources};
+use client::informer::{Delta, Informer};
+use client::{Client, ClientConfig, ClientConfigError, resources};
 use component_base::serving::{BindError, Server};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::changes::{self, Changes};
 use crate::config::{Config, DetectLocal};
 use crate::conntrack;
 use crate::core::{Desired, Family};
 use crate::health::{self, Freshness};
 use crate::iptables::{Executor, IptablesError, LocalTraffic, NodePortAddresses, Settings, render};
 use crate::sync::{Syncer, World};
+use crate::{metrics, node};
 
 /// Why kube-proxy ended.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,7 @@ pub enum RunError {
 /// # Errors
 /// The first step that failed.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    metrics::register();
     let families = families().await?;
     if config.cleanup {
         return cleanup(&families).await;
@@ -56,13 +59,20 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     let access = ClientConfig::from_flags(&config.kubeconfig, &config.master, "kube-proxy")?;
     let client = Client::new(access.limits(config.qps, config.burst))?;
     let changed = Arc::new(Notify::new());
-    let world = watch(&client, &config, &changed, &freshness, &shutdown);
+    let changes = Changes::default();
+    let triggers = Triggers {
+        changed: Arc::clone(&changed),
+        freshness: freshness.clone(),
+        changes: changes.clone(),
+        families: families.clone(),
+    };
+    let world = watch(&client, &config, &triggers, &shutdown);
     tokio::select! {
         () = world.synced() => {}
         () = shutdown.cancelled() => return Ok(()),
     }
     let random_fully = supports_random_fully().await;
-    Syncer::new(config, world, families, freshness, random_fully).run(changed, shutdown).await;
+    Syncer::new(config, world, &families, freshness, changes, random_fully).run(changed, shutdown).await;
     Ok(())
 }
 
@@ -150,35 +160,51 @@ fn serve(config: &Config, freshness: &Freshness, shutdown: &CancellationToken) -
     Ok(())
 }
 
-fn watch(
-    client: &Client,
-    config: &Config,
-    changed: &Arc<Notify>,
-    freshness: &Freshness,
-    shutdown: &CancellationToken,
-) -> World {
+/// What a change sets in motion.
+#[derive(Clone)]
+struct Triggers {
+    changed: Arc<Notify>,
+    freshness: Freshness,
+    changes: Changes,
+    families: Vec<Family>,
+}
+
+impl Triggers {
+    fn fire(&self) {
+        self.freshness.queued();
+        changes::stamp(&metrics::LAST_QUEUED, &self.families);
+        self.changed.notify_one();
+    }
+}
+
+fn watch(client: &Client, config: &Config, triggers: &Triggers, shutdown: &CancellationToken) -> World {
     // headless Services and their slices, and what other proxies serve, make no rules: they are not even fetched
     const OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
-    fn informer<T: Cached>(
-        client: &Client,
-        resource: ResourceRef,
-        changed: &Arc<Notify>,
-        freshness: &Freshness,
-    ) -> Informer<T> {
-        let (changed, freshness) = (Arc::clone(changed), freshness.clone());
-        Informer::builder(client, resource).on_event(move |_| {
-            freshness.queued();
-            changed.notify_one();
-        })
-    }
     let own = format!("metadata.name={}", config.node_name);
+    let (for_services, for_slices, for_nodes) = (triggers.clone(), triggers.clone(), triggers.clone());
     World {
-        services: informer(client, resources::SERVICES, changed, freshness)
+        services: Informer::builder(client, resources::SERVICES)
             .label_selector(OURS)
+            .on_event(move |delta| {
+                for_services.changes.service(delta);
+                for_services.fire();
+            })
             .start(shutdown.clone()),
-        slices: informer(client, resources::ENDPOINT_SLICES, changed, freshness)
+        slices: Informer::builder(client, resources::ENDPOINT_SLICES)
             .label_selector(OURS)
+            .on_event(move |delta| {
+                for_slices.changes.slice(delta);
+                for_slices.fire();
+            })
             .start(shutdown.clone()),
-        nodes: informer(client, resources::NODES, changed, freshness).field_selector(&own).start(shutdown.clone()),
+        nodes: Informer::builder(client, resources::NODES)
+            .field_selector(&own)
+            .on_event(move |delta| {
+                // The kubelet's heartbeats change nothing for us.
+                if !matches!(delta, Delta::Updated { old, new } if node::same(old, new)) {
+                    for_nodes.fire();
+                }
+            })
+            .start(shutdown.clone()),
     }
 }

@@ -1,26 +1,32 @@
 //! The loop: whenever something changed, look at everything and make the kernel's rules equal to it.
 //!
 //! Changes are coalesced: at most one write per minimum period. With nothing to do it sleeps; each sync period it looks
-//! whether the rules are still there and puts them back when somebody flushed them.
+//! whether the rules are still there and puts them back when somebody flushed them, and once an hour it writes all of them,
+//! whatever it remembers. The families are independent: one that fails does not stop the other.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::informer::Reader;
-use component_base::metrics;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::changes::Changes;
 use crate::config::Config;
 use crate::conntrack;
 use crate::core::{Desired, EndpointSlice, Family, Service, desired};
 use crate::health::{Freshness, ServiceHealth};
-use crate::iptables::{Executor, IptablesError, Settings, render};
+use crate::iptables::{Executor, IptablesError, Ruleset, Settings, render};
+use crate::metrics;
 use crate::node::{self, Node};
 
 /// After a failed write the next try waits at least this long.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two writes of everything.
+const FULL_SYNC: Duration = Duration::from_secs(3600);
+/// How long the first write waits for the Node, which the kubelet makes.
+const NODE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The copies of the cluster's state that rules are made of.
 pub struct World {
@@ -37,6 +43,10 @@ impl World {
     pub async fn synced(&self) {
         tokio::join!(self.services.synced(), self.slices.synced(), self.nodes.synced());
     }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.nodes.list().into_iter().next()
+    }
 }
 
 /// Owner of the kernel's rules.
@@ -46,6 +56,7 @@ pub struct Syncer {
     families: Vec<FamilyState>,
     service_health: ServiceHealth,
     freshness: Freshness,
+    changes: Changes,
     random_fully: bool,
 }
 
@@ -53,28 +64,40 @@ struct FamilyState {
     family: Family,
     executor: Executor,
     written: Desired,
+    last_full: Instant,
 }
 
 impl Syncer {
     /// For the families that the machine supports.
-    pub fn new(config: Config, world: World, families: Vec<Family>, freshness: Freshness, random_fully: bool) -> Self {
-        let state = |family| FamilyState { family, executor: Executor::new(family), written: Desired::default() };
-        let families = families.into_iter().map(state).collect();
-        Self { config, world, families, service_health: ServiceHealth::default(), freshness, random_fully }
+    pub fn new(
+        config: Config,
+        world: World,
+        families: &[Family],
+        freshness: Freshness,
+        changes: Changes,
+        random_fully: bool,
+    ) -> Self {
+        let state = |family: &Family| FamilyState {
+            family: *family,
+            executor: Executor::new(*family),
+            written: Desired::default(),
+            last_full: Instant::now(),
+        };
+        let families = families.iter().map(state).collect();
+        Self { config, world, families, service_health: ServiceHealth::default(), freshness, changes, random_fully }
     }
 
     /// Runs until shutdown; rules stay.
     pub async fn run(mut self, changed: Arc<Notify>, shutdown: CancellationToken) {
+        tokio::select! {
+            () = self.wait_for_node(&changed) => {}
+            () = shutdown.cancelled() => return,
+        }
         let mut look = tokio::time::interval(self.config.sync_period.max(Duration::from_secs(1)));
         loop {
             let begun = Instant::now();
-            let outcome = self.sync().await;
             let mut pause = self.config.min_sync_period;
-            if let Err(error) = outcome {
-                tracing::error!("cannot write rules, trying again: {error}");
-                metrics::counter("kubeproxy_sync_proxy_rules_iptables_restore_failures_total", "Failed writes", &[])
-                    .one()
-                    .inc();
+            if !self.sync().await {
                 changed.notify_one();
                 pause = pause.max(RETRY);
             }
@@ -92,60 +115,119 @@ impl Syncer {
         }
     }
 
+    /// Rules made before the node is known would treat its own pods as strangers.
+    async fn wait_for_node(&self, changed: &Notify) {
+        while let Some(what) = node::missing(&self.config, self.world.node().as_deref()) {
+            if tokio::time::timeout(NODE_PATIENCE, changed.notified()).await.is_err() {
+                tracing::warn!(node = self.config.node_name, "waited for {what}");
+                // Without addresses all but nodePortAddresses=primary works; without its range nothing right can be written.
+                if !what.starts_with("podCIDR") {
+                    break;
+                }
+            }
+        }
+        // What came meanwhile is seen by the first sync.
+        changed.notify_one();
+    }
+
     async fn check(&mut self) -> bool {
+        let mut whole = true;
         for state in &mut self.families {
             if !state.executor.check().await {
                 tracing::warn!(family = ?state.family, "the rules were flushed by somebody else, writing them again");
-                return false;
+                whole = false;
+            } else if state.last_full.elapsed() >= FULL_SYNC {
+                state.executor.forget();
+                whole = false;
             }
         }
-        true
+        whole
     }
 
-    async fn sync(&mut self) -> Result<(), IptablesError> {
-        let begun = Instant::now();
+    /// True when all families are in order.
+    async fn sync(&mut self) -> bool {
+        let counted = self.changes.begin();
         let (services, slices) = (self.world.services.list(), self.world.slices.list());
-        let node = self.world.nodes.list().into_iter().next();
-        let node = node.as_deref();
-        self.freshness.node_deleted(node.is_some_and(|n| n.metadata.deletion_timestamp.is_some()));
-        let view = node::view(&self.config.node_name, node);
-        for state in &mut self.families {
+        let node = self.world.node();
+        self.freshness.node_leaving(node::is_leaving(node.as_deref()));
+        let view = node::view(&self.config.node_name, node.as_deref());
+        let mut good = true;
+        for (index, state) in self.families.iter_mut().enumerate() {
             let next = desired(state.family, &view, services.iter().map(|s| &**s), slices.iter().map(|s| &**s));
-            let settings = settings(&self.config, state.family, node, self.random_fully);
-            let rules = render(&settings, &next);
-            state.executor.apply(&rules).await?;
-            conntrack::delete(&conntrack::stale(&state.written, &next)).await;
-            if state.family == Family::V4 {
+            let settings = settings(&self.config, state.family, node.as_deref(), self.random_fully);
+            if index == 0 {
                 self.service_health.update(&next, &self.freshness);
             }
-            state.written = next;
-            for (table, content) in rules.tables() {
-                let count: usize = content.chains.values().map(Vec::len).sum();
-                metrics::gauge(
-                    "kubeproxy_sync_proxy_rules_iptables_total",
-                    "Rules in the kernel",
-                    &["table", "ip_family"],
-                )
-                .with(&[table, if state.family == Family::V4 { "IPv4" } else { "IPv6" }])
-                .set(u32::try_from(count).unwrap_or(u32::MAX).into());
+            if let Err(error) = state.sync(&settings, next).await {
+                tracing::error!(family = ?state.family, "cannot write rules, trying again: {error}");
+                good = false;
             }
         }
-        self.freshness.updated();
-        report(begun.elapsed());
+        if good {
+            self.freshness.updated();
+            let families: Vec<Family> = self.families.iter().map(|state| state.family).collect();
+            self.changes.done(&counted, &families);
+        }
+        good
+    }
+}
+
+impl FamilyState {
+    async fn sync(&mut self, settings: &Settings, next: Desired) -> Result<(), IptablesError> {
+        let (begun, partial) = (Instant::now(), self.executor.is_partial());
+        let label = metrics::label(self.family);
+        let rules = render(settings, &next);
+        let script = match self.executor.apply(&rules).await {
+            Ok(script) => script,
+            Err(error) => {
+                metrics::FAILURES.with(&[label]).inc();
+                if partial {
+                    metrics::PARTIAL_FAILURES.with(&[label]).inc();
+                }
+                return Err(error);
+            }
+        };
+        let deleted = conntrack::delete(&conntrack::stale(&self.written, &next)).await;
+        metrics::CONNTRACK_DELETED.with(&[label]).add(deleted);
+        let took = begun.elapsed();
+        metrics::SYNC.with(&[label]).observe_duration(took);
+        if partial { &metrics::SYNC_PARTIAL } else { &metrics::SYNC_FULL }.with(&[label]).observe_duration(took);
+        if !partial {
+            self.last_full = begun;
+        }
+        metrics::LAST_SYNC.with(&[label]).set_to_current_time();
+        count_rules(&rules, &script, label);
+        count_without_local_endpoints(&next, label);
+        self.written = next;
         Ok(())
     }
 }
 
-fn report(took: Duration) {
-    const BUCKETS: &[f64] =
-        &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
-    let help = "SyncProxyRules latency in seconds";
-    metrics::histogram("kubeproxy_sync_proxy_rules_duration_seconds", help, &[], BUCKETS).one().observe_duration(took);
-    let help = "The last time proxy rules were successfully synced";
-    metrics::gauge("kubeproxy_sync_proxy_rules_last_timestamp_seconds", help, &[]).one().set_to_current_time();
+fn count_rules(rules: &Ruleset, script: &str, label: &str) {
+    let as_f64 = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+    for (table, content) in rules.tables() {
+        metrics::RULES.with(&[table, label]).set(as_f64(content.chains.values().map(Vec::len).sum()));
+        let header = format!("*{table}");
+        let lines = script.lines().skip_while(|line| *line != header).take_while(|line| *line != "COMMIT");
+        let written = lines.filter(|line| line.starts_with("-A ")).count();
+        metrics::RULES_WRITTEN.with(&[table, label]).set(as_f64(written));
+    }
+}
+
+fn count_without_local_endpoints(desired: &Desired, label: &str) {
+    let count = |policy: &str, local: fn(&crate::core::ServicePort) -> bool| {
+        let ports = desired.ports.iter().filter(|p| local(p) && p.local_endpoints.is_empty() && p.has_endpoints);
+        metrics::NO_LOCAL_ENDPOINTS
+            .with(&[label, policy])
+            .set(f64::from(u32::try_from(ports.count()).unwrap_or(u32::MAX)));
+    };
+    count("internal", |p| p.internal_local);
+    count("external", |p| p.external_local && p.is_external());
 }
 
 fn settings(config: &Config, family: Family, node: Option<&Node>, random_fully: bool) -> Settings {
+    // Asking the machine costs two small files; only needed where ranges are given.
+    let machine = if config.node_port_cidrs.is_empty() { Vec::new() } else { node::machine_addresses() };
     Settings {
         family,
         masquerade_mark: 1 << config.masquerade_bit,
@@ -153,7 +235,7 @@ fn settings(config: &Config, family: Family, node: Option<&Node>, random_fully: 
         random_fully,
         localhost_node_ports: config.localhost_node_ports && family == Family::V4,
         local_traffic: node::local_traffic(config, family, node),
-        node_port_addresses: node::node_port_addresses(config, family, node),
+        node_port_addresses: node::node_port_addresses(config, family, node, &machine),
         drop_invalid: !config.conntrack.tcp_be_liberal,
     }
 }

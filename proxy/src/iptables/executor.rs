@@ -71,11 +71,21 @@ impl Executor {
         output(&self.program(""), &["-w", "5", "-t", "nat", "-S", "POSTROUTING"]).await.is_ok()
     }
 
-    /// Makes the kernel's rules equal to `rules`; returns the number of bytes that had to be written.
+    /// Whether the next write is a difference.
+    pub fn is_partial(&self) -> bool {
+        self.written.is_some()
+    }
+
+    /// Forgets what was written, so that the next [`Executor::apply`] writes everything.
+    pub fn forget(&mut self) {
+        self.written = None;
+    }
+
+    /// Makes the kernel's rules equal to `rules`; returns what was written.
     ///
     /// # Errors
     /// What the programs said; the next call writes everything.
-    pub async fn apply(&mut self, rules: &Ruleset) -> Result<usize, IptablesError> {
+    pub async fn apply(&mut self, rules: &Ruleset) -> Result<String, IptablesError> {
         let script = match self.written.take() {
             Some(written) => sync::partial(&written, rules),
             None => {
@@ -88,7 +98,7 @@ impl Executor {
             self.restore(&script).await?;
         }
         self.written = Some(rules.clone());
-        Ok(script.len())
+        Ok(script)
     }
 
     /// Whether what was written is still there; forgets it otherwise, so that the next [`Executor::apply`] writes all.

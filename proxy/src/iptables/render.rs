@@ -76,6 +76,9 @@ const FILTER_JUMPS: [Jump; 9] = [
     jump("FORWARD", "KUBE-PROXY-FIREWALL", NEW, "kubernetes load balancer firewall"),
 ];
 
+/// The kubelet makes the same chain; upstream's jumps into it have no comment.
+const FIREWALL_JUMPS: [Jump; 2] = [jump("INPUT", "KUBE-FIREWALL", "", ""), jump("OUTPUT", "KUBE-FIREWALL", "", "")];
+
 const NAT_JUMPS: [Jump; 3] = [
     jump("OUTPUT", "KUBE-SERVICES", "", "kubernetes service portals"),
     jump("PREROUTING", "KUBE-SERVICES", "", "kubernetes service portals"),
@@ -98,6 +101,9 @@ pub fn render(settings: &Settings, desired: &Desired) -> Ruleset {
         rules.nat.chain(chain);
     }
     base(settings, &mut rules);
+    if settings.localhost_node_ports && settings.family == Family::V4 {
+        guard_localnet(&mut rules.filter);
+    }
     for port in &desired.ports {
         PortRules { settings, port, rules: &mut rules }.add();
     }
@@ -125,6 +131,17 @@ fn base(settings: &Settings, rules: &mut Ruleset) {
     post.push(format!("-m mark ! --mark {mark:#x}/{mark:#x} -j RETURN"));
     post.push(format!("-j MARK --xor-mark {mark:#x}"));
     post.push(format!("-m comment --comment \"kubernetes service traffic requiring SNAT\" -j MASQUERADE{random}"));
+}
+
+/// Node ports at 127.0.0.1 need `route_localnet`, which would let neighbours reach what listens on this node's loopback
+/// address only: their packets are dropped, unless translation sent them there.
+fn guard_localnet(filter: &mut Table) {
+    filter.jumps.extend(FIREWALL_JUMPS);
+    filter.rule(
+        "KUBE-FIREWALL",
+        "-m comment --comment \"block incoming localnet connections\" -d 127.0.0.0/8 ! -s 127.0.0.0/8 \
+         -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+    );
 }
 
 /// Node ports come last: addresses of Services must be looked at before "any local address".

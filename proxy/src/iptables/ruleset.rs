@@ -11,15 +11,19 @@ pub struct Jump {
     pub to: &'static str,
     /// Further matches.
     pub matches: &'static str,
-    /// For people.
+    /// For people; may be empty.
     pub comment: &'static str,
 }
 
 impl Jump {
     /// The rule's text without chain.
     pub fn rule(&self) -> String {
-        let space = if self.matches.is_empty() { "" } else { " " };
-        format!("{}{space}-m comment --comment \"{}\" -j {}", self.matches, self.comment, self.to)
+        let comment = match self.comment {
+            "" => String::new(),
+            text => format!("-m comment --comment \"{text}\""),
+        };
+        let target = format!("-j {}", self.to);
+        [self.matches, &comment, &target].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
 
