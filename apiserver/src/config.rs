@@ -1,6 +1,16 @@
 //! The validated configuration: no Option that must be Some, no string that must still parse.
 
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use component_base::net::Cidr;
+use component_base::tls::{ServerTls, ServerTlsOptions, SniCert, TlsError};
+
+use crate::admission::AdmissionConfig;
+use crate::authn::{AuthnConfig, request_header};
+use crate::authz::AuthzConfig;
+use crate::flags::Flags;
 
 /// What per-kind rules may know of the server's configuration.
 #[derive(Clone, Debug)]
@@ -13,4 +23,436 @@ pub struct ServerOptions {
     pub node_port_range: (u16, u16),
     /// Cluster domain of a service account's issuer and of DNS names in defaults.
     pub cluster_domain: String,
+}
+
+/// Why the command line cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidConfig {
+    /// A flag has a wrong value.
+    #[error("--{flag}={value:?}: {remedy}")]
+    Value {
+        /// Which.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What would be right.
+        remedy: String,
+    },
+    /// A flag is missing.
+    #[error("--{flag} must be given: {why}")]
+    Missing {
+        /// Which.
+        flag: &'static str,
+        /// What it is needed for.
+        why: &'static str,
+    },
+    /// A certificate or key.
+    #[error("--{flag}: {source}")]
+    Tls {
+        /// Which flag names the file.
+        flag: &'static str,
+        /// What is wrong.
+        source: TlsError,
+    },
+}
+
+/// How etcd is reached and used.
+#[derive(Clone, Debug)]
+pub struct EtcdConfig {
+    /// URLs.
+    pub servers: Vec<String>,
+    /// Authorities of its certificate; empty for the system's.
+    pub ca_file: String,
+    /// Our certificate; empty for none.
+    pub cert_file: String,
+    /// Our key.
+    pub key_file: String,
+    /// Prefix of all keys, with a leading and without a trailing slash.
+    pub prefix: String,
+    /// How often history is compacted.
+    pub compaction_interval: Option<Duration>,
+    /// How long start-up waits for etcd.
+    pub start_timeout: Duration,
+    /// How long a readiness check waits for it.
+    pub ready_timeout: Duration,
+}
+
+/// How kubelets are reached.
+#[derive(Clone, Debug)]
+pub struct KubeletConfig {
+    /// Authorities of their certificates; without them any certificate is accepted, as upstream does.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate and key.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Which of a node's addresses, in order.
+    pub address_types: Vec<String>,
+    /// For connecting.
+    pub timeout: Duration,
+}
+
+/// How service account tokens are issued.
+#[derive(Clone, Debug)]
+pub struct TokenConfig {
+    /// The first one issues.
+    pub issuers: Vec<String>,
+    /// Without it no tokens are issued.
+    pub signing_key_file: Option<PathBuf>,
+    /// Keys that verify.
+    pub key_files: Vec<PathBuf>,
+    /// Audiences that tokens get when none are asked for.
+    pub api_audiences: Vec<String>,
+    /// Longest life.
+    pub max_expiration: Option<Duration>,
+    /// Whether admission's tokens live longer.
+    pub extend_expiration: bool,
+    /// URL of the keys, or derived from the external host.
+    pub jwks_uri: String,
+}
+
+/// Bounds of requests.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Reading requests at once, `usize::MAX` for no limit.
+    pub max_reading: usize,
+    /// Mutating requests at once, `usize::MAX` for no limit.
+    pub max_mutating: usize,
+    /// For a request that is not long-running.
+    pub timeout: Duration,
+    /// Shortest life of a watch without `timeoutSeconds`; the longest is twice that.
+    pub min_watch: Duration,
+}
+
+/// Where the audit log goes.
+#[derive(Clone, Debug)]
+pub struct AuditConfig {
+    /// What is logged.
+    pub policy_file: Option<PathBuf>,
+    /// `-` for standard output.
+    pub log_path: String,
+    /// Size at which the file is rotated.
+    pub max_size_bytes: u64,
+    /// How many rotated files are kept.
+    pub max_backups: usize,
+    /// How long rotated files are kept.
+    pub max_age: Duration,
+    /// JSON, or the one-line legacy form.
+    pub json: bool,
+}
+
+/// The configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub bind_address: IpAddr,
+    /// Port to listen on.
+    pub secure_port: u16,
+    /// Serving certificate.
+    pub tls: ServerTls,
+    /// What the `kubernetes` Service leads to.
+    pub advertise_address: IpAddr,
+    /// Host in generated URLs.
+    pub external_host: String,
+    /// Storage.
+    pub etcd: EtcdConfig,
+    /// Who may come in.
+    pub authn: AuthnConfig,
+    /// Who may do what.
+    pub authz: AuthzConfig,
+    /// What objects may look like.
+    pub admission: AdmissionConfig,
+    /// Tokens.
+    pub tokens: TokenConfig,
+    /// Per-kind rules.
+    pub options: ServerOptions,
+    /// Kubelets.
+    pub kubelet: KubeletConfig,
+    /// Our identity towards extension servers.
+    pub proxy_client: Option<(PathBuf, PathBuf)>,
+    /// Bounds.
+    pub limits: RequestLimits,
+    /// Audit log.
+    pub audit: Option<AuditConfig>,
+    /// How long events live.
+    pub event_ttl: Duration,
+    /// Between "not ready" and the end of serving.
+    pub shutdown_delay: Duration,
+    /// HTTP/2 streams per connection.
+    pub max_streams: Option<u32>,
+}
+
+const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
+
+impl Config {
+    /// Checks the flags; every one of them is used here or named as having no effect.
+    ///
+    /// # Errors
+    /// Names the flag, the file, and what would be right.
+    pub fn from_flags(flags: &Flags) -> Result<Self, InvalidConfig> {
+        warn_without_effect(flags);
+        let tls = serving_tls(flags)?;
+        let etcd = etcd(flags)?;
+        let issuers = issuers(flags)?;
+        let api_audiences = if flags.api_audiences.is_empty() { issuers.clone() } else { flags.api_audiences.clone() };
+        let key_files = match (&flags.service_account_key_file, &flags.service_account_signing_key_file) {
+            (files, Some(signing)) if files.is_empty() => vec![signing.clone()],
+            (files, _) => files.clone(),
+        };
+        let advertise_address = match flags.advertise_address {
+            Some(address) => address,
+            None if !flags.bind_address.is_unspecified() => flags.bind_address,
+            None => outward_address()?,
+        };
+        Ok(Self {
+            authn: authn(flags, &issuers, &api_audiences, &key_files),
+            authz: AuthzConfig { modes: flags.authorization_mode.clone() },
+            admission: AdmissionConfig {
+                enable: flags.enable_admission_plugins.clone(),
+                disable: flags.disable_admission_plugins.clone(),
+                not_ready_toleration_seconds: flags.default_not_ready_toleration_seconds,
+                unreachable_toleration_seconds: flags.default_unreachable_toleration_seconds,
+            },
+            options: ServerOptions {
+                allow_privileged: flags.allow_privileged,
+                service_cidrs: service_cidrs(&flags.service_cluster_ip_range)?,
+                node_port_range: port_range(&flags.service_node_port_range)?,
+                cluster_domain: "cluster.local".to_owned(),
+            },
+            tokens: TokenConfig {
+                issuers,
+                signing_key_file: flags.service_account_signing_key_file.clone(),
+                key_files,
+                api_audiences,
+                max_expiration: non_zero(flags.service_account_max_token_expiration.0),
+                extend_expiration: flags.service_account_extend_token_expiration,
+                jwks_uri: flags.service_account_jwks_uri.clone(),
+            },
+            kubelet: KubeletConfig {
+                ca_file: flags.kubelet_certificate_authority.clone(),
+                client: pair(
+                    ("kubelet-client-certificate", &flags.kubelet_client_certificate),
+                    ("kubelet-client-key", &flags.kubelet_client_key),
+                )?,
+                address_types: flags.kubelet_preferred_address_types.clone(),
+                timeout: flags.kubelet_timeout.0,
+            },
+            proxy_client: pair(
+                ("proxy-client-cert-file", &flags.proxy_client_cert_file),
+                ("proxy-client-key-file", &flags.proxy_client_key_file),
+            )?,
+            limits: RequestLimits {
+                max_reading: unlimited_if_zero(flags.max_requests_inflight),
+                max_mutating: unlimited_if_zero(flags.max_mutating_requests_inflight),
+                timeout: flags.request_timeout.0,
+                min_watch: Duration::from_secs(flags.min_request_timeout),
+            },
+            audit: audit(flags),
+            external_host: flags.external_hostname.clone(),
+            event_ttl: flags.event_ttl.0,
+            shutdown_delay: flags.shutdown_delay_duration.0,
+            max_streams: (flags.http2_max_streams_per_connection > 0).then_some(flags.http2_max_streams_per_connection),
+            bind_address: flags.bind_address,
+            secure_port: flags.secure_port,
+            tls,
+            advertise_address,
+            etcd,
+        })
+    }
+}
+
+/// Flags that are read by upstream's server and mean nothing here say so once, when they are not at their default.
+fn warn_without_effect(flags: &Flags) {
+    for (gate, value) in &flags.feature_gates.0 {
+        tracing::warn!("feature gate {gate}={value} has no effect: features are at v1.36's defaults");
+    }
+    for (api, value) in &flags.runtime_config.0 {
+        tracing::warn!("--runtime-config {api}={value} has no effect: v1.36's default APIs are served");
+    }
+    if flags.delete_collection_workers > 1 {
+        tracing::info!("--delete-collection-workers has no effect: deletions are pipelined");
+    }
+}
+
+fn serving_tls(flags: &Flags) -> Result<ServerTls, InvalidConfig> {
+    let sni = flags.tls_sni_cert_key.iter().map(|text| sni(text)).collect::<Result<_, _>>()?;
+    let options = ServerTlsOptions {
+        min_version: flags.tls_min_version.clone(),
+        cipher_suites: flags.tls_cipher_suites.clone(),
+        sni,
+        ..ServerTlsOptions::default()
+    };
+    match pair(("tls-cert-file", &flags.tls_cert_file), ("tls-private-key-file", &flags.tls_private_key_file))? {
+        Some((cert, key)) => ServerTls::from_files(&cert, &key, options)
+            .map_err(|source| InvalidConfig::Tls { flag: "tls-cert-file, --tls-private-key-file", source }),
+        None => {
+            tracing::warn!("no --tls-cert-file: serving with a self-signed certificate that clients cannot verify");
+            let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1"];
+            ServerTls::self_signed(&names.map(str::to_owned), options)
+                .map_err(|source| InvalidConfig::Tls { flag: "tls-cert-file", source })
+        }
+    }
+}
+
+/// `cert,key` or `cert,key:name,name`.
+fn sni(text: &str) -> Result<SniCert, InvalidConfig> {
+    let (files, names) = text.split_once(':').unwrap_or((text, ""));
+    let Some((cert, key)) = files.split_once(',') else {
+        let remedy = "write it as cert.pem,key.pem or cert.pem,key.pem:name,*.name".to_owned();
+        return Err(InvalidConfig::Value { flag: "tls-sni-cert-key", value: text.to_owned(), remedy });
+    };
+    let names = names.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect();
+    Ok(SniCert { cert: cert.into(), key: key.into(), names })
+}
+
+type Named<'a> = (&'static str, &'a Option<PathBuf>);
+
+/// Both or none.
+fn pair(cert: Named<'_>, key: Named<'_>) -> Result<Option<(PathBuf, PathBuf)>, InvalidConfig> {
+    match (cert.1, key.1) {
+        (Some(cert), Some(key)) => Ok(Some((cert.clone(), key.clone()))),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(InvalidConfig::Missing { flag: cert.0, why: "its key was given" }),
+        (Some(_), None) => Err(InvalidConfig::Missing { flag: key.0, why: "its certificate was given" }),
+    }
+}
+
+fn etcd(flags: &Flags) -> Result<EtcdConfig, InvalidConfig> {
+    if flags.etcd_servers.is_empty() {
+        return Err(InvalidConfig::Missing { flag: "etcd-servers", why: "all state is in etcd" });
+    }
+    for server in &flags.etcd_servers {
+        if !server.starts_with("https://") && !server.starts_with("http://") {
+            let remedy = "write it like https://10.0.0.1:2379".to_owned();
+            return Err(InvalidConfig::Value { flag: "etcd-servers", value: server.clone(), remedy });
+        }
+    }
+    Ok(EtcdConfig {
+        servers: flags.etcd_servers.clone(),
+        ca_file: flags.etcd_cafile.clone(),
+        cert_file: flags.etcd_certfile.clone(),
+        key_file: flags.etcd_keyfile.clone(),
+        prefix: format!("/{}", flags.etcd_prefix.trim_matches('/')),
+        compaction_interval: non_zero(flags.etcd_compaction_interval.0),
+        start_timeout: flags.storage_initialization_timeout.0,
+        ready_timeout: flags.etcd_readycheck_timeout.0,
+    })
+}
+
+fn issuers(flags: &Flags) -> Result<Vec<String>, InvalidConfig> {
+    for issuer in &flags.service_account_issuer {
+        if issuer.is_empty() || (issuer.contains(':') && !issuer.contains("://")) {
+            let remedy = format!("use a URL like {DEFAULT_ISSUER}, or a name without a colon");
+            return Err(InvalidConfig::Value { flag: "service-account-issuer", value: issuer.clone(), remedy });
+        }
+    }
+    if flags.service_account_issuer.is_empty() {
+        tracing::warn!("no --service-account-issuer: tokens are issued as {DEFAULT_ISSUER}");
+        return Ok(vec![DEFAULT_ISSUER.to_owned()]);
+    }
+    Ok(flags.service_account_issuer.clone())
+}
+
+fn authn(flags: &Flags, issuers: &[String], audiences: &[String], key_files: &[PathBuf]) -> AuthnConfig {
+    let request_header = flags.requestheader_client_ca_file.clone().map(|client_ca_file| request_header::Config {
+        client_ca_file,
+        allowed_names: flags.requestheader_allowed_names.clone(),
+        username_headers: flags.requestheader_username_headers.clone(),
+        uid_headers: flags.requestheader_uid_headers.clone(),
+        group_headers: flags.requestheader_group_headers.clone(),
+        extra_headers_prefix: flags.requestheader_extra_headers_prefix.clone(),
+    });
+    AuthnConfig {
+        client_ca_file: flags.client_ca_file.clone(),
+        token_auth_file: flags.token_auth_file.clone(),
+        bootstrap_tokens: flags.enable_bootstrap_token_auth,
+        anonymous_auth: flags.anonymous_auth,
+        config_file: flags.authentication_config.clone(),
+        service_account_key_files: key_files.to_vec(),
+        service_account_issuers: issuers.to_vec(),
+        service_account_lookup: flags.service_account_lookup,
+        api_audiences: audiences.to_vec(),
+        request_header,
+    }
+}
+
+fn audit(flags: &Flags) -> Option<AuditConfig> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    (!flags.audit_log_path.is_empty()).then(|| AuditConfig {
+        policy_file: flags.audit_policy_file.clone(),
+        log_path: flags.audit_log_path.clone(),
+        max_size_bytes: u64::from(flags.audit_log_maxsize) << 20,
+        max_backups: flags.audit_log_maxbackup as usize,
+        max_age: DAY * flags.audit_log_maxage,
+        json: flags.audit_log_format == "json",
+    })
+}
+
+fn service_cidrs(text: &str) -> Result<Vec<Cidr>, InvalidConfig> {
+    const DEFAULT: &str = "10.0.0.0/24";
+    let value = |remedy: &str| InvalidConfig::Value {
+        flag: "service-cluster-ip-range",
+        value: text.to_owned(),
+        remedy: remedy.to_owned(),
+    };
+    let given = if text.is_empty() { DEFAULT } else { text };
+    let parsed: Result<Vec<Cidr>, _> = given.split(',').map(|part| part.trim().parse()).collect();
+    let ranges = parsed.map_err(|_| value("use a range like 10.96.0.0/16, or one per address family"))?;
+    match ranges.as_slice() {
+        [_] => Ok(ranges),
+        [first, second] if first.is_ipv6() != second.is_ipv6() => Ok(ranges),
+        [_, _] => Err(value("two ranges must be of different address families")),
+        _ => Err(value("at most two ranges")),
+    }
+}
+
+/// `30000-32767`.
+fn port_range(text: &str) -> Result<(u16, u16), InvalidConfig> {
+    let parse = || {
+        let (first, last) = text.split_once('-')?;
+        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        (0 < first && first <= last).then_some((first, last))
+    };
+    parse().ok_or_else(|| InvalidConfig::Value {
+        flag: "service-node-port-range",
+        value: text.to_owned(),
+        remedy: "use a range like 30000-32767".to_owned(),
+    })
+}
+
+fn non_zero(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+fn unlimited_if_zero(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
+}
+
+/// The source address that the kernel would use towards the outside; no packet is sent.
+fn outward_address() -> Result<IpAddr, InvalidConfig> {
+    let ask = || -> std::io::Result<IpAddr> {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("192.0.2.1:9")?;
+        Ok(socket.local_addr()?.ip())
+    };
+    ask().map_err(|_| InvalidConfig::Missing {
+        flag: "advertise-address",
+        why: "this machine has no default route to take its address from",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges() {
+        assert_eq!(port_range("30000-32767").unwrap(), (30000, 32767));
+        for wrong in ["", "30000", "2-1", "0-5", "x-y"] {
+            assert!(port_range(wrong).unwrap_err().to_string().contains("service-node-port-range"));
+        }
+        assert_eq!(service_cidrs("").unwrap().len(), 1);
+        assert_eq!(service_cidrs("10.96.0.0/16, fd00::/108").unwrap().len(), 2);
+        for wrong in ["10.96.0.0", "10.0.0.0/16,10.1.0.0/16", "a,b,c"] {
+            assert!(service_cidrs(wrong).unwrap_err().to_string().contains("service-cluster-ip-range"));
+        }
+    }
 }

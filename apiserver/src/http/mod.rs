@@ -1,3 +1,12 @@
-//! From bytes on a connection to a request somebody may make: who asks for what, and within which limits.
+//! From a connection to a routed request: listener, request information, and the filters in their order
+//! (authentication → impersonation → limits → authorization → route).
+//!
+//! Knows credentials and URLs, and of everything below only [`chain::Route`].
 
+pub mod chain;
+pub mod health;
+pub mod limits;
+pub mod metrics;
 pub mod request;
+pub mod respond;
+pub mod server;

@@ -1,0 +1,100 @@
+//! Answers that are not objects of a resource: Status, texts, and the headers that every answer carries.
+
+use apimachinery::status::Status;
+use component_base::serving::{Body, full};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use serde_json::Value;
+
+use super::request::Warnings;
+
+const WARNING: HeaderName = HeaderName::from_static("warning");
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Warnings are cut to what proxies let pass (upstream's bounds).
+const MAX_WARNING_BYTES: usize = 256;
+const MAX_WARNINGS_BYTES: usize = 4096;
+
+/// A JSON answer.
+pub fn json(code: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(full(format!("{value}\n")));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A Status as JSON, with `Retry-After` where the Status says so.
+pub fn status(status: &Status) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, &status.to_value());
+    let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
+    if seconds > 0 {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A plain text.
+pub fn text(code: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Adds what every answer carries: no caching, the audit id, the warnings.
+pub fn finish(response: &mut Response<Body>, audit_id: &str, warnings: &Warnings) {
+    let headers = response.headers_mut();
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    if let Ok(id) = HeaderValue::from_str(audit_id) {
+        headers.insert(AUDIT_ID, id);
+    }
+    let list = warnings.list();
+    let total: usize = list.iter().map(String::len).sum();
+    let most = if total > MAX_WARNINGS_BYTES { MAX_WARNING_BYTES } else { usize::MAX };
+    let mut left = MAX_WARNINGS_BYTES;
+    for sentence in list {
+        let quoted = quote(&sentence, most);
+        if quoted.len() > left {
+            break;
+        }
+        left -= quoted.len();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - {quoted}")) {
+            headers.append(WARNING, value);
+        }
+    }
+}
+
+/// A quoted string of RFC 9110: control characters dropped, quotes and backslashes escaped, at most `most` bytes inside.
+fn quote(text: &str, most: usize) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if out.len() > most {
+            break;
+        }
+        if matches!(c, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_quoted_and_bounded() {
+        assert_eq!(quote("a \"b\"\n\\", usize::MAX), "\"a \\\"b\\\"\\\\\"");
+        let warnings = Warnings::default();
+        for n in 0..40 {
+            warnings.add(format!("{n}{}", "x".repeat(300)));
+        }
+        let mut response = text(StatusCode::OK, String::new());
+        finish(&mut response, "id", &warnings);
+        let all: Vec<_> = response.headers().get_all(WARNING).iter().collect();
+        assert!(!all.is_empty() && all.iter().all(|w| w.len() < 300) && all.len() < 20);
+    }
+}
