@@ -4,9 +4,11 @@
 //! and claims inside their time. Does not know of requests; [`crate::authn`] checks the bound objects.
 
 pub mod claims;
+pub mod issuer;
 pub mod jwt;
 pub mod keys;
 
 pub use claims::{BoundObject, Claims, TokenSubject};
+pub use issuer::{Discovery, Issuer};
 pub use jwt::{JwtError, Signer, Verifier};
 pub use keys::{KeyError, PublicKey};

@@ -1,0 +1,205 @@
+//! How a node's kubelet is reached: which address, which port, whose certificate.
+//!
+//! The kubelet's certificate is verified against `--kubelet-certificate-authority`; without it, as upstream, any is accepted,
+//! which is said once at start. The own identity is read again when its files change.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use apimachinery::status::Status;
+use component_base::tls::{ClientTlsOptions, TlsError, client_config};
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+
+use super::relay::{Security, Target};
+
+/// Changed files take effect after this many seconds at most.
+const RELOAD_SECONDS: u64 = 10;
+/// Where a kubelet listens unless its node says otherwise.
+const DEFAULT_PORT: u16 = 10250;
+
+/// The `--kubelet-*` flags.
+#[derive(Clone, Debug)]
+pub struct KubeletConfig {
+    /// `--kubelet-client-certificate`
+    pub client_certificate: Option<PathBuf>,
+    /// `--kubelet-client-key`
+    pub client_key: Option<PathBuf>,
+    /// `--kubelet-certificate-authority`
+    pub certificate_authority: Option<PathBuf>,
+    /// `--kubelet-preferred-address-types`
+    pub preferred_address_types: Vec<String>,
+    /// `--kubelet-timeout`: until when a connection must be there.
+    pub connect_timeout: Duration,
+}
+
+/// Why kubelets cannot be reached at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Only one half of the pair is given.
+    #[error("--kubelet-client-certificate and --kubelet-client-key belong together; one of them is missing")]
+    HalfPair,
+    /// A file cannot be read.
+    #[error("{flag}: cannot read {path}: {source}")]
+    Read {
+        /// The flag.
+        flag: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is in the files cannot be used.
+    #[error("--kubelet-client-certificate, --kubelet-client-key, --kubelet-certificate-authority: {0}")]
+    Tls(#[from] TlsError),
+}
+
+struct Loaded {
+    tls: Arc<rustls::ClientConfig>,
+    stamps: Vec<Option<SystemTime>>,
+    checked: Instant,
+}
+
+/// All kubelets.
+pub struct Kubelets {
+    config: KubeletConfig,
+    loaded: RwLock<Loaded>,
+}
+
+fn stamps(config: &KubeletConfig) -> Vec<Option<SystemTime>> {
+    let files = [&config.client_certificate, &config.client_key, &config.certificate_authority];
+    files
+        .into_iter()
+        .flatten()
+        .map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
+        .collect()
+}
+
+fn load(config: &KubeletConfig) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
+    let read = |flag: &'static str, path: &Path| {
+        let fail = |source| ConfigError::Read { flag, path: path.display().to_string(), source };
+        std::fs::read(path).map_err(fail)
+    };
+    let identity_pem = match (&config.client_certificate, &config.client_key) {
+        (Some(certificate), Some(key)) => {
+            Some((read("--kubelet-client-certificate", certificate)?, read("--kubelet-client-key", key)?))
+        }
+        (None, None) => None,
+        _ => return Err(ConfigError::HalfPair),
+    };
+    let ca_pem = match &config.certificate_authority {
+        Some(path) => Some(read("--kubelet-certificate-authority", path)?),
+        None => None,
+    };
+    let insecure_skip_verify = ca_pem.is_none();
+    let alpn = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(client_config(&ClientTlsOptions { ca_pem, identity_pem, insecure_skip_verify, alpn })?))
+}
+
+impl Kubelets {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A file is missing or cannot be used.
+    pub fn new(config: KubeletConfig) -> Result<Self, ConfigError> {
+        if config.certificate_authority.is_none() {
+            tracing::warn!("Certificates of kubelets are not verified; set --kubelet-certificate-authority");
+        }
+        let stamps = stamps(&config);
+        let loaded = RwLock::new(Loaded { tls: load(&config)?, stamps, checked: Instant::now() });
+        Ok(Self { config, loaded })
+    }
+
+    fn tls(&self) -> Arc<rustls::ClientConfig> {
+        {
+            let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+            if loaded.checked.elapsed() < Duration::from_secs(RELOAD_SECONDS) {
+                return Arc::clone(&loaded.tls);
+            }
+        }
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        loaded.checked = Instant::now();
+        let now = stamps(&self.config);
+        if now != loaded.stamps {
+            match load(&self.config) {
+                Ok(tls) => {
+                    loaded.tls = tls;
+                    loaded.stamps = now;
+                }
+                Err(err) => tracing::error!(%err, "Keeping the previous identity towards kubelets"),
+            }
+        }
+        Arc::clone(&loaded.tls)
+    }
+
+    /// The address of a node, by preference.
+    ///
+    /// # Errors
+    /// The node has none of the preferred types.
+    pub fn host(&self, node: &Value) -> Result<String, Status> {
+        host(node, &self.config.preferred_address_types).map(str::to_owned).ok_or_else(|| {
+            let name = apimachinery::meta::name(node);
+            let types = self.config.preferred_address_types.join(", ");
+            Status::internal(format!("no preferred addresses found for node {name:?}; known types: [{types}]"))
+        })
+    }
+
+    /// A path (with its query) on a node's kubelet.
+    ///
+    /// # Errors
+    /// The node has no usable address.
+    pub fn target(&self, node: &Value, path_and_query: String) -> Result<Target, Status> {
+        let host = self.host(node)?;
+        let name = ServerName::try_from(host.clone())
+            .map_err(|_| Status::internal(format!("{host:?} is neither an address nor a DNS name")))?;
+        Ok(Target {
+            authority: join(&host, port(node)),
+            security: Some(Security { tls: self.tls(), name }),
+            path_and_query,
+            connect_timeout: self.config.connect_timeout,
+        })
+    }
+}
+
+/// `host:port`, with brackets around IPv6 addresses.
+pub(super) fn join(host: &str, port: u16) -> String {
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V6(_)) => format!("[{host}]:{port}"),
+        _ => format!("{host}:{port}"),
+    }
+}
+
+/// The kubelet's port of a node.
+pub(super) fn port(node: &Value) -> u16 {
+    let given = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    given.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0).unwrap_or(DEFAULT_PORT)
+}
+
+fn host<'a>(node: &'a Value, preferred: &[String]) -> Option<&'a str> {
+    let addresses = node["status"]["addresses"].as_array()?;
+    preferred.iter().find_map(|wanted| {
+        let found = addresses.iter().find(|address| address["type"].as_str() == Some(wanted.as_str()))?;
+        found["address"].as_str().filter(|address| !address.is_empty())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let node = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "n1"}],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": 20250}}}});
+        let types = |list: &[&str]| list.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        assert_eq!(host(&node, &types(&["Hostname", "InternalIP"])), Some("n1"));
+        assert_eq!(host(&node, &types(&["InternalDNS", "InternalIP"])), Some("10.0.0.1"));
+        assert_eq!(host(&node, &types(&["ExternalIP"])), None);
+        assert_eq!((port(&node), port(&json!({}))), (20250, DEFAULT_PORT));
+        assert_eq!(join("fd00::1", 1), "[fd00::1]:1");
+    }
+}
