@@ -14,3 +14,4 @@ pub mod http;
 pub mod objects;
 pub mod resources;
 pub mod tokens;
+pub mod tunnels;
