@@ -1,0 +1,145 @@
+//! One attempt to place a pod: rank, choose, assume; or diagnose, perhaps preempt, and put it back.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use rand::seq::IndexedRandom;
+
+use super::Scheduler;
+use super::stats::Attempt;
+use super::tasks::{Binding, Eviction};
+use crate::cluster::nodes::NodeId;
+use crate::evaluate::Diagnosis;
+use crate::evaluate::incremental::volume_plan;
+use crate::model::pod::PodInfo;
+use crate::plugins::volumes::VolumePlan;
+use crate::preemption::{self, Plan};
+use crate::queue::Entry;
+
+impl Scheduler {
+    /// Tries the next pod. Returns false when there is none.
+    pub(super) fn attempt(&mut self) -> bool {
+        let Some(entry) = self.queue.pop(self.now_ms()) else { return false };
+        let Some(profile) = self.profile_of(&entry.info) else {
+            self.queue.remove(&entry.info.key);
+            return true;
+        };
+        let began = Instant::now();
+        let ranking = self.evaluator.rank(&mut self.cluster, &self.profiles, profile, &entry.info);
+        self.stats.algorithm(began.elapsed());
+        let best = ranking.map(|r| r.best()).unwrap_or_default();
+        let mut rng = rand::rng();
+        match best.choose(&mut rng) {
+            Some(node) => self.assume(&entry, profile, *node, began),
+            None => self.reject(&entry, profile, began),
+        }
+        true
+    }
+
+    fn assume(&mut self, entry: &Entry, profile: usize, node: NodeId, began: Instant) {
+        let pod = &entry.info;
+        let name = self.cluster.nodes.name(node).clone();
+        let volumes = if pod.template.volumes.is_empty() {
+            VolumePlan::default()
+        } else {
+            match volume_plan(&self.cluster, &self.profiles[profile], pod, node) {
+                Ok(plan) => plan,
+                Err(why) => return self.error(pod, &why),
+            }
+        };
+        for (claim, volume) in &volumes.bind {
+            let owner = (pod.key.namespace.to_string(), claim.clone());
+            self.cluster.world.volumes.promised.insert(volume.clone(), owner);
+        }
+        let mut placed = (**pod).clone();
+        placed.node_name = (*name).into();
+        self.cluster.place(&Arc::new(placed), true);
+        self.cluster.nominate(pod, "");
+        self.in_flight += 1;
+        self.spawn_binding(Binding {
+            pod: pod.clone(),
+            node: name,
+            volumes,
+            profile,
+            bind_timeout_seconds: self.profiles[profile].bind_timeout_seconds,
+            attempts: entry.attempts,
+            first_seen_ms: entry.first_seen_ms,
+            began,
+        });
+    }
+
+    fn reject(&mut self, entry: &Entry, profile: usize, began: Instant) {
+        let pod = &entry.info;
+        let diagnosis = self.evaluator.diagnose(&mut self.cluster, &self.profiles, profile, pod);
+        let settings = &self.profiles[profile];
+        let mut message = diagnosis.message();
+        let mut plan = None;
+        if settings.preemption && diagnosis.nodes > 0 {
+            self.stats.preemption_attempts.inc();
+            let start = rand::random::<u32>() as usize;
+            plan = Some(preemption::plan(&self.cluster, settings, pod, &diagnosis, start));
+        }
+        let name = settings.scheduler_name.clone();
+        self.stats.attempt(&name, Attempt::Unschedulable, began.elapsed());
+        match plan {
+            Some(Plan::Preempt { node, victims, displaced }) => {
+                self.stats.preemption_victims.observe(victims.len() as f64);
+                self.report_unschedulable(pod, &message, Some(&node));
+                self.preempt(pod, profile, &node, victims, &displaced, &diagnosis);
+            }
+            Some(Plan::Nothing(why)) => {
+                message = format!("{message} preemption: {why}");
+                self.give_up(pod, &message, &diagnosis);
+            }
+            None => self.give_up(pod, &message, &diagnosis),
+        }
+    }
+
+    /// Puts a pod back that nothing can be done for.
+    fn give_up(&mut self, pod: &Arc<PodInfo>, message: &str, diagnosis: &Diagnosis) {
+        // A nomination stays while its victims are leaving, and ends when the node can no longer be had.
+        let waits = preemption::is_waiting(&self.cluster, pod);
+        let nominated = if waits { Some(&*pod.nominated) } else { None };
+        self.report_unschedulable(pod, message, nominated);
+        if nominated.is_none() && !pod.nominated.is_empty() {
+            self.cluster.nominate(pod, "");
+        }
+        let now = self.now_ms();
+        if diagnosis.nodes == 0 {
+            self.queue.unschedulable(&pod.key, crate::plugins::Plugin::ALL.iter().map(|(p, _)| *p).collect(), now);
+        } else {
+            self.queue.unschedulable(&pod.key, diagnosis.plugins(), now);
+        }
+    }
+
+    fn preempt(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        profile: usize,
+        node: &Arc<str>,
+        victims: Vec<Arc<PodInfo>>,
+        displaced: &[Arc<PodInfo>],
+        diagnosis: &Diagnosis,
+    ) {
+        self.cluster.nominate(pod, node);
+        for other in displaced {
+            self.cluster.nominate(other, "");
+        }
+        self.in_flight += 1;
+        self.spawn_eviction(Eviction {
+            pod: pod.clone(),
+            node: node.clone(),
+            victims,
+            displaced: displaced.iter().map(|p| p.key.clone()).collect(),
+            rejected_by: diagnosis.plugins(),
+            scheduler_name: self.profiles[profile].scheduler_name.clone(),
+        });
+    }
+
+    /// Puts a pod back after something that is not its fault.
+    pub(super) fn error(&mut self, pod: &Arc<PodInfo>, why: &str) {
+        self.report_error(pod, why);
+        let now = self.now_ms();
+        self.queue.failed(&pod.key, now);
+    }
+}
