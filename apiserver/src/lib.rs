@@ -9,6 +9,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod config;
+pub mod endpoints;
 pub mod flags;
 pub mod http;
 pub mod objects;

@@ -1,0 +1,178 @@
+//! From the `Accept` header to the form of the answer: encoding (JSON, YAML) and shape (the object, a Table, its metadata).
+//!
+//! Upstream's rules: clauses by quality, then in order; the first one that can be served wins; no header means JSON. A Table
+//! or metadata clause that cannot be served falls to the next clause, so that clients may list `as=Table` first.
+
+use apimachinery::status::Status;
+use http::HeaderMap;
+use http::header::{ACCEPT, USER_AGENT};
+
+use crate::http::request::Query;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// `application/json`
+    Json,
+    /// `application/yaml`
+    Yaml,
+}
+
+/// What an answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// The object itself.
+    Object,
+    /// `meta.k8s.io` Table; true for v1beta1.
+    Table(bool),
+    /// `meta.k8s.io` PartialObjectMetadata(List); true for v1beta1.
+    Metadata(bool),
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Accepted {
+    /// Encoding.
+    pub format: Format,
+    /// Shape.
+    pub shape: Shape,
+    /// Indented JSON, for people.
+    pub pretty: bool,
+}
+
+impl Accepted {
+    /// The plain form.
+    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Object, pretty: false };
+
+    /// The `Content-Type` of the answer.
+    pub fn content_type(self, is_watch: bool) -> &'static str {
+        match (self.format, is_watch) {
+            (Format::Json, true) => "application/json",
+            (Format::Json, false) => "application/json",
+            (Format::Yaml, _) => "application/yaml",
+        }
+    }
+}
+
+/// Which answers can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Only the object (writes of subresources, reviews, discovery).
+    ObjectOnly,
+    /// Object, Table, metadata.
+    All,
+    /// The same, as a stream of events.
+    Watch,
+}
+
+struct Clause<'a> {
+    media: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+fn clauses(text: &str) -> Vec<Clause<'_>> {
+    let mut out: Vec<Clause<'_>> = text
+        .split(',')
+        .filter_map(|clause| {
+            let mut parts = clause.split(';').map(str::trim);
+            let media = parts.next().filter(|m| !m.is_empty())?;
+            let parameters: Vec<_> =
+                parts.filter_map(|p| p.split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
+            let given = parameters.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse::<f32>().ok());
+            Some(Clause { media, parameters, quality: given.unwrap_or(1.0) })
+        })
+        .filter(|clause| clause.quality > 0.0)
+        .collect();
+    out.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    out
+}
+
+/// The form that the client wants of those on offer.
+///
+/// # Errors
+/// 406 when none of the clauses can be served.
+pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Accepted, Status> {
+    let pretty = is_pretty(headers, query);
+    let text: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let text = text.join(",");
+    if text.trim().is_empty() {
+        return Ok(Accepted { pretty, ..Accepted::JSON });
+    }
+    let served = clauses(&text).into_iter().find_map(|clause| serve(&clause, offer));
+    match served {
+        Some((format, shape)) => Ok(Accepted { format, shape, pretty: pretty && format == Format::Json }),
+        None => Err(Status::not_acceptable(
+            "only the following media types are accepted: application/json, application/yaml",
+        )),
+    }
+}
+
+fn serve(clause: &Clause<'_>, offer: Offer) -> Option<(Format, Shape)> {
+    let format = match clause.media {
+        "application/json" | "*/*" | "application/*" => Format::Json,
+        "application/yaml" if offer != Offer::Watch => Format::Yaml,
+        _ => return None,
+    };
+    let parameter = |name: &str| clause.parameters.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
+    if parameter("stream").is_some_and(|stream| stream != "watch" || offer != Offer::Watch) {
+        return None;
+    }
+    let shape = match (parameter("as"), parameter("g"), parameter("v")) {
+        (None, _, _) => Shape::Object,
+        (Some(kind), Some("meta.k8s.io"), Some(version)) if offer != Offer::ObjectOnly => {
+            let beta = match version {
+                "v1" => false,
+                "v1beta1" => true,
+                _ => return None,
+            };
+            match kind {
+                "Table" => Shape::Table(beta),
+                "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata(beta),
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    Some((format, shape))
+}
+
+/// `?pretty`, or a client that is a person with a browser or curl.
+fn is_pretty(headers: &HeaderMap, query: &Query) -> bool {
+    if query.get("pretty").is_some() {
+        return query.flag("pretty");
+    }
+    let agent = headers.get(USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    ["curl", "Wget", "Mozilla/5.0"].iter().any(|person| agent.starts_with(person))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(accept: &str, offer: Offer) -> Option<(Format, Shape)> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, accept.parse().unwrap());
+        negotiate(&headers, &Query::default(), offer).ok().map(|a| (a.format, a.shape))
+    }
+
+    #[test]
+    fn clauses_in_order_of_quality() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(ask(kubectl, Offer::All), Some((Format::Json, Shape::Table(false))));
+        assert_eq!(ask(kubectl, Offer::ObjectOnly), Some((Format::Json, Shape::Object)));
+        assert_eq!(ask("*/*", Offer::All), Some((Format::Json, Shape::Object)));
+        assert_eq!(
+            ask("text/html, application/yaml;q=0.5, application/json;q=0.4", Offer::All),
+            Some((Format::Yaml, Shape::Object))
+        );
+        assert_eq!(ask("application/yaml", Offer::Watch), None);
+        assert_eq!(ask("application/json;stream=watch", Offer::Watch), Some((Format::Json, Shape::Object)));
+        assert_eq!(ask("text/plain", Offer::All), None);
+        assert_eq!(ask("application/json;as=Table;v=v2;g=meta.k8s.io", Offer::All), None);
+        assert_eq!(
+            ask("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Offer::Watch),
+            Some((Format::Json, Shape::Metadata(false)))
+        );
+    }
+}

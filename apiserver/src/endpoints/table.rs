@@ -1,0 +1,81 @@
+//! Tables and metadata-only views: what `kubectl get` and metadata informers ask for. Pure; one object at a time, so that
+//! lists stream.
+
+use apimachinery::meta;
+use serde_json::{Value, json};
+
+use crate::http::request::Query;
+use crate::resources::{Column, HookContext, ServedVersion};
+use apimachinery::status::Status;
+
+/// How much of the object goes along with a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum IncludeObject {
+    /// Nothing.
+    None,
+    /// Its metadata: the default.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+impl IncludeObject {
+    /// From `?includeObject=`.
+    ///
+    /// # Errors
+    /// 400 for an unknown value.
+    pub fn of(query: &Query) -> Result<Self, Status> {
+        match query.get("includeObject") {
+            None | Some("" | "Metadata") => Ok(Self::Metadata),
+            Some("None") => Ok(Self::None),
+            Some("Object") => Ok(Self::Object),
+            Some(other) => Err(Status::bad_request(format!(
+                "unrecognized includeObject value {other:?}: use None, Metadata or Object"
+            ))),
+        }
+    }
+}
+
+/// `meta.k8s.io/v1` or `v1beta1`.
+pub fn api_version(beta: bool) -> &'static str {
+    if beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+}
+
+/// `columnDefinitions`.
+pub fn columns(version: &ServedVersion, context: &HookContext) -> Value {
+    if context.resource.strategy.cells.is_none() {
+        return json!([
+            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
+            {"name": "Created At", "type": "date", "format": "", "description": "", "priority": 0},
+        ]);
+    }
+    let column = |c: &Column| json!({"name": c.name, "type": c.ty, "format": c.format, "description": c.description, "priority": c.priority});
+    version.columns.iter().map(column).collect()
+}
+
+/// One row of an object in its served form.
+pub fn row(object: &Value, include: IncludeObject, beta: bool, context: &HookContext) -> Value {
+    let cells = match context.resource.strategy.cells {
+        Some(cells) => cells(object, context),
+        None => vec![meta::name(object).into(), object["metadata"]["creationTimestamp"].clone()],
+    };
+    let mut row = json!({"cells": cells});
+    match include {
+        IncludeObject::None => row["object"] = Value::Null,
+        IncludeObject::Metadata => row["object"] = partial(object, beta),
+        IncludeObject::Object => row["object"] = object.clone(),
+    }
+    row
+}
+
+/// The object's PartialObjectMetadata.
+pub fn partial(object: &Value, beta: bool) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version(beta), "metadata": object["metadata"]})
+}
+
+/// A Table of the given rows; `with_columns` is false for all but the first event of a watch.
+pub fn table(list_metadata: &Value, columns: &Value, rows: &[Value], beta: bool) -> Value {
+    json!({"kind": "Table", "apiVersion": api_version(beta), "metadata": list_metadata,
+        "columnDefinitions": columns, "rows": rows})
+}
