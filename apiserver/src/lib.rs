@@ -14,5 +14,6 @@ pub mod flags;
 pub mod http;
 pub mod objects;
 pub mod resources;
+pub mod storage;
 pub mod tokens;
 pub mod tunnels;

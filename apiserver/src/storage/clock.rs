@@ -1,0 +1,262 @@
+//! One etcd watch over the whole keyspace is the clock: every revision passes by, whoever wrote it.
+//!
+//! One task applies the events to the caches in revision order and then publishes the revision, so that who waited for a
+//! revision finds everything up to it in every cache. A broken watch resumes where it was; a compacted one lists again and
+//! goes on with the difference. It needs no progress notifications.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use etcd_client::EventType;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::StorageError;
+use super::cache::ResourceCache;
+use super::entry::Entry;
+use super::etcd::Etcd;
+use super::transform;
+
+/// How long a request waits for the clock to reach the revision it asks for.
+const MAX_WAIT: Duration = Duration::from_secs(3);
+/// Pause before a broken watch is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+type Caches = BTreeMap<String, Arc<ResourceCache>>;
+
+/// The revision, and the caches that follow it.
+pub struct Clock {
+    etcd: Etcd,
+    caches: RwLock<Arc<Caches>>,
+    revision: watch::Sender<u64>,
+    fresh: tokio::sync::Mutex<Round>,
+    started: std::sync::atomic::AtomicU64,
+    /// Whether the watch is up; for the health check.
+    healthy: std::sync::atomic::AtomicBool,
+}
+
+/// The last finished round of revision reads.
+#[derive(Default)]
+struct Round {
+    number: u64,
+    revision: u64,
+}
+
+/// Why the watch ended.
+enum Broken {
+    /// Try again from where it was.
+    Connection(String),
+    /// Events in between are gone.
+    Compacted,
+}
+
+impl Clock {
+    /// Lists everything into the caches.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn start(etcd: Etcd, caches: Vec<Arc<ResourceCache>>) -> Result<Arc<Self>, StorageError> {
+        let caches: Caches = caches.into_iter().map(|cache| (cache.prefix().to_owned(), cache)).collect();
+        let (entries, revision) = list(&etcd, &caches).await?;
+        let mut entries = entries;
+        for (prefix, cache) in &caches {
+            cache.fill(entries.remove(prefix).unwrap_or_default().into_iter().map(Arc::new), revision);
+        }
+        Ok(Arc::new(Self {
+            etcd,
+            caches: RwLock::new(Arc::new(caches)),
+            revision: watch::Sender::new(revision),
+            fresh: tokio::sync::Mutex::default(),
+            started: std::sync::atomic::AtomicU64::new(0),
+            healthy: std::sync::atomic::AtomicBool::new(false),
+        }))
+    }
+
+    /// Follows etcd until `shutdown`, then ends all watches.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.follow() => {}
+        }
+        for cache in self.caches().values() {
+            cache.end_watches();
+        }
+    }
+
+    async fn follow(&self) {
+        loop {
+            match self.follow_watch().await {
+                Broken::Connection(why) => {
+                    tracing::warn!(err = why, "The watch on etcd broke; resuming");
+                }
+                Broken::Compacted => {
+                    tracing::warn!("etcd compacted what the watch had not seen; listing again");
+                    if let Err(error) = self.list_again().await {
+                        tracing::warn!(err = %error, "Cannot list etcd");
+                    }
+                }
+            }
+            self.healthy.store(false, std::sync::atomic::Ordering::Relaxed);
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn follow_watch(&self) -> Broken {
+        let from = self.revision() + 1;
+        let mut stream = match self.etcd.watch_everything(from).await {
+            Ok(stream) => stream,
+            Err(error) => return Broken::Connection(error.to_string()),
+        };
+        loop {
+            let answer = match stream.message().await {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Broken::Connection("the stream ended".to_owned()),
+                Err(error) => return Broken::Connection(error.to_string()),
+            };
+            if answer.compact_revision() > 0 {
+                return Broken::Compacted;
+            }
+            if answer.canceled() {
+                return Broken::Connection(answer.cancel_reason().to_owned());
+            }
+            self.healthy.store(true, std::sync::atomic::Ordering::Relaxed);
+            let caches = self.caches();
+            let mut last = 0;
+            for event in answer.events() {
+                let Some(kv) = event.kv() else { continue };
+                last = u64::try_from(kv.mod_revision()).unwrap_or_default();
+                let Ok(key) = std::str::from_utf8(kv.key()) else { continue };
+                let value = (event.event_type() == EventType::Put).then(|| kv.value());
+                apply(&caches, key, value, last);
+            }
+            self.publish(last);
+        }
+    }
+
+    async fn list_again(&self) -> Result<(), StorageError> {
+        let caches = self.caches();
+        let (mut entries, revision) = list(&self.etcd, &caches).await?;
+        for (prefix, cache) in caches.iter() {
+            cache.replace(entries.remove(prefix).unwrap_or_default(), revision);
+        }
+        self.publish(revision);
+        Ok(())
+    }
+
+    fn publish(&self, revision: u64) {
+        self.revision.send_if_modified(|current| {
+            let newer = revision > *current;
+            *current = revision.max(*current);
+            newer
+        });
+    }
+
+    fn caches(&self) -> Arc<Caches> {
+        Arc::clone(&self.caches.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The cache for a key prefix.
+    pub fn cache(&self, prefix: &str) -> Option<Arc<ResourceCache>> {
+        self.caches.read().unwrap_or_else(PoisonError::into_inner).get(prefix).cloned()
+    }
+
+    /// Visits every cache.
+    pub fn for_each_cache(&self, visit: impl Fn(&ResourceCache)) {
+        self.caches().values().for_each(|cache| visit(cache));
+    }
+
+    /// The last published revision: everything up to it is in the caches.
+    pub fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    /// Whether events arrive.
+    pub fn is_following(&self) -> bool {
+        self.healthy.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Waits until everything up to `revision` is in the caches.
+    ///
+    /// # Errors
+    /// It does not come within 3 s.
+    pub async fn wait(&self, revision: u64) -> Result<(), StorageError> {
+        if self.revision() >= revision {
+            return Ok(());
+        }
+        let mut receiver = self.revision.subscribe();
+        let reached = receiver.wait_for(|current| *current >= revision);
+        match tokio::time::timeout(MAX_WAIT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(StorageError::Future { asked: revision, current: self.revision() }),
+        }
+    }
+
+    /// Makes the caches at least as new as every write acknowledged before the call, and gives that revision. Callers that
+    /// wait at the same time share one read.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn catch_up(&self) -> Result<u64, StorageError> {
+        use std::sync::atomic::Ordering::SeqCst;
+        let seen = self.started.load(SeqCst);
+        let mut round = self.fresh.lock().await;
+        if round.number <= seen {
+            round.number = self.started.fetch_add(1, SeqCst) + 1;
+            // A failed read must not be taken for a finished round.
+            match self.etcd.revision().await {
+                Ok(revision) => round.revision = revision,
+                Err(error) => {
+                    round.number = seen;
+                    return Err(error);
+                }
+            }
+        }
+        let revision = round.revision;
+        drop(round);
+        self.wait(revision).await?;
+        Ok(revision)
+    }
+}
+
+/// Finds the cache that a key belongs to, and the key within it.
+fn locate<'c, 'k>(caches: &'c Caches, key: &'k str) -> Option<(&'c Arc<ResourceCache>, &'k str)> {
+    let (prefix, cache) = caches.range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
+    Some((cache, key.strip_prefix(prefix.as_str()).filter(|rest| !rest.is_empty())?))
+}
+
+fn entry(cache: &ResourceCache, key: &str, whole_key: &str, value: &[u8], revision: u64) -> Option<Entry> {
+    let json = transform::from_storage(whole_key, value);
+    match json.and_then(|json| Entry::new(key.into(), &json, revision, cache.probe())) {
+        Ok(entry) => Some(entry),
+        Err(error) => {
+            tracing::error!(key = whole_key, err = %error, "An object in etcd is not served");
+            None
+        }
+    }
+}
+
+fn apply(caches: &Caches, whole_key: &str, value: Option<&[u8]>, revision: u64) {
+    let Some((cache, key)) = locate(caches, whole_key) else { return };
+    let entry = match value {
+        None => None,
+        Some(value) => match entry(cache, key, whole_key, value, revision) {
+            Some(entry) => Some(entry),
+            None => return,
+        },
+    };
+    cache.apply(key, entry, revision);
+}
+
+async fn list(etcd: &Etcd, caches: &Caches) -> Result<(HashMap<String, Vec<Entry>>, u64), StorageError> {
+    let mut entries: HashMap<String, Vec<Entry>> = HashMap::new();
+    let revision = etcd
+        .list(&etcd.root(), |whole_key, value, revision| {
+            let Some((cache, key)) = locate(caches, whole_key) else { return };
+            if let Some(entry) = entry(cache, key, whole_key, value, revision) {
+                entries.entry(cache.prefix().to_owned()).or_default().push(entry);
+            }
+        })
+        .await?;
+    Ok((entries, revision))
+}

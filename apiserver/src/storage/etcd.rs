@@ -1,0 +1,344 @@
+//! The calls to etcd: reads, conditional writes, the watch. Mutual TLS; errors that say what to do.
+//!
+//! Guarantees: a write is conditional on what the caller saw, and tells what is there instead when it did not happen. Every
+//! call has a time limit. Knows keys and bytes only.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, KvClient, LeaseClient, PutOptions, Txn, TxnOp,
+    TxnOpResponse, WatchClient, WatchOptions, WatchStream,
+};
+
+use super::{StorageError, diagnose, transform};
+
+/// How long a call may take.
+const CALL_SECONDS: u64 = 10;
+/// How long the servers may be silent when the daemon starts.
+const START_SECONDS: u64 = 30;
+/// Keys per page of a list.
+const PAGE_KEYS: i64 = 1000;
+
+/// Where etcd is and who we are to it.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdConfig {
+    /// `--etcd-servers`
+    pub servers: Vec<String>,
+    /// `--etcd-cafile`
+    pub ca_file: Option<PathBuf>,
+    /// `--etcd-certfile`
+    pub cert_file: Option<PathBuf>,
+    /// `--etcd-keyfile`
+    pub key_file: Option<PathBuf>,
+    /// `--etcd-prefix`, with a leading and no trailing slash.
+    pub prefix: String,
+}
+
+/// A key as it lies in etcd.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The object's JSON without `resourceVersion`.
+    pub json: Vec<u8>,
+    /// Of the last change.
+    pub revision: u64,
+}
+
+/// How a conditional write ended.
+#[derive(Debug)]
+pub enum Written {
+    /// It is committed, at this revision.
+    Done(u64),
+    /// Something else is there (`None`: nothing).
+    Refused(Option<Stored>),
+}
+
+/// A connection to etcd; clones share it.
+#[derive(Clone)]
+pub struct Etcd {
+    kv: KvClient,
+    watch: WatchClient,
+    pub(super) lease: LeaseClient,
+    prefix: String,
+}
+
+impl std::fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Etcd").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+fn read(flag: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, StorageError> {
+    let Some(path) = path else { return Ok(None) };
+    let failed = |error: std::io::Error| StorageError::Config { flag, why: format!("{}: {error}", path.display()) };
+    std::fs::read(path).map(Some).map_err(failed)
+}
+
+pub(super) async fn limited<T>(
+    call: &'static str,
+    future: impl Future<Output = Result<T, etcd_client::Error>>,
+) -> Result<T, StorageError> {
+    let limit = Duration::from_secs(CALL_SECONDS);
+    match tokio::time::timeout(limit, future).await {
+        Err(_) => Err(StorageError::Timeout { call, seconds: CALL_SECONDS }),
+        Ok(Err(error)) => {
+            let why = error.to_string();
+            let too_large = why.contains("request is too large") || why.contains("larger than max");
+            Err(if too_large { StorageError::TooLarge } else { StorageError::Call { call, why } })
+        }
+        Ok(Ok(value)) => Ok(value),
+    }
+}
+
+fn revision(kv: &KeyValue) -> u64 {
+    u64::try_from(kv.mod_revision()).unwrap_or_default()
+}
+
+fn stored(kv: &KeyValue) -> Result<Stored, StorageError> {
+    let json = transform::from_storage(&String::from_utf8_lossy(kv.key()), kv.value())?.into_owned();
+    Ok(Stored { json, revision: revision(kv) })
+}
+
+fn signed(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+impl Etcd {
+    /// Connects and waits until etcd answers.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or why no server can be used, with the step that fails.
+    pub async fn connect(config: &EtcdConfig) -> Result<Self, StorageError> {
+        let ca = read("--etcd-cafile", config.ca_file.as_ref())?;
+        let cert = read("--etcd-certfile", config.cert_file.as_ref())?;
+        let key = read("--etcd-keyfile", config.key_file.as_ref())?;
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => {
+                let why = "both are needed, or neither".to_owned();
+                return Err(StorageError::Config { flag: "--etcd-certfile and --etcd-keyfile", why });
+            }
+        };
+        let mut options = ConnectOptions::new()
+            .with_connect_timeout(Duration::from_secs(5))
+            .with_keep_alive(Duration::from_secs(30), Duration::from_secs(10))
+            .with_keep_alive_while_idle(true);
+        let tls = config.servers.iter().any(|server| server.starts_with("https://"));
+        if tls {
+            let mut settings = etcd_client::TlsOptions::new();
+            if let Some(ca) = &ca {
+                settings = settings.ca_certificate(etcd_client::Certificate::from_pem(ca));
+            }
+            if let Some((cert, key)) = &identity {
+                settings = settings.identity(etcd_client::Identity::from_pem(cert, key));
+            }
+            options = options.with_tls(settings);
+        }
+        let servers = config.servers.join(",");
+        let unusable = |why: String| StorageError::Unreachable { servers: servers.clone(), why };
+        let client =
+            Client::connect(&config.servers, Some(options)).await.map_err(|error| unusable(error.to_string()))?;
+        let etcd = Self {
+            kv: client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX),
+            watch: client.watch_client().max_decoding_message_size(usize::MAX),
+            lease: client.lease_client(),
+            prefix: config.prefix.clone(),
+        };
+        etcd.await_answer(config, &diagnose::Material { ca, identity }).await?;
+        Ok(etcd)
+    }
+
+    async fn await_answer(&self, config: &EtcdConfig, material: &diagnose::Material) -> Result<(), StorageError> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(START_SECONDS);
+        loop {
+            let probe = tokio::time::timeout(Duration::from_secs(3), self.revision()).await;
+            let why = match probe {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer within 3 s".to_owned(),
+            };
+            let found = diagnose::servers(&config.servers, material).await;
+            if found.is_final || tokio::time::Instant::now() >= deadline {
+                let why = found.why.unwrap_or(why);
+                return Err(StorageError::Unreachable { servers: config.servers.join(","), why });
+            }
+            tracing::info!(err = found.why.unwrap_or(why), "Waiting for etcd");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// The key prefix of a resource under this server's `--etcd-prefix`.
+    pub fn key_prefix(&self, upstream: &str) -> String {
+        format!("{}{}", self.prefix, upstream.strip_prefix("/registry").unwrap_or(upstream))
+    }
+
+    /// Everything of ours lies below.
+    pub fn root(&self) -> String {
+        format!("{}/", self.prefix)
+    }
+
+    /// The revision now, linearizable: every write that was acknowledged before the call is at or before it.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn revision(&self) -> Result<u64, StorageError> {
+        let options = GetOptions::new().with_count_only();
+        let mut kv = self.kv.clone();
+        let answer = limited("range", kv.get("\0", Some(options))).await?;
+        Ok(answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default()))
+    }
+
+    /// What lies at a key now, linearizable.
+    ///
+    /// # Errors
+    /// etcd does not answer, or the value cannot be read.
+    pub async fn get(&self, key: &str) -> Result<Option<Stored>, StorageError> {
+        let mut kv = self.kv.clone();
+        let answer = limited("range", kv.get(key, None)).await?;
+        answer.kvs().first().map(stored).transpose()
+    }
+
+    /// Calls `visit` for every key below a prefix, all at one revision, which is returned.
+    ///
+    /// # Errors
+    /// etcd does not answer, or it compacted the revision meanwhile.
+    pub async fn list(
+        &self,
+        prefix: &str,
+        mut visit: impl FnMut(&str, &[u8], u64),
+    ) -> Result<u64, StorageError> {
+        let end = prefix_end(prefix);
+        let (mut from, mut at) = (prefix.as_bytes().to_vec(), 0);
+        loop {
+            let options =
+                GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS).with_revision(signed(at));
+            let mut kv = self.kv.clone();
+            let answer = limited("range", kv.get(from, Some(options))).await?;
+            if at == 0 {
+                at = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
+            }
+            for kv in answer.kvs() {
+                match std::str::from_utf8(kv.key()) {
+                    Ok(key) => visit(key, kv.value(), revision(kv)),
+                    Err(_) => tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text"),
+                }
+            }
+            match answer.kvs().last() {
+                Some(last) if answer.more() => from = [last.key(), b"\0"].concat(),
+                _ => return Ok(at),
+            }
+        }
+    }
+
+    /// Writes a new key.
+    ///
+    /// # Errors
+    /// etcd does not answer (the write may have happened) or refuses the size.
+    pub async fn create(&self, key: &str, json: Vec<u8>, lease: Option<i64>) -> Result<Written, StorageError> {
+        self.put_if(key, Compare::create_revision(key, CompareOp::Equal, 0), json, lease).await
+    }
+
+    /// Replaces a key that is still at `seen`.
+    ///
+    /// # Errors
+    /// etcd does not answer (the write may have happened) or refuses the size.
+    pub async fn update(&self, key: &str, seen: u64, json: Vec<u8>, lease: Option<i64>) -> Result<Written, StorageError> {
+        self.put_if(key, Compare::mod_revision(key, CompareOp::Equal, signed(seen)), json, lease).await
+    }
+
+    async fn put_if(
+        &self,
+        key: &str,
+        condition: Compare,
+        json: Vec<u8>,
+        lease: Option<i64>,
+    ) -> Result<Written, StorageError> {
+        let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+        self.conditionally(key, condition, TxnOp::put(key, transform::to_storage(json), options)).await
+    }
+
+    /// Removes a key that is still at `seen`.
+    ///
+    /// # Errors
+    /// etcd does not answer (the removal may have happened).
+    pub async fn delete(&self, key: &str, seen: u64) -> Result<Written, StorageError> {
+        let condition = Compare::mod_revision(key, CompareOp::Equal, signed(seen));
+        self.conditionally(key, condition, TxnOp::delete(key, None)).await
+    }
+
+    async fn conditionally(&self, key: &str, condition: Compare, operation: TxnOp) -> Result<Written, StorageError> {
+        let txn = Txn::new().when([condition]).and_then([operation]).or_else([TxnOp::get(key, None)]);
+        let mut kv = self.kv.clone();
+        let answer = limited("txn", kv.txn(txn)).await?;
+        if answer.succeeded() {
+            let revision = answer.header().map_or(0, |header| header.revision());
+            return Ok(Written::Done(u64::try_from(revision).unwrap_or_default()));
+        }
+        let there = answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
+            _ => None,
+        });
+        Ok(Written::Refused(there.as_ref().map(stored).transpose()?))
+    }
+
+    /// Every change of every key from a revision on, whoever makes it.
+    ///
+    /// # Errors
+    /// etcd does not take the watch.
+    pub(super) async fn watch_everything(&self, from: u64) -> Result<WatchStream, StorageError> {
+        let options = WatchOptions::new().with_all_keys().with_start_revision(signed(from));
+        let mut watch = self.watch.clone();
+        limited("watch", watch.watch("", Some(options))).await
+    }
+
+    /// Forgets what was before a revision.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub(super) async fn compact(&self, revision: u64) -> Result<(), StorageError> {
+        let mut kv = self.kv.clone();
+        limited("compact", kv.compact(signed(revision), None)).await.map(|_| ())
+    }
+
+    /// Compares and swaps a plain key by its version (number of writes); used between API servers.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub(super) async fn swap_by_version(
+        &self,
+        key: &str,
+        version: i64,
+        value: &str,
+    ) -> Result<Result<u64, (i64, String, u64)>, StorageError> {
+        let txn = Txn::new()
+            .when([Compare::version(key, CompareOp::Equal, version)])
+            .and_then([TxnOp::put(key, value, None)])
+            .or_else([TxnOp::get(key, None)]);
+        let mut kv = self.kv.clone();
+        let answer = limited("txn", kv.txn(txn)).await?;
+        let now = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
+        if answer.succeeded() {
+            return Ok(Ok(now));
+        }
+        let there = answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
+            _ => None,
+        });
+        let (version, value) =
+            there.map_or((0, String::new()), |kv| (kv.version(), String::from_utf8_lossy(kv.value()).into_owned()));
+        Ok(Err((version, value, now)))
+    }
+}
+
+/// The first key after all keys with this prefix.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0]
+}

@@ -1,0 +1,316 @@
+//! Reads labels and selectable fields out of an object's JSON without building a tree of it, and puts the resource version in.
+//!
+//! Pure. Costs one pass over the bytes; what is not asked for is skipped, not decoded.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// What a field that is absent counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zero {
+    /// Text.
+    Empty,
+    /// A boolean.
+    False,
+    /// A number.
+    Number,
+}
+
+impl Zero {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Empty => "",
+            Self::False => "false",
+            Self::Number => "0",
+        }
+    }
+}
+
+/// One selectable field: its name and where its value stands (the first path that is not empty counts).
+#[derive(Clone, Debug)]
+pub struct FieldPath {
+    /// As in the selector.
+    pub name: String,
+    /// Dotted JSON paths.
+    pub paths: Vec<String>,
+    /// When all are absent.
+    pub zero: Zero,
+}
+
+#[derive(Debug, Default)]
+struct Node {
+    slot: Option<usize>,
+    children: Vec<(String, Node)>,
+}
+
+impl Node {
+    fn insert(&mut self, path: &str, slot: usize) {
+        let Some((first, rest)) = path.split_once('.').or((!path.is_empty()).then_some((path, ""))) else {
+            self.slot = Some(slot);
+            return;
+        };
+        let at = match self.children.iter().position(|(name, _)| name == first) {
+            Some(at) => at,
+            None => {
+                self.children.push((first.to_owned(), Self::default()));
+                self.children.len() - 1
+            }
+        };
+        self.children[at].1.insert(rest, slot);
+    }
+
+    fn child(&self, name: &str) -> Option<&Self> {
+        self.children.iter().find(|(child, _)| child == name).map(|(_, node)| node)
+    }
+}
+
+/// Which fields of a resource are looked at.
+#[derive(Debug, Default)]
+pub struct Probe {
+    root: Node,
+    fields: Vec<FieldPath>,
+    slots: usize,
+}
+
+/// What a probe found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found {
+    /// `key\0value\0` for each label, in key order.
+    pub labels: Box<str>,
+    /// The fields' values in the probe's order, each followed by `\0`.
+    pub fields: Box<str>,
+    /// Where `metadata`'s opening brace stands.
+    metadata_at: usize,
+    has_version: bool,
+}
+
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(default, borrow)]
+    labels: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
+    #[serde(default, rename = "resourceVersion")]
+    resource_version: Option<IgnoredAny>,
+}
+
+impl Probe {
+    /// For these fields.
+    pub fn new(fields: Vec<FieldPath>) -> Self {
+        let mut probe = Self::default();
+        for field in &fields {
+            for path in &field.paths {
+                probe.root.insert(path, probe.slots);
+                probe.slots += 1;
+            }
+        }
+        probe.fields = fields;
+        probe
+    }
+
+    /// The position of a field in [`Found::fields`].
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.fields.iter().position(|field| field.name == name)
+    }
+
+    /// Looks at one object.
+    ///
+    /// # Errors
+    /// Not a JSON object with `metadata`.
+    pub fn look(&self, json: &[u8]) -> Result<Found, serde_json::Error> {
+        let mut values = vec![String::new(); self.slots];
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        let raw = deserializer.deserialize_map(Top { root: &self.root, values: &mut values })?;
+        deserializer.end()?;
+        let metadata: Metadata = serde_json::from_str(raw.get())?;
+        let mut labels = String::new();
+        for (key, value) in metadata.labels.iter().flatten() {
+            labels.extend([key, "\0", value.as_deref().unwrap_or_default(), "\0"]);
+        }
+        let mut fields = String::new();
+        let mut slot = 0;
+        for field in &self.fields {
+            let given = values[slot..slot + field.paths.len()].iter().find(|value| !value.is_empty());
+            fields.push_str(given.map_or(field.zero.text(), String::as_str));
+            fields.push('\0');
+            slot += field.paths.len();
+        }
+        Ok(Found {
+            labels: labels.into(),
+            fields: fields.into(),
+            metadata_at: raw.get().as_ptr().addr() - json.as_ptr().addr(),
+            has_version: metadata.resource_version.is_some(),
+        })
+    }
+}
+
+impl Found {
+    /// The object with `resourceVersion` set.
+    ///
+    /// # Errors
+    /// Only if the stored object had one that cannot be replaced (foreign data that is not JSON after all).
+    pub fn with_version(&self, json: &[u8], revision: u64) -> Result<Vec<u8>, serde_json::Error> {
+        if self.has_version {
+            let mut value: serde_json::Value = serde_json::from_slice(json)?;
+            value["metadata"]["resourceVersion"] = revision.to_string().into();
+            return serde_json::to_vec(&value);
+        }
+        let (head, tail) = json.split_at(self.metadata_at + 1);
+        let first = tail.iter().find(|byte| !byte.is_ascii_whitespace());
+        let comma = if first == Some(&b'}') { "" } else { "," };
+        let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
+        let mut out = Vec::with_capacity(json.len() + version.len());
+        out.extend_from_slice(head);
+        out.extend_from_slice(version.as_bytes());
+        out.extend_from_slice(tail);
+        Ok(out)
+    }
+}
+
+/// Reads the outermost object; gives `metadata` as it stands.
+struct Top<'p> {
+    root: &'p Node,
+    values: &'p mut [String],
+}
+
+impl<'de> Visitor<'de> for Top<'_> {
+    type Value = &'de RawValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object with metadata")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut metadata = None;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == "metadata" {
+                metadata = Some(map.next_value::<&'de RawValue>()?);
+                continue;
+            }
+            match self.root.child(&key) {
+                Some(node) => map.next_value_seed(Seed { node, values: self.values })?,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        metadata.ok_or_else(|| serde::de::Error::missing_field("metadata"))
+    }
+}
+
+/// Reads a value below a node of the wanted paths.
+struct Seed<'p> {
+    node: &'p Node,
+    values: &'p mut [String],
+}
+
+impl Seed<'_> {
+    fn put(self, text: impl fmt::Display) {
+        if let Some(value) = self.node.slot.and_then(|slot| self.values.get_mut(slot)) {
+            *value = text.to_string();
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.put(value);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.put(value);
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.put(value);
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.put(value);
+        Ok(())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.put(value);
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            match self.node.child(&key) {
+                Some(node) => map.next_value_seed(Seed { node, values: self.values })?,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn probe() -> Probe {
+        let field = |name: &str, paths: &[&str], zero| FieldPath {
+            name: name.to_owned(),
+            paths: paths.iter().map(|&p| p.to_owned()).collect(),
+            zero,
+        };
+        Probe::new(vec![
+            field("spec.nodeName", &["spec.nodeName"], Zero::Empty),
+            field("spec.hostNetwork", &["spec.hostNetwork"], Zero::False),
+            field("source", &["source.component", "reportingComponent"], Zero::Empty),
+            field("status.replicas", &["status.replicas"], Zero::Number),
+        ])
+    }
+
+    #[test]
+    fn finds_labels_and_fields() {
+        let json = br#"{"kind":"X","metadata":{"labels":{"b":"2","a":"1"},"name":"n"},"reportingComponent":"r","spec":{"nodeName":"n1","containers":[{"nodeName":"no"}]},"status":{"replicas":3}}"#;
+        let found = probe().look(json).unwrap();
+        assert_eq!(&*found.labels, "a\x001\0b\x002\0");
+        assert_eq!(&*found.fields, "n1\0false\0r\x003\0");
+        let with = String::from_utf8(found.with_version(json, 7).unwrap()).unwrap();
+        assert!(with.contains(r#""metadata":{"resourceVersion":"7","labels""#), "{with}");
+    }
+
+    #[test]
+    fn replaces_a_stored_version_and_copes_with_empty_metadata() {
+        let json = br#"{"metadata": { } }"#;
+        let found = probe().look(json).unwrap();
+        assert_eq!(found.with_version(json, 7).unwrap(), br#"{"metadata": {"resourceVersion":"7" } }"#);
+        let json = br#"{"metadata":{"resourceVersion":"3","name":"a"}}"#;
+        let with = probe().look(json).unwrap().with_version(json, 9).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&with).unwrap();
+        assert_eq!(value["metadata"]["resourceVersion"], "9");
+        for bad in [&b"{}"[..], b"[]", b"{\"metadata\":3}", b"", b"{\"metadata\":{}"] {
+            assert!(probe().look(bad).is_err());
+        }
+    }
+}
