@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod flags;
 pub mod http;
 pub mod objects;
+pub mod registry;
 pub mod resources;
 pub mod storage;
 pub mod tokens;

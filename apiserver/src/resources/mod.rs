@@ -248,7 +248,9 @@ impl Strategy {
     /// What the table alone can do.
     pub const DEFAULT: Self = Self {
         names: NameRule(apimachinery::validation::dns1123_subdomain),
-        default: |_, _| {},
+        default: |object, cx| {
+            apimachinery::codec::apply_defaults(&cx.resource.group, cx.version, &cx.resource.kind, object);
+        },
         prepare_create: |_, _| {},
         prepare_update: |_, _, _| {},
         validate: |object, cx| {

@@ -1,0 +1,171 @@
+//! Performs the plan of a deletion, of one object or of a collection.
+
+use std::sync::Arc;
+
+use apimachinery::meta;
+use apimachinery::status::{Details, Status};
+use serde_json::Value;
+
+use super::deletion::{DeleteOptions, Plan, plan};
+use super::{Current, Object, Registry, Target, current, encode};
+use crate::admission::Operation;
+use crate::storage::cache::ResourceCache;
+use crate::storage::entry::{Entry, Filter};
+use crate::storage::etcd::Written;
+
+const MAX_ATTEMPTS: usize = 32;
+
+/// What a client is told of a deletion.
+#[derive(Debug)]
+pub enum Deleted {
+    /// The object: it is still there, or its kind answers with it.
+    Object {
+        /// As it is or was.
+        object: Object,
+        /// It is removed.
+        gone: bool,
+    },
+    /// It is removed; a success Status names it.
+    Gone(Box<Status>),
+}
+
+/// What one attempt came to.
+enum Step {
+    Done(Deleted),
+    /// Somebody wrote meanwhile; this is there now.
+    Again(Option<Current>),
+}
+
+impl Registry {
+    /// Deletes an object, or begins to.
+    ///
+    /// # Errors
+    /// 404, 409 for preconditions, 422 for options, what admission or storage says.
+    pub async fn delete(&self, target: &Target<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
+        options.validate()?;
+        let cache = self.cache(target.resource)?;
+        let key = target.key();
+        let mut now = self.cached(target)?;
+        let mut fresh = false;
+        let mut admitted = false;
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(object) = &now else {
+                if fresh {
+                    return Err(target.not_found());
+                }
+                (now, fresh) = (self.live(&cache, &key).await?, true);
+                continue;
+            };
+            if !admitted {
+                let request = target.admission(Operation::Delete, Some(&object.value));
+                self.chain()?.admit(&request, None).await?;
+                self.chain()?.validate(&request, None).await?;
+                admitted = true;
+            }
+            let planned = plan(&object.value, target.resource, options, target.ctx.now);
+            if !fresh && matches!(planned, Err(_) | Ok(Plan::Pending)) {
+                (now, fresh) = (self.live(&cache, &key).await?, true);
+                continue;
+            }
+            match self.carry_out(target, &cache, &key, object, planned?).await? {
+                Step::Done(deleted) => return Ok(deleted),
+                Step::Again(newer) => (now, fresh) = (newer, true),
+            }
+        }
+        Err(Status::conflict(&target.resource.group_resource(), target.name, "the object changes all the time"))
+    }
+
+    async fn carry_out(
+        &self,
+        target: &Target<'_>,
+        cache: &ResourceCache,
+        key: &str,
+        now: &Current,
+        plan: Plan,
+    ) -> Result<Step, Status> {
+        let key = format!("{}{key}", cache.prefix());
+        match plan {
+            Plan::Pending => Ok(Step::Done(Deleted::Object { object: Object::of(&now.value), gone: false })),
+            Plan::Mark(object) => self.mark(target, &key, now, object).await.map(|marked| match marked {
+                Ok(current) => Step::Done(Deleted::Object { object: Object::of(&current.value), gone: false }),
+                Err(newer) => Step::Again(newer),
+            }),
+            Plan::MarkThenRemove(object) => match self.mark(target, &key, now, object).await? {
+                Ok(marked) => self.remove(target, &key, &marked).await,
+                Err(newer) => Ok(Step::Again(newer)),
+            },
+            Plan::Remove => self.remove(target, &key, now).await,
+        }
+    }
+
+    async fn mark(
+        &self,
+        target: &Target<'_>,
+        key: &str,
+        now: &Current,
+        mut object: Value,
+    ) -> Result<Result<Current, Option<Current>>, Status> {
+        if target.ctx.dry_run {
+            return Ok(Ok(Current { value: object, revision: now.revision }));
+        }
+        let lease = self.lease(target.resource).await?;
+        match self.etcd.update(key, now.revision, encode(&object)?, lease).await? {
+            Written::Done(revision) => {
+                meta::set_resource_version(&mut object, &revision.to_string());
+                Ok(Ok(Current { value: object, revision }))
+            }
+            Written::Refused(there) => Ok(Err(there.as_ref().map(current).transpose()?)),
+        }
+    }
+
+    async fn remove(&self, target: &Target<'_>, key: &str, now: &Current) -> Result<Step, Status> {
+        if !target.ctx.dry_run {
+            match self.etcd.delete(key, now.revision).await? {
+                Written::Done(_) => self.release(target, &now.value, None).await,
+                Written::Refused(there) => return Ok(Step::Again(there.as_ref().map(current).transpose()?)),
+            }
+        }
+        if target.behaviour().return_deleted_object {
+            return Ok(Step::Done(Deleted::Object { object: Object::of(&now.value), gone: true }));
+        }
+        let mut status = Status { status: "Success".to_owned(), ..Status::default() };
+        status.details = Some(Box::new(Details {
+            name: meta::name(&now.value).to_owned(),
+            group: target.resource.group.clone(),
+            kind: target.resource.plural.clone(),
+            uid: meta::uid(&now.value).to_owned(),
+            ..Details::default()
+        }));
+        Ok(Step::Done(Deleted::Gone(Box::new(status))))
+    }
+
+    /// Deletes every object of a collection that the filter selects; gives them as they were.
+    ///
+    /// # Errors
+    /// The first failure other than an object that is already gone.
+    pub async fn delete_collection(
+        &self,
+        target: &Target<'_>,
+        filter: &Filter,
+        options: &DeleteOptions,
+    ) -> Result<(u64, Vec<Arc<Entry>>), Status> {
+        options.validate()?;
+        let revision = self.clock.catch_up().await?;
+        let snapshot = self.cache(target.resource)?.snapshot(revision);
+        let prefix = if target.namespace.is_empty() { String::new() } else { format!("{}/", target.namespace) };
+        let in_scope = snapshot
+            .map
+            .range::<_, str>((std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(&prefix))
+            .map(|(_, entry)| entry);
+        let selected: Vec<Arc<Entry>> = in_scope.filter(|entry| filter.matches(entry)).cloned().collect();
+        for entry in &selected {
+            let one = Target { namespace: entry.namespace(), name: entry.name(), ..*target };
+            match self.delete(&one, options).await {
+                Err(status) if status.code != 404 => return Err(status),
+                _ => {}
+            }
+        }
+        Ok((snapshot.revision, selected))
+    }
+}

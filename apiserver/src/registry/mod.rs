@@ -1,0 +1,287 @@
+//! The one store behind every resource: create, get, list, watch, update, delete.
+//!
+//! Guarantees: an acknowledged write is in etcd; every write went through admission, defaults, preparation and validation in
+//! upstream's order; a write that changes nothing keeps the resource version; what was decided on a stale copy is decided
+//! again on the present one before it is refused. Inside, objects are JSON trees in the stored version's form; the served
+//! version matters only at the edges. Knows nothing of HTTP.
+
+mod create;
+mod delete;
+pub mod deletion;
+pub mod list;
+pub mod metadata;
+mod objects;
+mod scale;
+mod update;
+mod watch;
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use apimachinery::codec;
+use apimachinery::gvk::GroupVersion;
+use apimachinery::meta;
+use apimachinery::schema::{self, Type};
+use apimachinery::status::Status;
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::admission::{self, Operation};
+use crate::config::ServerOptions;
+use crate::http::request::RequestContext;
+use crate::resources::{HookContext, Resource, ServedVersion, SharedTable, Strategy, Subresource};
+use crate::storage::StorageError;
+use crate::storage::cache::ResourceCache;
+use crate::storage::clock::Clock;
+use crate::storage::entry::Entry;
+use crate::storage::etcd::{Etcd, Stored};
+use crate::storage::lease::Leases;
+use crate::storage::probe::Probe;
+
+pub use deletion::DeleteOptions;
+pub use list::{Listing, ReadOptions};
+pub use update::UpdateOptions;
+pub use watch::{Watch, WatchOptions};
+
+/// What a request is about, resolved.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// Who, when, dry run, warnings.
+    pub ctx: &'a RequestContext,
+    /// The resource.
+    pub resource: &'a Resource,
+    /// The served version of the request.
+    pub version: &'a ServedVersion,
+    /// The view of the object, if it is not the object itself.
+    pub subresource: Option<&'a Subresource>,
+    /// Namespace; empty for cluster-wide.
+    pub namespace: &'a str,
+    /// Name; empty for collections.
+    pub name: &'a str,
+}
+
+/// An object as it is stored, ready to be presented: JSON of the stored version with its resource version.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// The JSON.
+    pub bytes: Bytes,
+}
+
+/// The object's present state, as far as we know.
+struct Current {
+    /// With `resourceVersion`.
+    value: Value,
+    revision: u64,
+}
+
+/// Computes the wanted object, in the served version's form, from the present one (`None`: there is none).
+pub type Change<'c> = &'c (dyn Fn(Option<&Value>) -> Result<Value, Status> + Send + Sync);
+
+/// The store.
+pub struct Registry {
+    etcd: Etcd,
+    clock: Arc<Clock>,
+    leases: Leases,
+    table: SharedTable,
+    options: ServerOptions,
+    chain: OnceLock<admission::Chain>,
+}
+
+impl<'a> Target<'a> {
+    fn key(&self) -> String {
+        if self.resource.namespaced { format!("{}/{}", self.namespace, self.name) } else { self.name.to_owned() }
+    }
+
+    fn not_found(&self) -> Status {
+        Status::not_found(&self.resource.group_resource(), self.name)
+    }
+
+    fn subresource_name(&self) -> &'a str {
+        self.subresource.map_or("", |sub| sub.name.as_str())
+    }
+
+    fn strategy(&self) -> &'a Strategy {
+        self.subresource.map_or(&self.resource.strategy, |sub| &sub.strategy)
+    }
+
+    fn behaviour(&self) -> &'a apimachinery::resources::Behaviour {
+        self.subresource.map_or(&self.resource.behaviour, |sub| &sub.behaviour)
+    }
+
+    fn admission(&self, operation: Operation, old: Option<&'a Value>) -> admission::Request<'a> {
+        admission::Request {
+            ctx: self.ctx,
+            operation,
+            group: &self.resource.group,
+            resource: &self.resource.plural,
+            subresource: self.subresource_name(),
+            namespace: self.namespace,
+            name: self.name,
+            old,
+        }
+    }
+
+    /// From the served form to the stored one.
+    fn to_storage(&self, object: &mut Value) {
+        if let Some(conversion) = self.version.conversion {
+            (conversion.to_storage)(object);
+        }
+    }
+
+    /// From the stored form to the served one.
+    fn from_storage(&self, object: &mut Value) {
+        if let Some(conversion) = self.version.conversion {
+            (conversion.from_storage)(object);
+        }
+    }
+}
+
+/// The schema of an object in stored form.
+fn stored_type<'a>(target: &Target<'a>, object: &Value) -> &'a Type {
+    if target.version.conversion.is_none() {
+        return &target.version.ty;
+    }
+    let known = GroupVersion::parse(meta::api_version(object))
+        .and_then(|gv| schema::lookup(&gv.group, &gv.version, meta::kind(object)));
+    known.unwrap_or(&target.version.ty)
+}
+
+fn current(stored: &Stored) -> Result<Current, Status> {
+    let mut value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
+    meta::set_resource_version(&mut value, &stored.revision.to_string());
+    Ok(Current { value, revision: stored.revision })
+}
+
+/// The JSON to store: without resource version, which is etcd's own.
+fn encode(object: &Value) -> Result<Vec<u8>, Status> {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+    serde_json::to_vec(&object).map_err(Status::internal)
+}
+
+/// What a stored JSON looks like to clients.
+fn at_revision(json: &[u8], revision: u64) -> Result<Object, Status> {
+    let found = Probe::default().look(json).map_err(Status::internal)?;
+    let bytes = found.with_version(json, revision).map_err(Status::internal)?;
+    Ok(Object { bytes: bytes.into() })
+}
+
+impl Object {
+    /// As it is, resource version included.
+    pub fn of(value: &Value) -> Self {
+        Self { bytes: serde_json::to_vec(value).unwrap_or_default().into() }
+    }
+
+    /// The tree.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl From<&Entry> for Object {
+    fn from(entry: &Entry) -> Self {
+        Self { bytes: entry.bytes.clone() }
+    }
+}
+
+impl Registry {
+    /// Over a clock that has started. Events live for `event_ttl`.
+    pub fn new(etcd: Etcd, clock: Arc<Clock>, table: SharedTable, options: ServerOptions, event_ttl: Duration) -> Self {
+        let leases = Leases::new(etcd.clone(), event_ttl);
+        Self { etcd, clock, leases, table, options, chain: OnceLock::new() }
+    }
+
+    /// Sets the admission chain, once, before the first write.
+    pub fn admit_through(&self, chain: admission::Chain) {
+        let _ = self.chain.set(chain);
+    }
+
+    /// The admission chain.
+    ///
+    /// # Errors
+    /// The server is still starting.
+    pub fn chain(&self) -> Result<&admission::Chain, Status> {
+        self.chain.get().ok_or_else(|| Status::service_unavailable("the server is starting"))
+    }
+
+    /// What is served.
+    pub fn table(&self) -> &SharedTable {
+        &self.table
+    }
+
+    /// The configuration that rules may look at.
+    pub fn options(&self) -> &ServerOptions {
+        &self.options
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+
+    /// The cache of a resource.
+    ///
+    /// # Errors
+    /// The resource stores nothing.
+    pub fn cache(&self, resource: &Resource) -> Result<Arc<ResourceCache>, Status> {
+        let storage = resource.storage.as_ref();
+        let cache = storage.and_then(|storage| self.clock.cache(&self.etcd.key_prefix(&storage.key_prefix)));
+        cache.ok_or_else(|| Status::method_not_supported(&resource.group_resource(), "storing"))
+    }
+
+    fn hooks<'a>(&'a self, target: &Target<'a>) -> HookContext<'a> {
+        HookContext {
+            request: target.ctx,
+            resource: target.resource,
+            version: &target.version.version,
+            subresource: target.subresource_name(),
+            options: &self.options,
+        }
+    }
+
+    /// One object.
+    ///
+    /// # Errors
+    /// 404, or storage cannot be read.
+    pub async fn get(&self, target: &Target<'_>, resource_version: &str) -> Result<Object, Status> {
+        self.reach(resource_version).await?;
+        let entry = self.cache(target.resource)?.get(&target.key());
+        entry.map(|entry| Object::from(&*entry)).ok_or_else(|| target.not_found())
+    }
+
+    /// Makes the caches as new as a read's `resourceVersion` asks for.
+    async fn reach(&self, resource_version: &str) -> Result<u64, Status> {
+        match resource_version {
+            "" => Ok(self.clock.catch_up().await?),
+            "0" => Ok(self.clock.revision()),
+            text => {
+                let revision = list::parse_version(text)?;
+                self.clock.wait(revision).await?;
+                Ok(self.clock.revision())
+            }
+        }
+    }
+
+    fn cached(&self, target: &Target<'_>) -> Result<Option<Current>, Status> {
+        let entry = self.cache(target.resource)?.get(&target.key());
+        Ok(entry.map(|entry| Current { value: entry.value(), revision: entry.revision }))
+    }
+
+    async fn live(&self, cache: &ResourceCache, key: &str) -> Result<Option<Current>, Status> {
+        let stored = self.etcd.get(&format!("{}{key}", cache.prefix())).await?;
+        stored.as_ref().map(current).transpose()
+    }
+
+    /// A lease for objects that expire by themselves.
+    async fn lease(&self, resource: &Resource) -> Result<Option<i64>, StorageError> {
+        if resource.ttl { self.leases.get().await.map(Some) } else { Ok(None) }
+    }
+}
+
+/// Canonical form of the stored version.
+fn canonicalize(target: &Target<'_>, object: &mut Value) {
+    let ty = stored_type(target, object);
+    codec::canonicalize(ty, object);
+}

@@ -1,0 +1,59 @@
+//! What the rest of the server may look up: objects from the caches, live ones from etcd, and events for those who keep an
+//! index of their own.
+
+use std::sync::Arc;
+
+use apimachinery::status::Status;
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use super::Registry;
+use crate::objects::{Objects, ResourceName};
+use crate::storage::cache::{ResourceCache, Subscriber};
+
+fn key(namespace: &str, name: &str) -> String {
+    if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
+}
+
+impl Registry {
+    fn cache_of(&self, (group, plural): ResourceName) -> Option<Arc<ResourceCache>> {
+        let table = self.table.load();
+        self.cache(table.by_plural(group, plural)?).ok()
+    }
+
+    /// Calls `subscriber` for every present object of a resource and then for every event, in order.
+    pub fn subscribe(&self, resource: ResourceName, subscriber: Subscriber) {
+        if let Some(cache) = self.cache_of(resource) {
+            cache.subscribe(subscriber);
+        }
+    }
+}
+
+impl Objects for Registry {
+    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        let entry = self.cache_of(resource)?.get(&key(namespace, name))?;
+        Some(Arc::new(entry.value()))
+    }
+
+    fn list(&self, resource: ResourceName, namespace: &str) -> Vec<Arc<Value>> {
+        let Some(cache) = self.cache_of(resource) else { return Vec::new() };
+        let snapshot = cache.snapshot(0);
+        let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
+        let from = (std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded);
+        let entries = snapshot.map.range::<_, str>(from).take_while(|(key, _)| key.starts_with(&prefix));
+        entries.map(|(_, entry)| Arc::new(entry.value())).collect()
+    }
+
+    fn get_live<'a>(
+        &'a self,
+        resource: ResourceName,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>> {
+        Box::pin(async move {
+            let Some(cache) = self.cache_of(resource) else { return Ok(None) };
+            let live = self.live(&cache, &key(namespace, name)).await?;
+            Ok(live.map(|current| Arc::new(current.value)))
+        })
+    }
+}

@@ -1,0 +1,110 @@
+//! `scale`: an `autoscaling/v1` Scale as a view of the replicas of deployments, replica sets, stateful sets and replication
+//! controllers. Follows upstream: the view's resource version is the object's, and only `spec.replicas` is taken over.
+
+use apimachinery::field::{FieldError, Path};
+use apimachinery::gvk::GroupKind;
+use apimachinery::meta;
+use apimachinery::selector::LabelSelector;
+use apimachinery::status::Status;
+use serde_json::{Value, json};
+
+use super::{Change, Object, Registry, Target, UpdateOptions};
+
+/// Where a kind keeps what a Scale shows.
+pub(super) struct ScaleView {
+    /// The selector is a plain map.
+    plain_selector: bool,
+}
+
+impl ScaleView {
+    fn selector(&self, object: &Value) -> String {
+        let selector = &object["spec"]["selector"];
+        if self.plain_selector {
+            let terms = selector.as_object().into_iter().flatten();
+            return terms.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",");
+        }
+        LabelSelector::from_value(selector).map(|selector| selector.to_string()).unwrap_or_default()
+    }
+
+    /// The Scale of an object.
+    fn show(&self, object: &Value) -> Value {
+        let mut metadata = serde_json::Map::new();
+        for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+            if let Some(value) = object["metadata"].get(field) {
+                metadata.insert(field.to_owned(), value.clone());
+            }
+        }
+        let mut status = json!({"replicas": object["status"]["replicas"].as_i64().unwrap_or_default()});
+        let selector = self.selector(object);
+        if !selector.is_empty() {
+            status["selector"] = selector.into();
+        }
+        let replicas = object["spec"]["replicas"].as_i64().unwrap_or_default();
+        let mut spec = json!({});
+        if replicas != 0 {
+            spec["replicas"] = replicas.into();
+        }
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata, "spec": spec, "status": status})
+    }
+
+    /// The object with the Scale's replicas.
+    fn take_over(&self, object: &Value, scale: &Value) -> Value {
+        let mut object = object.clone();
+        object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or_default().into();
+        let version = meta::resource_version(scale).to_owned();
+        meta::set_resource_version(&mut object, &version);
+        object
+    }
+}
+
+fn validate(target: &Target<'_>, scale: &Value) -> Result<(), Status> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or_default();
+    if replicas >= 0 {
+        return Ok(());
+    }
+    let path = Path::new("spec").child("replicas");
+    let error = FieldError::invalid(path, replicas, "must be greater than or equal to 0");
+    let kind = GroupKind { group: "autoscaling".to_owned(), kind: "Scale".to_owned() };
+    Err(Status::invalid(&kind, target.name, &vec![error]))
+}
+
+impl Registry {
+    pub(super) fn as_scale(&self, target: &Target<'_>) -> Option<ScaleView> {
+        let scale = target.subresource.is_some_and(|sub| sub.gvk.kind == "Scale");
+        scale.then(|| ScaleView { plain_selector: target.resource.kind == "ReplicationController" })
+    }
+
+    /// The Scale of an object.
+    ///
+    /// # Errors
+    /// 404, or storage cannot be read.
+    pub async fn get_scale(&self, target: &Target<'_>, resource_version: &str) -> Result<Option<Object>, Status> {
+        let Some(view) = self.as_scale(target) else { return Ok(None) };
+        let object = self.get(target, resource_version).await?;
+        Ok(Some(Object::of(&view.show(&object.value()))))
+    }
+
+    pub(super) async fn update_scale(
+        &self,
+        target: &Target<'_>,
+        view: &ScaleView,
+        change: Change<'_>,
+    ) -> Result<Object, Status> {
+        let parent = Target { subresource: None, ..*target };
+        let through = |now: Option<&Value>| {
+            let now = now.ok_or_else(|| target.not_found())?;
+            let wanted = change(Some(&view.show(now)))?;
+            let name = meta::name(&wanted);
+            if name != target.name {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    target.name
+                )));
+            }
+            validate(target, &wanted)?;
+            Ok(view.take_over(now, &wanted))
+        };
+        let (object, _) = Box::pin(self.update(&parent, &through, UpdateOptions::default())).await?;
+        Ok(Object::of(&view.show(&object.value())))
+    }
+}

@@ -1,0 +1,272 @@
+//! Changing an object: PUT and PATCH, of the object or of a view of it.
+//!
+//! The change is computed from the cached object and written if etcd still has that revision; otherwise it is computed again
+//! from what etcd has. Refusals and no-ops that were decided on a cached copy are confirmed against etcd first.
+
+use apimachinery::field::{ErrorList, FieldError, Path};
+use apimachinery::meta;
+use apimachinery::status::Status;
+use apimachinery::validation;
+use serde_json::Value;
+
+use super::create::settle_namespace;
+use super::{Change, Current, Object, Registry, Target, at_revision, canonicalize, encode, metadata};
+use crate::admission::Operation;
+use crate::resources::Rollback;
+use crate::storage::cache::ResourceCache;
+use crate::storage::etcd::Written;
+
+/// How often an update is computed again because somebody else wrote meanwhile.
+const MAX_ATTEMPTS: usize = 32;
+/// Upstream's sentence for a lost race.
+const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+
+/// How an update may go beyond its facts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UpdateOptions {
+    /// Creates the object when it is absent, whatever the facts say (apply).
+    pub force_create: bool,
+}
+
+/// What an update comes to.
+enum Plan {
+    /// Nothing changes.
+    Keep,
+    /// Write this.
+    Put(Value, Rollback),
+    /// The last finalizer of a terminating object is gone: remove it; clients see this.
+    Remove(Value),
+}
+
+impl Registry {
+    /// Changes an object. The flag tells whether it was created.
+    ///
+    /// # Errors
+    /// What the change, admission, validation or storage says; 404, 409.
+    pub async fn update(
+        &self,
+        target: &Target<'_>,
+        change: Change<'_>,
+        options: UpdateOptions,
+    ) -> Result<(Object, bool), Status> {
+        if let Some(scale) = self.as_scale(target) {
+            return self.update_scale(target, &scale, change).await.map(|object| (object, false));
+        }
+        let cache = self.cache(target.resource)?;
+        let key = target.key();
+        let mut current = self.cached(target)?;
+        let mut fresh = false;
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(now) = &current else {
+                if !fresh {
+                    (current, fresh) = (self.live(&cache, &key).await?, true);
+                    if current.is_some() {
+                        continue;
+                    }
+                }
+                return self.create_by_update(target, change, options).await.map(|object| (object, true));
+            };
+            let plan = self.plan_update(target, change, now).await;
+            if !fresh && !matches!(plan, Ok(Plan::Put(..))) {
+                let live = self.live(&cache, &key).await?;
+                fresh = true;
+                if live.as_ref().map(|live| live.revision) != Some(now.revision) {
+                    current = live;
+                    continue;
+                }
+            }
+            match self.perform(target, &cache, &key, now, plan?).await? {
+                Ok(object) => return Ok((object, false)),
+                Err(newer) => (current, fresh) = (newer, true),
+            }
+        }
+        Err(Status::conflict(&target.resource.group_resource(), target.name, MODIFIED))
+    }
+
+    /// The inner error is what is there instead of `now`.
+    async fn perform(
+        &self,
+        target: &Target<'_>,
+        cache: &ResourceCache,
+        key: &str,
+        now: &Current,
+        plan: Plan,
+    ) -> Result<Result<Object, Option<Current>>, Status> {
+        let key = format!("{}{key}", cache.prefix());
+        match plan {
+            Plan::Keep => Ok(Ok(Object::of(&now.value))),
+            Plan::Put(object, rollback) if target.ctx.dry_run => {
+                rollback.undo().await;
+                Ok(Ok(Object::of(&object)))
+            }
+            Plan::Put(object, rollback) => {
+                let json = encode(&object)?;
+                let lease = self.lease(target.resource).await?;
+                match self.etcd.update(&key, now.revision, json.clone(), lease).await? {
+                    Written::Done(revision) => {
+                        self.release(target, &now.value, Some(&object)).await;
+                        Ok(Ok(at_revision(&json, revision)?))
+                    }
+                    Written::Refused(there) => {
+                        rollback.undo().await;
+                        Ok(Err(there.as_ref().map(super::current).transpose()?))
+                    }
+                }
+            }
+            Plan::Remove(object) if target.ctx.dry_run => Ok(Ok(Object::of(&object))),
+            Plan::Remove(object) => match self.etcd.delete(&key, now.revision).await? {
+                Written::Done(_) | Written::Refused(None) => {
+                    self.release(target, &now.value, None).await;
+                    Ok(Ok(Object::of(&object)))
+                }
+                Written::Refused(there) => Ok(Err(there.as_ref().map(super::current).transpose()?)),
+            },
+        }
+    }
+
+    pub(super) async fn release(&self, target: &Target<'_>, old: &Value, new: Option<&Value>) {
+        if let Some(release) = target.resource.strategy.release {
+            release(old, new, &self.hooks(target)).await;
+        }
+    }
+
+    async fn create_by_update(
+        &self,
+        target: &Target<'_>,
+        change: Change<'_>,
+        options: UpdateOptions,
+    ) -> Result<Object, Status> {
+        let allowed = target.subresource.is_none() && target.behaviour().allow_create_on_update;
+        if !allowed && !options.force_create {
+            return Err(target.not_found());
+        }
+        let object = change(None)?;
+        named_as_url(target, &object)?;
+        if !meta::uid(&object).is_empty() {
+            let why = format!("Precondition failed: UID in precondition: {}, UID in object meta: ", meta::uid(&object));
+            return Err(Status::conflict(&target.resource.group_resource(), target.name, &why));
+        }
+        let mut object = object;
+        let given = meta::resource_version(&object);
+        if !given.is_empty() && given != "0" {
+            return Err(Status::conflict(&target.resource.group_resource(), target.name, MODIFIED));
+        }
+        meta::set_resource_version(&mut object, "");
+        meta::set_name(&mut object, target.name);
+        let create = Target { subresource: None, ..*target };
+        self.create(&create, object).await
+    }
+
+    /// What the update comes to on top of `now`.
+    async fn plan_update(&self, target: &Target<'_>, change: Change<'_>, now: &Current) -> Result<Plan, Status> {
+        let old = &now.value;
+        let mut served = old.clone();
+        target.from_storage(&mut served);
+        let mut object = change(Some(&served))?;
+        named_as_url(target, &object)?;
+        settle_namespace(target, &mut object)?;
+        let hooks = self.hooks(target);
+        (target.strategy().default)(&mut object, &hooks);
+        target.to_storage(&mut object);
+        let chain = self.chain()?;
+        // The lives of the target and of the object differ; the request is made anew for each call.
+        chain.admit(&shorten(target, old), Some(&mut object)).await?;
+        self.check_identity(target, &object, now)?;
+        meta::set_resource_version(&mut object, &now.revision.to_string());
+        metadata::prepare_changed(&mut object, old, target.behaviour(), target.ctx.now);
+        (target.strategy().prepare_update)(&mut object, old, &hooks);
+        canonicalize(target, &mut object);
+        metadata::bump_generation(&mut object, old, target.behaviour());
+        let rollback = match target.strategy().allocate {
+            Some(allocate) => allocate(&mut object, Some(old), &hooks).await?,
+            None => Rollback::none(),
+        };
+        match self.check_changed(target, &object, old).await {
+            Ok(()) if object == *old => {
+                rollback.undo().await;
+                Ok(Plan::Keep)
+            }
+            Ok(()) if may_go(target, &object, old) => Ok(Plan::Remove(object)),
+            Ok(()) => Ok(Plan::Put(object, rollback)),
+            Err(refused) => {
+                rollback.undo().await;
+                Err(refused)
+            }
+        }
+    }
+
+    async fn check_changed(&self, target: &Target<'_>, object: &Value, old: &Value) -> Result<(), Status> {
+        let hooks = self.hooks(target);
+        let path = Path::new("metadata");
+        let namespaced = target.resource.namespaced;
+        let mut errors =
+            validation::validate_object_meta(object, namespaced, validation::path_segment_name, &path);
+        errors.extend(validation::validate_object_meta_update(object, old, &path));
+        errors.extend((target.strategy().validate_update)(object, old, &hooks));
+        if !errors.is_empty() {
+            return Err(self.invalid(target, &errors));
+        }
+        for warning in (target.strategy().warnings)(object, Some(old)) {
+            target.ctx.warnings.add(warning);
+        }
+        self.chain()?.validate(&shorten(target, old), Some(object)).await
+    }
+
+    fn invalid(&self, target: &Target<'_>, errors: &ErrorList) -> Status {
+        Status::invalid(&target.resource.group_kind(), target.name, errors)
+    }
+
+    /// uid and resource version of the wanted object against those of the present one.
+    fn check_identity(&self, target: &Target<'_>, object: &Value, now: &Current) -> Result<(), Status> {
+        let conflict = |why: &str| Status::conflict(&target.resource.group_resource(), target.name, why);
+        let (wanted, there) = (meta::uid(object), meta::uid(&now.value));
+        if !wanted.is_empty() && wanted != there {
+            return Err(conflict(&format!(
+                "Precondition failed: UID in precondition: {wanted}, UID in object meta: {there}"
+            )));
+        }
+        match meta::resource_version(object) {
+            "" | "0" if target.behaviour().allow_unconditional_update => Ok(()),
+            "" | "0" => {
+                let path = Path::new("metadata").child("resourceVersion");
+                let error = FieldError::invalid(path, "0", "must be specified for an update");
+                Err(self.invalid(target, &vec![error]))
+            }
+            version if version == now.revision.to_string() => Ok(()),
+            version if version.parse::<u64>().is_err() => {
+                let path = Path::new("metadata").child("resourceVersion");
+                Err(self.invalid(target, &vec![FieldError::invalid(path, version, "must be a number")]))
+            }
+            _ => Err(conflict(MODIFIED)),
+        }
+    }
+}
+
+/// The admission request of an update, for as long as the old object is borrowed.
+fn shorten<'s>(target: &Target<'s>, old: &'s Value) -> crate::admission::Request<'s> {
+    target.admission(Operation::Update, Some(old))
+}
+
+fn named_as_url(target: &Target<'_>, object: &Value) -> Result<(), Status> {
+    let name = meta::name(object);
+    if name.is_empty() {
+        return Err(Status::bad_request("the name of the object must be given, and be that of the URL"));
+    }
+    if name == target.name {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!(
+        "the name of the object ({name}) does not match the name on the URL ({})",
+        target.name
+    )))
+}
+
+/// Whether a changed object that is terminating has nothing left that holds it.
+fn may_go(target: &Target<'_>, object: &Value, old: &Value) -> bool {
+    let terminating = meta::deletion_timestamp(old).is_some();
+    let free = meta::finalizers(object).next().is_none();
+    let grace_is_over = meta::deletion_grace_period_seconds(old).unwrap_or_default() == 0;
+    let own = target.resource.finishes_deletion_on_update;
+    let spec_free = !own || object["spec"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+    terminating && free && grace_is_over && spec_free
+}
