@@ -1,0 +1,175 @@
+//! Pod admission on the node: the last look before a pod is started. Pure.
+//!
+//! The scheduler decided with its picture of the cluster; here the node decides with its own. Reasons are upstream's, so
+//! that controllers recognise them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+
+use super::resources::{Amounts, pod_requests};
+use super::types::Pod;
+
+/// What the node offers.
+#[derive(Debug, Clone, Default)]
+pub struct NodeView {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub allocatable: Amounts,
+}
+
+/// A refusal: (reason, message) of the Failed pod.
+pub type Refusal = (String, String);
+
+/// Whether the pod may start beside the others; `node` is none until the API has told of it.
+///
+/// # Errors
+/// Why not.
+pub fn admit<'a>(
+    pod: &Pod,
+    others: impl Iterator<Item = &'a Pod> + Clone,
+    node: &NodeView,
+    labels_known: bool,
+) -> Result<(), Refusal> {
+    let refuse = |reason: &str, message: String| Err((reason.to_owned(), format!("Pod was rejected: {message}")));
+    if let Some(os) = pod.spec.os.as_ref().map(|os| os.name.as_str()).filter(|os| *os != "linux") {
+        return refuse(
+            "PodOSNotSupported",
+            format!("Failed to admit pod as the OS field doesn't match node OS (pod: {os}, node: linux)"),
+        );
+    }
+    if let Some(os) = pod.spec.node_selector.iter().flatten().find(|(k, v)| *k == "kubernetes.io/os" && *v != "linux") {
+        let message =
+            format!("Failed to admit pod as the `kubernetes.io/os` label doesn't match node label ({})", os.1);
+        return refuse("PodOSSelectorNodeLabelDoesNotMatch", message);
+    }
+    if labels_known && !node_matches(pod, node) {
+        let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+        return refuse("NodeAffinity", message.to_owned());
+    }
+    if let Some(port) = taken_port(pod, others.clone()) {
+        let message = format!("Predicate NodePorts failed: host port {port} is in use");
+        return refuse("NodePorts", message);
+    }
+    let count = i64::try_from(others.clone().count()).unwrap_or(i64::MAX) + 1;
+    let max = node.allocatable.get("pods").copied().unwrap_or(i64::MAX);
+    if count > max {
+        let message =
+            format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {max}", count - 1);
+        return refuse("OutOfpods", message);
+    }
+    let mut used = Amounts::new();
+    for other in others {
+        for (name, amount) in pod_requests(&other.spec) {
+            *used.entry(name).or_default() += amount;
+        }
+    }
+    for (name, wanted) in pod_requests(&pod.spec) {
+        let used = used.get(&name).copied().unwrap_or(0);
+        let capacity = node.allocatable.get(&name).copied();
+        // A resource that the node does not list is the scheduler's business, except the node's own.
+        let Some(capacity) = capacity.or_else(|| (!name.contains('/')).then_some(0)) else { continue };
+        if wanted > 0 && used + wanted > capacity {
+            let message = format!(
+                "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+            );
+            return refuse(&format!("OutOf{name}"), message);
+        }
+    }
+    Ok(())
+}
+
+/// A host port that the pod wants and another has.
+fn taken_port<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>) -> Option<i32> {
+    let ports = |p: &Pod| -> Vec<(String, i32, String)> {
+        let all = p.containers().flat_map(|(_, c)| c.ports.iter().flatten());
+        let used = all.filter(|c| c.host_port.is_some_and(|h| h > 0));
+        used.map(|c| {
+            let ip = c.host_ip.clone().filter(|i| !i.is_empty()).unwrap_or_else(|| "0.0.0.0".into());
+            (c.protocol.clone().unwrap_or_else(|| "TCP".into()), c.host_port.unwrap_or(0), ip)
+        })
+        .collect()
+    };
+    let wanted = ports(pod);
+    if wanted.is_empty() {
+        return None;
+    }
+    let taken: Vec<_> = others.flat_map(ports).collect();
+    let clash = |a: &(String, i32, String), b: &(String, i32, String)| {
+        a.0 == b.0 && a.1 == b.1 && (a.2 == b.2 || a.2 == "0.0.0.0" || b.2 == "0.0.0.0")
+    };
+    wanted.iter().find(|w| taken.iter().any(|t| clash(w, t))).map(|w| w.1)
+}
+
+fn node_matches(pod: &Pod, node: &NodeView) -> bool {
+    let selected = pod.spec.node_selector.iter().flatten().all(|(k, v)| node.labels.get(k) == Some(v));
+    let affinity = pod.spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    selected && required.is_none_or(|r| r.node_selector_terms.iter().any(|t| term_matches(t, node)))
+}
+
+fn term_matches(term: &NodeSelectorTerm, node: &NodeView) -> bool {
+    let labels = term.match_expressions.iter().flatten();
+    let fields = term.match_fields.iter().flatten();
+    let empty = labels.clone().next().is_none() && fields.clone().next().is_none();
+    !empty
+        && labels.into_iter().all(|r| requirement_holds(r, node.labels.get(&r.key)))
+        && fields.into_iter().all(|r| r.key == "metadata.name" && requirement_holds(r, Some(&node.name)))
+}
+
+fn requirement_holds(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let compare = |wanted: std::cmp::Ordering| {
+        let number = |s: Option<&String>| s.and_then(|v| v.parse::<i64>().ok());
+        match (number(value), number(values.first())) {
+            (Some(a), Some(b)) => a.cmp(&b) == wanted,
+            _ => false,
+        }
+    };
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(|v| values.contains(v)),
+        "NotIn" => value.is_none_or(|v| !values.contains(v)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compare(std::cmp::Ordering::Greater),
+        "Lt" => compare(std::cmp::Ordering::Less),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::types::tests::pod;
+    use serde_json::json;
+
+    #[test]
+    fn refusals() {
+        let node = NodeView {
+            name: "n1".into(),
+            labels: BTreeMap::from([("zone".into(), "a".into())]),
+            allocatable: Amounts::from([("cpu".into(), 1000), ("pods".into(), 2)]),
+        };
+        let with = |spec: serde_json::Value| {
+            let mut spec = spec;
+            if spec.get("containers").is_none() {
+                spec["containers"] = json!([]);
+            }
+            pod(json!({"spec": spec}))
+        };
+        let cpu = |amount: &str| {
+            with(json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": amount}},
+            "ports": [{"containerPort": 1, "hostPort": 80}]}]}))
+        };
+        let reason = |pod: &Pod, others: &[Pod]| admit(pod, others.iter(), &node, true).err().map(|r| r.0);
+        assert_eq!(reason(&cpu("1"), &[]), None);
+        assert_eq!(reason(&cpu("1001m"), &[]), Some("OutOfcpu".into()));
+        assert_eq!(reason(&cpu("1"), &[cpu("1m")]), Some("NodePorts".into()));
+        assert_eq!(reason(&with(json!({})), &[cpu("0"), with(json!({}))]), Some("OutOfpods".into()));
+        assert_eq!(reason(&with(json!({"nodeSelector": {"zone": "b"}})), &[]), Some("NodeAffinity".into()));
+        let affinity = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
+            {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}}}});
+        assert_eq!(reason(&with(affinity), &[]), None);
+        assert_eq!(reason(&with(json!({"os": {"name": "windows"}})), &[]), Some("PodOSNotSupported".into()));
+    }
+}

@@ -1,0 +1,152 @@
+//! Static pods from a directory (or one file).
+//!
+//! The directory is watched; where that is impossible it is read again every `--file-check-frequency`. A file that is
+//! not a pod is one log line with the reason and no pod; the others are not affected.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::meta;
+use component_base::config_file;
+use jiff::Timestamp;
+use rustix::fs::inotify;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::cri::labels;
+use crate::pods::manager::Message;
+use crate::pods::types::{Pod, Source};
+
+/// Hex digits of a static pod's uid.
+const UID_DIGITS: usize = 32;
+
+/// Sends the static pods and their changes until shutdown.
+pub async fn run(
+    path: PathBuf,
+    node: String,
+    period: Duration,
+    out: mpsc::Sender<Message>,
+    shutdown: CancellationToken,
+) {
+    let watch = watch(&path).inspect_err(|error| {
+        tracing::warn!(path = %path.display(), %error, "Cannot watch the static pods; reading them every {period:?}");
+    });
+    let watch = watch.ok();
+    let mut known: Option<BTreeMap<PathBuf, String>> = None;
+    loop {
+        let files = read(&path);
+        if known.as_ref() != Some(&files) {
+            let pods = files.iter().filter_map(|(path, text)| load(path, text, &node)).collect();
+            known = Some(files);
+            if out.send(Message::Static { source: Source::File, pods }).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = changed(watch.as_ref()) => {}
+            () = tokio::time::sleep(period), if watch.is_none() => {}
+        }
+    }
+}
+
+fn watch(path: &Path) -> std::io::Result<AsyncFd<std::os::fd::OwnedFd>> {
+    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    let flags = inotify::WatchFlags::CLOSE_WRITE
+        | inotify::WatchFlags::MOVE
+        | inotify::WatchFlags::DELETE
+        | inotify::WatchFlags::MOVE_SELF;
+    inotify::add_watch(&fd, path, flags)?;
+    AsyncFd::new(fd)
+}
+
+/// Returns when something happened in the directory.
+async fn changed(watch: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
+    let Some(watch) = watch else { return std::future::pending().await };
+    let Ok(mut ready) = watch.readable().await else { return std::future::pending().await };
+    let mut buffer = [0; 4096];
+    // What happened does not matter: the directory is read again.
+    while rustix::io::read(watch.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
+    ready.clear_ready();
+}
+
+/// Path → text of every manifest.
+fn read(path: &Path) -> BTreeMap<PathBuf, String> {
+    let mut paths = Vec::new();
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        paths.extend(entries.map(|e| e.path()).filter(|p| p.is_file()));
+        paths.retain(|p| p.file_name().is_some_and(|n| !n.to_string_lossy().starts_with('.')));
+    } else if path.is_file() {
+        paths.push(path.to_owned());
+    }
+    paths.into_iter().filter_map(|p| std::fs::read_to_string(&p).ok().map(|text| (p, text))).collect()
+}
+
+fn load(path: &Path, text: &str, node: &str) -> Option<Arc<Pod>> {
+    match parse(path, text, node) {
+        Ok(pod) => Some(Arc::new(pod)),
+        Err(error) => {
+            tracing::error!(file = %path.display(), "Ignoring a static pod file: {error}");
+            None
+        }
+    }
+}
+
+fn parse(path: &Path, text: &str, node: &str) -> Result<Pod, String> {
+    let (mut object, _) = config_file::parse::<Value>(text, path, "v1", "Pod").map_err(|e| e.to_string())?;
+    if object["metadata"]["name"].as_str().is_none_or(str::is_empty) {
+        return Err("metadata.name is missing".to_owned());
+    }
+    if object["spec"]["containers"].as_array().is_none_or(Vec::is_empty) {
+        return Err("spec.containers is missing".to_owned());
+    }
+    let mut hash = Sha256::new();
+    for part in [node, &path.to_string_lossy(), text] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    let mut uid = hex::encode(hash.finalize());
+    uid.truncate(UID_DIGITS);
+    let name = format!("{}-{node}", meta::name(&object));
+    meta::set_name(&mut object, &name);
+    if meta::namespace(&object).is_empty() {
+        meta::set_namespace(&mut object, "default");
+    }
+    meta::set_uid(&mut object, &uid);
+    meta::set_annotation(&mut object, labels::CONFIG_HASH, &uid);
+    meta::set_annotation(&mut object, labels::CONFIG_SOURCE, Source::File.as_str());
+    meta::set_annotation(&mut object, labels::CONFIG_SEEN, &Timestamp::now().to_string());
+    object["spec"]["nodeName"] = json!(node);
+    let everything = json!({"operator": "Exists", "effect": "NoExecute"});
+    match object["spec"]["tolerations"].as_array_mut() {
+        Some(list) => list.push(everything),
+        None => object["spec"]["tolerations"] = json!([everything]),
+    }
+    object["status"] = json!({"phase": "Pending"});
+    let pod = serde_json::from_value(object).map_err(|e| e.to_string())?;
+    Ok(Pod::new(pod, Source::File))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec: {containers: [{name: c, image: x}]}\n";
+        let pod = parse(Path::new("/m/web.yaml"), text, "n1").unwrap();
+        assert_eq!((pod.name(), pod.namespace(), pod.uid().len()), ("web-n1", "default", UID_DIGITS));
+        assert_eq!(pod.annotation(labels::CONFIG_HASH), Some(pod.uid()));
+        assert!(pod.is_static());
+        let again = parse(Path::new("/m/web.yaml"), text, "n1").unwrap();
+        assert_eq!(again.uid(), pod.uid());
+        assert!(parse(Path::new("/m/x"), "kind: Pod\napiVersion: v1\n", "n1").is_err());
+        assert!(parse(Path::new("/m/x"), "nonsense", "n1").is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! Where pods come from: the API (`api`) and files (`files`).
+
+pub mod api;
+pub mod files;

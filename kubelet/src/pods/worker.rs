@@ -1,0 +1,426 @@
+//! One pass over one pod: look, plan, act, until there is nothing to do now.
+//!
+//! A worker runs only while there is work and holds no state of its own: what it learns goes into the pod's memory,
+//! which the manager keeps. Its future may be dropped between any two steps; the next pass looks at the world again.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::PodStatus;
+use tokio::sync::mpsc;
+
+use super::backoff::Backoff;
+use super::env::{self, Lookups};
+use super::manager::Message;
+use super::plan::{self, Plan, ProbeResults, backoff_key};
+use super::types::{Desired, Pod, Role, Termination};
+use super::{mirror, start, stop, termination};
+use crate::context::Context;
+use crate::cri::snapshot::{self, PodActual, State};
+use crate::events::Kind;
+use crate::images::PullMemory;
+use crate::probes::prober::{Target, Targets};
+use crate::status::generate::{self, Reasons};
+use crate::volumes::{self, Volumes};
+
+/// Most rounds of one pass; a pod that still changes is looked at again soon.
+const MAX_ROUNDS: usize = 32;
+/// First and longest delay after a step failed.
+const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(1);
+const LAST_RETRY: SignedDuration = SignedDuration::from_secs(120);
+
+/// What the pass shall reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Goal {
+    /// The pod runs.
+    Run,
+    /// Nothing of the pod runs; its records and logs stay.
+    Stop,
+    /// Nothing of the pod is left.
+    Remove,
+}
+
+/// What is remembered of a pod between passes.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    pub backoff: Backoff,
+    pub pulls: PullMemory,
+    pub reasons: Reasons,
+    /// Failed passes in a row.
+    pub failures: u32,
+    /// The status generated last.
+    pub status: PodStatus,
+}
+
+/// How a pass ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The goal is reached; nothing more until something changes.
+    pub reached: bool,
+    /// When to look again whatever happens.
+    pub again_at: Option<Timestamp>,
+    /// The pod must end.
+    pub terminate: Option<Termination>,
+}
+
+/// One pass.
+pub struct Pass<'a> {
+    pub context: &'a Context,
+    pub desired: &'a Desired,
+    pub goal: Goal,
+    pub probes: &'a ProbeResults,
+    pub memory: &'a mut Memory,
+    pub out: &'a mpsc::Sender<Message>,
+}
+
+/// A step failed; the text is logged and the pass tried again.
+type Failed = String;
+
+impl Pass<'_> {
+    fn pod(&self) -> &Pod {
+        &self.desired.pod
+    }
+
+    /// Runs the pass to its end.
+    pub async fn run(mut self) -> Outcome {
+        let result = match self.goal {
+            Goal::Run => self.keep_running().await,
+            Goal::Stop => self.stop().await,
+            Goal::Remove => self.remove().await,
+        };
+        match result {
+            Ok(outcome) => {
+                self.memory.failures = 0;
+                outcome
+            }
+            Err(message) => {
+                self.memory.failures += 1;
+                let delay = retry_delay(self.memory.failures);
+                tracing::error!(pod = %self.pod().full_name(), retry_in = %delay, "Error syncing pod: {message}");
+                Outcome { again_at: Some(Timestamp::now() + delay), ..Outcome::default() }
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<PodActual, Failed> {
+        let mut actual = snapshot::fetch(&self.context.runtime, self.pod().uid()).await.map_err(|e| e.to_string())?;
+        termination::enrich(&mut actual);
+        Ok(actual)
+    }
+
+    /// Generates the status and, when it differs from the last, hands it on; always tells what to probe.
+    async fn publish(&mut self, actual: &PodActual) -> PodStatus {
+        let context = self.context;
+        let pod = self.pod();
+        let blank = self.memory.status == PodStatus::default();
+        let previous = if blank { &pod.status } else { &self.memory.status };
+        let status = generate::generate(&generate::Input {
+            pod,
+            actual,
+            probes: self.probes,
+            reasons: &self.memory.reasons,
+            termination: self.desired.termination.as_ref(),
+            previous,
+            runtime_name: context.runtime_name(),
+            host_ips: &context.host_ips,
+            now: Timestamp::now(),
+        });
+        let targets = if self.goal == Goal::Run { targets(pod, actual, &context.host_ips) } else { Vec::new() };
+        let message = Message::Published {
+            status: Arc::new(status.clone()),
+            targets: Targets { pod: Arc::clone(&self.desired.pod), targets },
+        };
+        // A closed channel means that the kubelet ends.
+        let _ = self.out.send(message).await;
+        self.memory.status = status.clone();
+        status
+    }
+
+    async fn keep_running(&mut self) -> Result<Outcome, Failed> {
+        let mut volumes = None;
+        for _ in 0..MAX_ROUNDS {
+            let actual = self.look().await?;
+            let now = Timestamp::now();
+            if let Some(terminate) = deadline_passed(self.pod(), &self.memory.status, now) {
+                return Ok(Outcome { terminate: Some(terminate), ..Outcome::default() });
+            }
+            let plan = plan::next(&plan::Input {
+                pod: self.pod(),
+                actual: &actual,
+                probes: self.probes,
+                backoff: &self.memory.backoff,
+                max_backoff: self.context.max_crash_backoff,
+                now,
+            });
+            self.note_waits(&plan, &actual);
+            let status = self.publish(&actual).await;
+            if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+                let terminate = Termination { grace_seconds: self.pod().grace_seconds(), ..Termination::default() };
+                return Ok(Outcome { terminate: Some(terminate), ..Outcome::default() });
+            }
+            if plan.is_settled() {
+                stop::prune(self.context, &actual).await;
+                return self.settle(&plan, volumes, &actual, now).await;
+            }
+            self.act(&plan, &actual, &mut volumes).await?;
+        }
+        Ok(Outcome { again_at: Some(Timestamp::now() + FIRST_RETRY), ..Outcome::default() })
+    }
+
+    /// Nothing to start or stop: refresh the volumes and tell when to look again.
+    async fn settle(
+        &mut self,
+        plan: &Plan,
+        volumes: Option<Volumes>,
+        actual: &PodActual,
+        now: Timestamp,
+    ) -> Result<Outcome, Failed> {
+        let refresh_at = match volumes {
+            Some(volumes) => volumes.refresh_at,
+            None if self.pod().spec.volumes.iter().flatten().any(|v| volumes::payload::plugin(v).is_some()) => {
+                self.set_up_volumes(actual).await?.0.refresh_at
+            }
+            None => None,
+        };
+        let waits = plan.wait.iter().map(|w| w.until);
+        let start = self.memory.status.start_time.as_ref().map(|t| t.0);
+        let deadline = self.pod().spec.active_deadline_seconds;
+        let deadline = deadline.and_then(|s| start?.checked_add(SignedDuration::from_secs(s)).ok());
+        if self.pod().is_static() {
+            mirror::ensure(self.context, self.desired).await;
+        }
+        let again_at = waits.chain(refresh_at).chain(deadline).min().map(|t| t.max(now));
+        Ok(Outcome { reached: true, again_at, terminate: None })
+    }
+
+    /// Containers in crash back-off show why they wait; those that run have nothing to explain.
+    fn note_waits(&mut self, plan: &Plan, actual: &PodActual) {
+        let full_name = self.pod().full_name();
+        let running = |name: &str| actual.latest(name).is_some_and(|c| c.state == State::Running);
+        self.memory.reasons.retain(|name, _| !running(name));
+        for wait in &plan.wait {
+            let shown = if wait.delay.as_secs() >= 60 {
+                format!("{}m{}s", wait.delay.as_secs() / 60, wait.delay.as_secs() % 60)
+            } else {
+                format!("{}s", wait.delay.as_secs())
+            };
+            let message = format!("back-off {shown} restarting failed container={} pod={full_name}", wait.name);
+            let known =
+                self.memory.reasons.get(&wait.name).is_some_and(|(r, m)| r == "CrashLoopBackOff" && *m == message);
+            if !known {
+                let event = format!("Back-off restarting failed container {} in pod {full_name}", wait.name);
+                self.context.events.container(self.pod(), &wait.name, Kind::Warning, "BackOff", &event);
+            }
+            self.memory.reasons.insert(wait.name.clone(), ("CrashLoopBackOff".into(), message));
+        }
+    }
+
+    /// Performs the plan's steps; the first failure ends the pass.
+    async fn act(&mut self, plan: &Plan, actual: &PodActual, volumes: &mut Option<Volumes>) -> Result<(), Failed> {
+        let context = self.context;
+        let pod = Arc::clone(&self.desired.pod);
+        if plan.stop_all {
+            if plan.create_sandbox.is_some() {
+                let message = "Pod sandbox changed, it will be killed and re-created.";
+                context.events.pod(&pod, Kind::Normal, "SandboxChanged", message);
+            }
+            stop::pod(context, &pod, actual, pod.grace_seconds()).await.map_err(|e| e.to_string())?;
+        }
+        for kill in &plan.kill {
+            let message = format!("{}, will be restarted", kill.message.trim_end_matches(", will be restarted"));
+            let kill = plan::Kill { message, ..kill.clone() };
+            let grace = stop::probe_grace(&pod, &kill);
+            stop::container(context, &pod, actual, &kill, grace).await.map_err(|e| e.to_string())?;
+        }
+        if plan.create_sandbox.is_none() && plan.start.is_empty() {
+            return Ok(());
+        }
+        context.cgroups.set_up_pod(&pod, &context.limits)?;
+        let (set_up, lookups) = self.set_up_volumes(actual).await?;
+        let handler = context.objects.runtime_handler(&pod).await?;
+        if let Some(attempt) = plan.create_sandbox {
+            let result = start::sandbox(context, &pod, attempt, &handler).await;
+            *volumes = Some(set_up);
+            return result.map_err(|(_, message)| message);
+        }
+        let result = self.start_containers(plan, actual, &set_up, &lookups, &handler).await;
+        *volumes = Some(set_up);
+        result
+    }
+
+    async fn start_containers(
+        &mut self,
+        plan: &Plan,
+        actual: &PodActual,
+        volumes: &Volumes,
+        lookups: &Lookups,
+        handler: &str,
+    ) -> Result<(), Failed> {
+        let pod = Arc::clone(&self.desired.pod);
+        let mut failed = None;
+        let input = start::Input { pod: &pod, actual, volumes, lookups, handler };
+        for step in &plan.start {
+            let exited = actual.latest(&step.name).filter(|c| c.state == State::Exited).and_then(|c| c.finished_at);
+            if let (Some(finished), Some((_, spec))) = (exited, pod.container(&step.name)) {
+                let max = self.context.max_crash_backoff;
+                self.memory.backoff.next(&backoff_key(spec), finished, Timestamp::now(), max);
+            }
+            match start::container(self.context, &input, step, &mut self.memory.pulls).await {
+                Ok(()) => {
+                    self.memory.reasons.remove(&step.name);
+                }
+                Err((reason, message)) => {
+                    let text = format!("failed to start container {}: {reason}: {message}", step.name);
+                    self.memory.reasons.insert(step.name.clone(), (reason, message));
+                    failed = Some(text);
+                    if step.role == Role::Init {
+                        break;
+                    }
+                }
+            }
+        }
+        let Some(message) = failed else { return Ok(()) };
+        let actual = self.look().await?;
+        self.publish(&actual).await;
+        Err(message)
+    }
+
+    /// Sets volumes up, and gathers what containers' environments need.
+    async fn set_up_volumes(&mut self, actual: &PodActual) -> Result<(Volumes, Lookups), Failed> {
+        let context = self.context;
+        let pod = self.pod();
+        let dir = volumes::pod_dir(&context.dirs.root, pod.uid());
+        for part in ["volumes", "plugins", "containers"] {
+            let path = dir.join(part);
+            std::fs::create_dir_all(&path).map_err(|e| format!("cannot make {}: {e}", path.display()))?;
+        }
+        let lookups = self.gather(actual).await?;
+        match volumes::set_up(context, pod, &lookups, Timestamp::now()).await {
+            Ok(volumes) => Ok((volumes, lookups)),
+            Err(error) => {
+                context.events.pod(pod, Kind::Warning, "FailedMount", &error.to_string());
+                Err(error.to_string())
+            }
+        }
+    }
+
+    async fn gather(&self, actual: &PodActual) -> Result<Lookups, Failed> {
+        let (context, pod) = (self.context, self.pod());
+        let pod_ips = if pod.host_network() {
+            context.host_ips.clone()
+        } else {
+            actual.ready_sandbox().map(|s| s.ips.clone()).unwrap_or_default()
+        };
+        let mut lookups = Lookups {
+            services: (context.services)(pod.namespace()),
+            pod_ips,
+            host_ips: context.host_ips.clone(),
+            allocatable: context.allocatable.clone(),
+            ..Lookups::default()
+        };
+        for (_, container) in pod.containers() {
+            let (config_maps, secrets) = env::references(container);
+            for name in config_maps {
+                if let Some(map) = context.objects.config_map(pod.namespace(), &name).await? {
+                    lookups.config_maps.insert(name, map);
+                }
+            }
+            for name in secrets {
+                if let Some(secret) = context.objects.secret(pod.namespace(), &name).await? {
+                    lookups.secrets.insert(name, secret);
+                }
+            }
+        }
+        Ok(lookups)
+    }
+
+    async fn stop(&mut self) -> Result<Outcome, Failed> {
+        let actual = self.look().await?;
+        if actual.anything_running() {
+            self.publish(&actual).await;
+            let grace = self.desired.termination.as_ref().map_or(0, |t| t.grace_seconds);
+            let result = stop::pod(self.context, self.pod(), &actual, grace).await;
+            result.map_err(|e| {
+                let message = format!("error killing pod: {e}");
+                self.context.events.pod(self.pod(), Kind::Warning, "FailedKillPod", &message);
+                message
+            })?;
+        }
+        let actual = self.look().await?;
+        if actual.anything_running() {
+            return Err("containers are still running after they were stopped".to_owned());
+        }
+        self.publish(&actual).await;
+        let (root, uid) = (self.context.dirs.root.clone(), self.pod().uid().to_owned());
+        let cgroups = self.context.cgroups.clone();
+        let cleaned = tokio::task::spawn_blocking(move || {
+            volumes::tear_down(&root, &uid)?;
+            cgroups.remove_pod(&uid)
+        });
+        cleaned.await.map_err(|e| e.to_string())??;
+        if self.goal == Goal::Remove && self.pod().is_static() {
+            mirror::delete(self.context, self.desired).await;
+        }
+        Ok(Outcome { reached: true, ..Outcome::default() })
+    }
+
+    async fn remove(&mut self) -> Result<Outcome, Failed> {
+        self.stop().await?;
+        let actual = self.look().await?;
+        stop::remove(self.context, &actual).await.map_err(|e| e.to_string())?;
+        let context = self.context;
+        for container in &actual.containers {
+            let link = start::log_link(&actual.name, &actual.namespace, &container.name, &container.id);
+            let _ = std::fs::remove_file(context.dirs.container_logs.join(link));
+        }
+        let pod = self.pod();
+        let logs = super::container::log_directory(&context.dirs.pod_logs, pod.namespace(), pod.name(), pod.uid());
+        let (root, uid) = (context.dirs.root.clone(), pod.uid().to_owned());
+        let cleaned = tokio::task::spawn_blocking(move || {
+            let _ = std::fs::remove_dir_all(logs);
+            volumes::remove_pod_dir(&root, &uid)
+        });
+        cleaned.await.map_err(|e| e.to_string())??;
+        Ok(Outcome { reached: true, ..Outcome::default() })
+    }
+}
+
+fn retry_delay(failures: u32) -> SignedDuration {
+    let factor = 2i32.saturating_pow(failures.saturating_sub(1).min(10));
+    (FIRST_RETRY * factor).min(LAST_RETRY)
+}
+
+/// The termination of a pod that was active longer than it may.
+fn deadline_passed(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<Termination> {
+    let limit = SignedDuration::from_secs(pod.spec.active_deadline_seconds?);
+    let start = status.start_time.as_ref().map(|t| t.0).or(pod.start_time())?;
+    (now.duration_since(start) >= limit).then(|| Termination {
+        grace_seconds: pod.grace_seconds(),
+        failed: Some((
+            "DeadlineExceeded".into(),
+            "Pod was active on the node longer than the specified deadline".into(),
+        )),
+        disruption: None,
+    })
+}
+
+fn targets(pod: &Pod, actual: &PodActual, host_ips: &[String]) -> Vec<Target> {
+    let ip = match (pod.host_network(), actual.ready_sandbox()) {
+        (true, _) => host_ips.first().cloned().unwrap_or_default(),
+        (false, Some(sandbox)) => sandbox.ips.first().cloned().unwrap_or_default(),
+        (false, None) => return Vec::new(),
+    };
+    let probed = pod.containers().filter(|(role, c)| {
+        matches!(role, Role::Regular | Role::Sidecar)
+            && (c.startup_probe.is_some() || c.liveness_probe.is_some() || c.readiness_probe.is_some())
+    });
+    let running = probed.filter_map(|(_, c)| actual.latest(&c.name).filter(|a| a.state == State::Running));
+    running
+        .map(|c| Target {
+            container: c.name.clone(),
+            container_id: c.id.clone(),
+            started_at: c.started_at.unwrap_or(c.created_at),
+            pod_ip: ip.clone(),
+        })
+        .collect()
+}

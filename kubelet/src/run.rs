@@ -1,0 +1,368 @@
+//! Start-up order and wiring, top to bottom; returns when shutdown does. Running containers are left as they are.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use apimachinery::meta::ObjectMeta;
+use client::events::Recorder;
+use client::informer::{Cached, Informer, Reader};
+use client::{Client, ClientConfig, resources};
+use component_base::health::Checks;
+use component_base::secure_port::SecurePort;
+use component_base::serving::Server;
+use jiff::SignedDuration;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::cgroups::{Cgroups, Limits};
+use crate::config::Config;
+use crate::context::{Context, Dirs, ServiceLister};
+use crate::cri::{self, Runtime};
+use crate::events::Events;
+use crate::images::{self, Puller};
+use crate::node::manager::Pressure;
+use crate::node::status::Facts;
+use crate::node::{self, machine};
+use crate::objects::Objects;
+use crate::pods::admission::NodeView;
+use crate::pods::env::ServiceInfo;
+use crate::pods::hosts::ClusterDns;
+use crate::pods::manager::{self, Message};
+use crate::pods::resources::{Amounts, LimitOptions};
+use crate::pods::security::Defaults;
+use crate::pods::sources;
+use crate::pods::types::Source;
+use crate::{probes, status};
+
+/// Most messages waiting for the pod manager; senders wait when it is full.
+const MAX_MESSAGES: usize = 1024;
+
+/// The kubelet cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No way to the API server.
+    #[error("cannot use the kubeconfig {}: {source}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: client::ClientConfigError,
+    },
+    /// A directory cannot be made.
+    #[error("cannot make the directory {}: {source}; the kubelet runs as root", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The machine is not as the configuration demands.
+    #[error("{0}")]
+    Machine(String),
+    /// A port cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] component_base::serving::BindError),
+}
+
+/// Runs the kubelet until shutdown.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    let config = Arc::new(config);
+    make_directories(&config)?;
+    let _lock = lock(&config)?;
+    let client = client(&config)?;
+    let (capacity, allocatable) = node::manager::amounts(&config);
+    let cgroups = cgroups(&config, &allocatable)?;
+    check_swap(&config)?;
+    let host_ips = host_ips(&config);
+    tracing::info!(
+        node = config.node_name,
+        addresses = host_ips.join(","),
+        runtime = config.runtime_socket,
+        standalone = client.is_none(),
+        "Starting kubelet {}",
+        component_base::version::GIT_VERSION
+    );
+    let recorder = match &client {
+        Some(client) => Recorder::start(client, "kubelet", &config.node_name, shutdown.clone()),
+        None => Recorder::silent(),
+    };
+    let context = Arc::new(Context {
+        runtime: Runtime::connect(&config.runtime_socket, &config.image_socket, *config.file.runtime_request_timeout),
+        runtime_name: OnceLock::new(),
+        objects: Objects::new(client.clone()),
+        events: Events::new(recorder, &config.node_name),
+        puller: Puller::new(parallel_pulls(&config)),
+        services: services(client.as_ref(), &shutdown),
+        node_name: config.node_name.clone(),
+        host_ips: host_ips.clone(),
+        dirs: Dirs {
+            root: config.root_dir.clone(),
+            pod_logs: config.file.pod_logs_dir.clone(),
+            container_logs: container_logs(&config.file.pod_logs_dir),
+        },
+        dns: ClusterDns { servers: config.file.cluster_dns.clone(), domain: config.file.cluster_domain.clone() },
+        resolv_conf: Some(PathBuf::from(&config.file.resolv_conf)).filter(|p| !p.as_os_str().is_empty()),
+        limits: LimitOptions {
+            cfs_quota: config.file.cpu_cfs_quota,
+            cfs_period_microseconds: i64::try_from(config.file.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
+            memory_capacity_bytes: capacity.get("memory").copied().unwrap_or(0),
+        },
+        security: Defaults {
+            seccomp_default: config.file.seccomp_default,
+            seccomp_dir: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
+        },
+        cgroups,
+        allocatable: allocatable.clone(),
+        max_crash_backoff: config.max_crash_backoff,
+        sync_period: SignedDuration::try_from(*config.file.sync_frequency).unwrap_or(SignedDuration::from_mins(1)),
+    });
+    let started = start(&config, &context, client, capacity, allocatable, &shutdown);
+    health_port(&config, &started, &shutdown)?;
+    shutdown.cancelled().await;
+    tracing::info!("Ending; containers keep running");
+    Ok(())
+}
+
+/// What the ports need of the running parts.
+struct Started {
+    messages: mpsc::Sender<Message>,
+    runtime_health: watch::Receiver<Option<String>>,
+}
+
+/// Starts the loops.
+fn start(
+    config: &Arc<Config>,
+    context: &Arc<Context>,
+    client: Option<Client>,
+    capacity: Amounts,
+    allocatable: Amounts,
+    shutdown: &CancellationToken,
+) -> Started {
+    let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
+    let (prober, targets) = mpsc::channel(MAX_MESSAGES);
+    let (health_sender, runtime_health) = watch::channel(None);
+    let view = NodeView { name: config.node_name.clone(), labels: BTreeMap::new(), allocatable: allocatable.clone() };
+    let (view_sender, view) = watch::channel(view);
+    let (_pressure_sender, pressure) = watch::channel(Pressure::default());
+    let statuses = client.as_ref().map(|client| {
+        let (sender, updates) = mpsc::channel(MAX_MESSAGES);
+        tokio::spawn(status::manager::run(client.clone(), updates, shutdown.clone()));
+        sender
+    });
+    let mut awaited = Vec::new();
+    if let Some(path) = &config.static_pod_path {
+        awaited.push(Source::File);
+        let period = *config.file.file_check_frequency;
+        let out = messages.clone();
+        tokio::spawn(sources::files::run(path.clone(), config.node_name.clone(), period, out, shutdown.clone()));
+    }
+    if let Some(client) = &client {
+        awaited.push(Source::Api);
+        let out = messages.clone();
+        tokio::spawn(sources::api::run(client.clone(), config.node_name.clone(), out, shutdown.clone()));
+        node::manager::follow(client, view_sender, shutdown.clone());
+        let parts = node::manager::Parts {
+            config: Arc::clone(config),
+            context: Arc::clone(context),
+            client: client.clone(),
+            facts: Facts {
+                node_name: config.node_name.clone(),
+                host_ips: context.host_ips.clone(),
+                capacity,
+                allocatable,
+                identity: machine::identity(),
+                port: config.file.port,
+                ..Facts::default()
+            },
+            runtime_health: runtime_health.clone(),
+            pressure,
+        };
+        tokio::spawn(node::manager::run(parts, shutdown.clone()));
+    }
+    tokio::spawn(probes::prober::run(Arc::clone(context), targets, messages.clone(), shutdown.clone()));
+    let parts = manager::Parts {
+        context: Arc::clone(context),
+        inbox,
+        outbox: messages.clone(),
+        prober,
+        statuses,
+        node: view,
+        awaited,
+        runtime_health: health_sender,
+    };
+    tokio::spawn(manager::run(parts, shutdown.clone()));
+    tokio::spawn(relay_runtime(context.runtime.clone(), messages.clone(), shutdown.clone()));
+    let policy = images::gc::Policy {
+        high_percent: u64::try_from(config.file.image_gc_high_threshold_percent).unwrap_or(85),
+        low_percent: u64::try_from(config.file.image_gc_low_threshold_percent).unwrap_or(80),
+        min_age: SignedDuration::try_from(*config.file.image_minimum_gc_age).unwrap_or(SignedDuration::from_mins(2)),
+    };
+    tokio::spawn(images::gc::run(Arc::clone(context), policy, shutdown.clone()));
+    Started { messages, runtime_health }
+}
+
+/// Passes the runtime's reports to the pod manager.
+async fn relay_runtime(runtime: Runtime, messages: mpsc::Sender<Message>, shutdown: CancellationToken) {
+    let (sender, mut reports) = mpsc::channel(16);
+    tokio::spawn(cri::events::run(runtime, sender, shutdown));
+    while let Some(report) = reports.recv().await {
+        if messages.send(Message::Runtime(report)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn make_directories(config: &Config) -> Result<(), StartError> {
+    let root = &config.root_dir;
+    for path in [root.clone(), root.join("pods"), root.join("plugins"), PathBuf::from(&config.file.pod_logs_dir)] {
+        std::fs::create_dir_all(&path).map_err(|source| StartError::Directory { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+/// `/var/log/containers` beside `/var/log/pods`.
+fn container_logs(pod_logs: &str) -> PathBuf {
+    Path::new(pod_logs).parent().unwrap_or(Path::new("/var/log")).join("containers")
+}
+
+fn lock(config: &Config) -> Result<Option<std::fs::File>, StartError> {
+    let Some(path) = &config.lock_file else { return Ok(None) };
+    let fail = |e: &dyn std::fmt::Display| {
+        StartError::Machine(format!("cannot lock {}: {e}; another kubelet may be running", path.display()))
+    };
+    let file = std::fs::File::create(path).map_err(|e| fail(&e))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|e| fail(&e))?;
+    Ok(Some(file))
+}
+
+fn client(config: &Config) -> Result<Option<Client>, StartError> {
+    let Some(path) = &config.kubeconfig else { return Ok(None) };
+    let fail = |source| StartError::Kubeconfig { path: path.clone(), source };
+    #[allow(clippy::cast_precision_loss, reason = "requests per second are small numbers")]
+    let qps = config.file.kube_api_qps as f32;
+    let burst = u32::try_from(config.file.kube_api_burst).unwrap_or(100);
+    let settings = ClientConfig::from_kubeconfig(path, "kubelet").map_err(fail)?.limits(qps, burst);
+    Client::new(settings).map(Some).map_err(fail)
+}
+
+fn cgroups(config: &Config, allocatable: &Amounts) -> Result<Cgroups, StartError> {
+    let file = &config.file;
+    let cgroups = Cgroups::new(config.cgroup_driver, file.cgroups_per_qos, &file.cgroup_root, file.pod_pids_limit);
+    if !cgroups.is_v2() {
+        if config.refuse_cgroup_v1 {
+            return Err(StartError::Machine(
+                "kubelet is configured to not run on a host using cgroup v1 (failCgroupV1: true): boot with cgroup v2, or set failCgroupV1: false".into(),
+            ));
+        }
+        tracing::warn!(
+            "This machine uses cgroup v1, which is in maintenance mode: boot with systemd.unified_cgroup_hierarchy=1"
+        );
+    }
+    let enforce = file.enforce_node_allocatable.iter().any(|e| e == "pods");
+    let limits = enforce.then(|| Limits {
+        cpu_shares: crate::pods::resources::cpu_shares(allocatable.get("cpu").copied().unwrap_or(0)),
+        memory_bytes: allocatable.get("memory").copied().unwrap_or(0),
+        ..Limits::default()
+    });
+    cgroups.set_up_node(limits).map_err(|e| {
+        StartError::Machine(format!("failed to initialize top level QOS containers: {e}; with --cgroups-per-qos=false and --enforce-node-allocatable=\"\" the kubelet does without"))
+    })?;
+    Ok(cgroups)
+}
+
+fn check_swap(config: &Config) -> Result<(), StartError> {
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if config.file.fail_swap_on && swaps.lines().count() > 1 {
+        return Err(StartError::Machine(
+            "running with swap on is not supported: run swapoff -a and take swap out of /etc/fstab, or set failSwapOn: false".into(),
+        ));
+    }
+    Ok(())
+}
+
+fn host_ips(config: &Config) -> Vec<String> {
+    let given = config.node_ips.iter().filter(|ip| !ip.is_unspecified());
+    let given: Vec<String> = given.map(ToString::to_string).collect();
+    if given.is_empty() { vec![machine::detect_address().to_string()] } else { given }
+}
+
+fn parallel_pulls(config: &Config) -> usize {
+    if config.file.serialize_image_pulls {
+        return 1;
+    }
+    config.file.max_parallel_image_pulls.and_then(|n| usize::try_from(n).ok()).unwrap_or(64)
+}
+
+/// A Service with only what environment variables need.
+#[derive(Debug, Deserialize)]
+struct Service {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: ServiceSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ServiceSpec {
+    #[serde(rename = "clusterIP")]
+    cluster_ip: String,
+    ports: Vec<ServicePort>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ServicePort {
+    name: String,
+    port: i32,
+    protocol: String,
+}
+
+impl Cached for Service {
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+fn services(client: Option<&Client>, shutdown: &CancellationToken) -> ServiceLister {
+    let Some(client) = client else { return Box::new(|_| Vec::new()) };
+    let reader: Reader<Service> = Informer::builder(client, resources::SERVICES)
+        .index("namespace", |s: &Service| vec![s.metadata.namespace.clone()])
+        .start(shutdown.clone());
+    Box::new(move |namespace| {
+        let mut found = reader.by_index("namespace", namespace);
+        if namespace != "default" {
+            found.extend(reader.get("default", "kubernetes"));
+        }
+        found.iter().map(|s| service_info(s)).collect()
+    })
+}
+
+fn service_info(service: &Service) -> ServiceInfo {
+    let port = |p: &ServicePort| {
+        let protocol = if p.protocol.is_empty() { "TCP" } else { &p.protocol };
+        (p.name.clone(), p.port, protocol.to_owned())
+    };
+    ServiceInfo {
+        name: service.metadata.name.clone(),
+        namespace: service.metadata.namespace.clone(),
+        cluster_ip: service.spec.cluster_ip.clone(),
+        ports: service.spec.ports.iter().map(port).collect(),
+    }
+}
+
+/// `/healthz` on its own port.
+fn health_port(config: &Config, started: &Started, shutdown: &CancellationToken) -> Result<(), StartError> {
+    let Some(port) = u16::try_from(config.file.healthz_port).ok().filter(|p| *p > 0) else { return Ok(()) };
+    let server = Server::bind(config.healthz_address, port)?;
+    let checks = Checks::new();
+    let messages = started.messages.clone();
+    checks.add("ping", || Ok(()));
+    checks.add("syncloop", move || if messages.is_closed() { Err("the pod manager ended".into()) } else { Ok(()) });
+    tokio::spawn(SecurePort::new(checks).without_metrics().serve(server, None, shutdown.clone()));
+    Ok(())
+}

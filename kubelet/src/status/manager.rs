@@ -1,0 +1,222 @@
+//! The status manager: the one writer of pod statuses to the API.
+//!
+//! Guarantees: the newest status of each pod reaches the API in the end, as a patch of what differs, only to the very
+//! object it belongs to (uid); conditions of others are left alone; a pod whose deletion was asked for is deleted from
+//! the API only after its final status is there and nothing of it runs. Failed writes are tried again with a delay that
+//! grows. Without changes it writes nothing, also not after a restart.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::{Client, ClientError, DeleteOptions, Patch, resources};
+use k8s_openapi::api::core::v1::PodStatus;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::pods::types::Pod;
+
+/// First and longest delay between two tries.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// A pod's newest status.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The pod's newest object, as the API has it (for a static pod, the static one).
+    pub pod: Arc<Pod>,
+    /// Uid of the API's object: the pod's, or its mirror's.
+    pub api_uid: String,
+    pub status: Arc<PodStatus>,
+    /// Nothing of the pod runs and nothing will.
+    pub finished: bool,
+}
+
+struct Entry {
+    update: Update,
+    /// What the API holds as far as we know.
+    known: Map<String, Value>,
+    retry: Option<(Instant, Duration)>,
+    dirty: bool,
+}
+
+/// Runs until shutdown.
+pub async fn run(client: Client, mut updates: mpsc::Receiver<Update>, shutdown: CancellationToken) {
+    let mut entries: HashMap<String, Entry> = HashMap::new();
+    loop {
+        let next = entries.values().filter_map(|e| e.retry.map(|(at, _)| at)).min();
+        let timer = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = timer => {}
+            update = updates.recv() => match update {
+                Some(update) => note(&mut entries, update),
+                None => return,
+            },
+        }
+        while let Ok(update) = updates.try_recv() {
+            note(&mut entries, update);
+        }
+        write_due(&client, &mut entries).await;
+    }
+}
+
+fn note(entries: &mut HashMap<String, Entry>, update: Update) {
+    match entries.get_mut(&update.api_uid) {
+        Some(entry) => {
+            entry.update = update;
+            entry.dirty = true;
+        }
+        None => {
+            let known = fields(&update.pod.status);
+            entries.insert(update.api_uid.clone(), Entry { update, known, retry: None, dirty: true });
+        }
+    }
+}
+
+async fn write_due(client: &Client, entries: &mut HashMap<String, Entry>) {
+    let now = Instant::now();
+    let due: Vec<String> = entries
+        .iter()
+        .filter(|(_, e)| e.retry.map_or(e.dirty, |(at, _)| at <= now))
+        .map(|(uid, _)| uid.clone())
+        .collect();
+    for uid in due {
+        let Some(entry) = entries.get_mut(&uid) else { continue };
+        entry.dirty = false;
+        match write(client, entry).await {
+            Ok(Written::Kept) => entry.retry = None,
+            Ok(Written::Gone) => {
+                entries.remove(&uid);
+            }
+            Err(error) => {
+                let delay = entry.retry.map_or(FIRST_RETRY, |(_, d)| (d * 2).min(LAST_RETRY));
+                let pod = entry.update.pod.full_name();
+                tracing::warn!(pod, %error, retry_in = ?delay, "Failed to update status for pod");
+                entry.retry = Some((Instant::now() + delay, delay));
+            }
+        }
+    }
+}
+
+enum Written {
+    Kept,
+    Gone,
+}
+
+async fn write(client: &Client, entry: &mut Entry) -> Result<Written, ClientError> {
+    let update = entry.update.clone();
+    let pod = &update.pod;
+    let wanted = fields(&update.status);
+    let changes = difference(&entry.known, &wanted);
+    if !changes.is_empty() {
+        let patch = json!({"metadata": {"uid": update.api_uid}, "status": changes});
+        let patch = Patch::Strategic(patch);
+        match client.patch::<Value>(&resources::PODS, Some(pod.namespace()), pod.name(), Some("status"), &patch).await {
+            Ok(_) => entry.known = wanted,
+            Err(error) if is_gone(&error) => return Ok(Written::Gone),
+            Err(error) => return Err(error),
+        }
+    }
+    if !update.finished || !pod.deletion_requested() || pod.is_static() {
+        return Ok(Written::Kept);
+    }
+    let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(&update.api_uid) };
+    match client.delete(&resources::PODS, Some(pod.namespace()), pod.name(), &options).await {
+        Ok(()) => Ok(Written::Gone),
+        Err(error) if is_gone(&error) => Ok(Written::Gone),
+        Err(error) => Err(error),
+    }
+}
+
+/// The object does not exist, or its name belongs to another one now.
+fn is_gone(error: &ClientError) -> bool {
+    error.is_not_found() || error.is_conflict()
+}
+
+fn fields(status: &PodStatus) -> Map<String, Value> {
+    match serde_json::to_value(status) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+/// The fields of a strategic merge patch that turn `old` into `new`.
+fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String, Value> {
+    let mut changes = Map::new();
+    for (name, value) in new {
+        let before = old.get(name);
+        let changed = match name.as_str() {
+            // Others' conditions are not ours to compare or send.
+            "conditions" => value.as_array().into_iter().flatten().any(|c| !has_condition(before, c)),
+            _ => before != Some(value),
+        };
+        if changed {
+            changes.insert(name.clone(), directed(name, value, before));
+        }
+    }
+    // Only what the kubelet writes is the kubelet's to remove.
+    const OWN: [&str; 8] = [
+        "reason",
+        "message",
+        "podIP",
+        "podIPs",
+        "initContainerStatuses",
+        "containerStatuses",
+        "ephemeralContainerStatuses",
+        "resources",
+    ];
+    for name in OWN.into_iter().filter(|n| old.contains_key(*n) && !new.contains_key(*n)) {
+        changes.insert(name.to_owned(), Value::Null);
+    }
+    changes
+}
+
+/// Lists that merge by a key need a word for the entries that are gone.
+fn directed(name: &str, value: &Value, before: Option<&Value>) -> Value {
+    let (Value::Array(items), "podIPs" | "hostIPs") = (value, name) else { return value.clone() };
+    let ip = |v: &Value| v["ip"].clone();
+    let gone = before.and_then(Value::as_array).into_iter().flatten();
+    let gone = gone.filter(|b| !items.iter().any(|i| ip(i) == ip(b))).map(|b| json!({"$patch": "delete", "ip": ip(b)}));
+    Value::Array(items.iter().cloned().chain(gone).collect())
+}
+
+fn has_condition(list: Option<&Value>, condition: &Value) -> bool {
+    let same = |c: &&Value| c["type"] == condition["type"];
+    let found = list.and_then(Value::as_array).and_then(|l| l.iter().find(same));
+    const FIELDS: [&str; 5] = ["status", "reason", "message", "lastTransitionTime", "observedGeneration"];
+    found.is_some_and(|c| FIELDS.iter().all(|f| c[*f] == condition[*f]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn only_differences_are_written() {
+        let old = map(json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x", "nominatedNodeName": "n",
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "other/gate", "status": "True"}]}));
+        let same = map(json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x",
+            "conditions": [{"type": "Ready", "status": "True"}]}));
+        assert!(difference(&old, &same).is_empty());
+        let new = map(json!({"phase": "Running", "podIPs": [{"ip": "2"}],
+            "conditions": [{"type": "Ready", "status": "False"}]}));
+        let changes = Value::Object(difference(&old, &new));
+        assert_eq!(
+            changes,
+            json!({"podIPs": [{"ip": "2"}, {"$patch": "delete", "ip": "1"}], "reason": null,
+                "conditions": [{"type": "Ready", "status": "False"}]})
+        );
+    }
+}
