@@ -85,9 +85,7 @@ impl Registry {
     async fn validate_and_put(&self, target: &Target<'_>, object: &Value) -> Result<Object, Status> {
         let hooks = self.hooks(target);
         let strategy = target.strategy();
-        let refuse = |errors: &ErrorList| {
-            Status::invalid(&target.resource.group_kind(), meta::name(object), errors)
-        };
+        let refuse = |errors: &ErrorList| Status::invalid(&target.resource.group_kind(), meta::name(object), errors);
         let errors = (strategy.validate)(object, &hooks);
         if !errors.is_empty() {
             return Err(refuse(&errors));

@@ -59,7 +59,11 @@ impl DeleteOptions {
         let policy = Path::new("propagationPolicy");
         if self.orphan_dependents.is_some() && self.propagation_policy.is_some() {
             let detail = "orphanDependents and deletionPropagation cannot be both set";
-            errors.push(FieldError::invalid(policy.clone(), self.propagation_policy.clone().unwrap_or_default(), detail));
+            errors.push(FieldError::invalid(
+                policy.clone(),
+                self.propagation_policy.clone().unwrap_or_default(),
+                detail,
+            ));
         }
         let known = ["Foreground", "Background", "Orphan"];
         if let Some(given) = self.propagation_policy.as_ref().filter(|given| !known.contains(&given.as_str())) {
@@ -273,7 +277,8 @@ mod tests {
     fn pods_have_grace_only_where_they_run() {
         let pods = resource("", "pods");
         let options = |seconds| DeleteOptions { grace_period_seconds: seconds, ..DeleteOptions::default() };
-        let pod = json!({"metadata": {"generation": 1}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 20}});
+        let pod =
+            json!({"metadata": {"generation": 1}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 20}});
         let Plan::Mark(marked) = plan(&pod, &pods, &options(None), now()).unwrap() else { panic!() };
         assert_eq!(marked["metadata"]["deletionTimestamp"], "2026-01-01T00:00:20Z");
         assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 20);
@@ -290,7 +295,8 @@ mod tests {
     #[test]
     fn finalizers_hold_and_policies_add_them() {
         let maps = resource("", "configmaps");
-        let policy = |policy: &str| DeleteOptions { propagation_policy: Some(policy.to_owned()), ..DeleteOptions::default() };
+        let policy =
+            |policy: &str| DeleteOptions { propagation_policy: Some(policy.to_owned()), ..DeleteOptions::default() };
         let plain = json!({"metadata": {"name": "a"}});
         assert_eq!(plan(&plain, &maps, &DeleteOptions::default(), now()).unwrap(), Plan::Remove);
         for (asked, finalizer) in [("Foreground", FOREGROUND), ("Orphan", ORPHAN)] {
@@ -322,8 +328,11 @@ mod tests {
     #[test]
     fn namespaces_wait_for_their_finalizers() {
         let namespaces = resource("", "namespaces");
-        let active = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
-        let Plan::Mark(marked) = plan(&active, &namespaces, &DeleteOptions::default(), now()).unwrap() else { panic!() };
+        let active =
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        let Plan::Mark(marked) = plan(&active, &namespaces, &DeleteOptions::default(), now()).unwrap() else {
+            panic!()
+        };
         assert_eq!(marked["status"]["phase"], "Terminating");
         assert_eq!(plan(&marked, &namespaces, &DeleteOptions::default(), now()).unwrap(), Plan::Pending);
         let mut empty = marked;

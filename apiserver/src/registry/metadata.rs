@@ -137,8 +137,15 @@ mod tests {
         let mut new = json!({"metadata": {"generation": 9}, "spec": {"replicas": 2}, "status": {"a": 2}});
         prepare_changed(&mut new, &old, behaviour, Timestamp::UNIX_EPOCH);
         bump_generation(&mut new, &old, behaviour);
-        assert_eq!(new, json!({"metadata": {"uid": "u", "creationTimestamp": "c", "generation": 4}, "spec": {"replicas": 2}, "status": {"a": 1}}));
-        let status = &apimachinery::resources::lookup("apps", "v1", "deployments").unwrap().subresource("status").unwrap().behaviour;
+        assert_eq!(
+            new,
+            json!({"metadata": {"uid": "u", "creationTimestamp": "c", "generation": 4}, "spec": {"replicas": 2}, "status": {"a": 1}})
+        );
+        let status = &apimachinery::resources::lookup("apps", "v1", "deployments")
+            .unwrap()
+            .subresource("status")
+            .unwrap()
+            .behaviour;
         let mut new = json!({"metadata": {"uid": "u", "labels": {"x": "y"}}, "spec": {}, "status": {"a": 2}});
         prepare_changed(&mut new, &old, status, Timestamp::UNIX_EPOCH);
         bump_generation(&mut new, &old, status);

@@ -199,8 +199,7 @@ impl Registry {
         let hooks = self.hooks(target);
         let path = Path::new("metadata");
         let namespaced = target.resource.namespaced;
-        let mut errors =
-            validation::validate_object_meta(object, namespaced, validation::path_segment_name, &path);
+        let mut errors = validation::validate_object_meta(object, namespaced, validation::path_segment_name, &path);
         errors.extend(validation::validate_object_meta_update(object, old, &path));
         errors.extend((target.strategy().validate_update)(object, old, &hooks));
         if !errors.is_empty() {

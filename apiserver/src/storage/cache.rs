@@ -316,9 +316,8 @@ mod tests {
         put(&cache, "z", 4);
         let watcher = Arc::new(Watcher::new(Scope::All, Filter::default()));
         cache.watch(&watcher, None, 4).unwrap();
-        let entry = |key: &str, revision| {
-            Entry::new(key.into(), br#"{"metadata":{}}"#, revision, cache.probe()).unwrap()
-        };
+        let entry =
+            |key: &str, revision| Entry::new(key.into(), br#"{"metadata":{}}"#, revision, cache.probe()).unwrap();
         cache.replace(vec![entry("w", 8), entry("x", 2), entry("y", 7)], 9);
         let mut heard = Vec::new();
         while let Next::Event(event, delivery) = watcher.take() {

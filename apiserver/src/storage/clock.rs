@@ -221,7 +221,8 @@ impl Clock {
 
 /// Finds the cache that a key belongs to, and the key within it.
 fn locate<'c, 'k>(caches: &'c Caches, key: &'k str) -> Option<(&'c Arc<ResourceCache>, &'k str)> {
-    let (prefix, cache) = caches.range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
+    let (prefix, cache) =
+        caches.range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
     Some((cache, key.strip_prefix(prefix.as_str()).filter(|rest| !rest.is_empty())?))
 }
 

@@ -125,8 +125,7 @@ fn tls_words(error: &std::io::Error, material: &Material) -> (String, bool) {
 
 fn own_validity(material: &Material) -> Option<String> {
     let (cert, _) = material.identity.as_ref()?;
-    let chain: Vec<CertificateDer<'static>> =
-        component_base::tls::read_certificates(cert, "--etcd-certfile").ok()?;
+    let chain: Vec<CertificateDer<'static>> = component_base::tls::read_certificates(cert, "--etcd-certfile").ok()?;
     let facts = component_base::tls::facts(chain.first()?).ok()?;
     component_base::tls::explain(&facts, "--etcd-certfile", jiff::Timestamp::now())
 }

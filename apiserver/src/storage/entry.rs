@@ -151,9 +151,8 @@ impl Filter {
 
     /// The value that a field must equal, when the filter says so.
     pub fn required(&self, field: FieldRef) -> Option<&str> {
-        let wanted = |(at, operator, _): &&(FieldRef, FieldOperator, String)| {
-            *at == field && *operator == FieldOperator::Eq
-        };
+        let wanted =
+            |(at, operator, _): &&(FieldRef, FieldOperator, String)| *at == field && *operator == FieldOperator::Eq;
         self.fields.iter().find(wanted).map(|(_, _, value)| value.as_str())
     }
 }

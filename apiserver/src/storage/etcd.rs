@@ -203,16 +203,11 @@ impl Etcd {
     ///
     /// # Errors
     /// etcd does not answer, or it compacted the revision meanwhile.
-    pub async fn list(
-        &self,
-        prefix: &str,
-        mut visit: impl FnMut(&str, &[u8], u64),
-    ) -> Result<u64, StorageError> {
+    pub async fn list(&self, prefix: &str, mut visit: impl FnMut(&str, &[u8], u64)) -> Result<u64, StorageError> {
         let end = prefix_end(prefix);
         let (mut from, mut at) = (prefix.as_bytes().to_vec(), 0);
         loop {
-            let options =
-                GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS).with_revision(signed(at));
+            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS).with_revision(signed(at));
             let mut kv = self.kv.clone();
             let answer = limited("range", kv.get(from, Some(options))).await?;
             if at == 0 {
@@ -221,7 +216,9 @@ impl Etcd {
             for kv in answer.kvs() {
                 match std::str::from_utf8(kv.key()) {
                     Ok(key) => visit(key, kv.value(), revision(kv)),
-                    Err(_) => tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text"),
+                    Err(_) => {
+                        tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text")
+                    }
                 }
             }
             match answer.kvs().last() {
@@ -243,7 +240,13 @@ impl Etcd {
     ///
     /// # Errors
     /// etcd does not answer (the write may have happened) or refuses the size.
-    pub async fn update(&self, key: &str, seen: u64, json: Vec<u8>, lease: Option<i64>) -> Result<Written, StorageError> {
+    pub async fn update(
+        &self,
+        key: &str,
+        seen: u64,
+        json: Vec<u8>,
+        lease: Option<i64>,
+    ) -> Result<Written, StorageError> {
         self.put_if(key, Compare::mod_revision(key, CompareOp::Equal, signed(seen)), json, lease).await
     }
 
