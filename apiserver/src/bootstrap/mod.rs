@@ -1,2 +1,250 @@
-//! What a fresh API server makes for itself.
+//! What a fresh API server makes for itself, and what it keeps up while it runs.
+//!
+//! At start, once: roles and bindings, namespaces, priority classes, flow control, the service range, API services. While it
+//! runs, every [`PERIOD`]: its own lease among the API servers, the `kubernetes` Service with the endpoints of all servers
+//! that are alive, and its identity lease (the protocol between several servers is made of these times). At the end the own
+//! lease is given back. Everything goes through [`Store`], in process, as the server's own user. A step that fails is logged
+//! and tried again; nothing here delays readiness by waiting.
+
+pub mod desired;
 pub mod policy;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use apimachinery::status::Status;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use self::desired::Facts;
+use self::policy::Step;
+use crate::http::chain::new_uuid;
+use crate::objects::ResourceName;
+
+/// Time between two rounds of upkeep.
+pub const PERIOD: Duration = Duration::from_secs(10);
+/// A server that has not renewed its lease for this long is no endpoint any more.
+pub const MASTER_LEASE: Duration = Duration::from_secs(15);
+/// Pause after a first round that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Writing objects as the server itself.
+pub trait Store: Send + Sync {
+    /// The object, from the cache.
+    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Value>;
+    /// Makes a new object.
+    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<(), Status>>;
+    /// Replaces an object (with its resourceVersion), or a subresource of it.
+    fn update(
+        &self,
+        resource: ResourceName,
+        subresource: &'static str,
+        object: Value,
+    ) -> BoxFuture<'_, Result<(), Status>>;
+    /// Removes an object.
+    fn delete<'a>(
+        &'a self,
+        resource: ResourceName,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<(), Status>>;
+    /// Renews the key of a server among the API servers, for [`MASTER_LEASE`].
+    fn renew_master<'a>(&'a self, address: IpAddr, value: Value) -> BoxFuture<'a, Result<(), Status>>;
+    /// Gives that key back.
+    fn remove_master(&self, address: IpAddr) -> BoxFuture<'_, Result<(), Status>>;
+    /// The API servers whose keys are there.
+    fn masters(&self) -> BoxFuture<'_, Result<Vec<IpAddr>, Status>>;
+}
+
+const RBAC: &str = "rbac.authorization.k8s.io";
+const FLOW: &str = "flowcontrol.apiserver.k8s.io";
+
+type Reconcile = fn(&Value, &Value) -> Step;
+
+fn keep(_: &Value, _: &Value) -> Step {
+    Step::Keep
+}
+
+/// Defaults in the order in which they are made, with how existing ones are brought up to date.
+fn defaults() -> [(ResourceName, &'static [Value], Reconcile); 8] {
+    [
+        ((RBAC, "clusterroles"), policy::cluster_roles(), policy::reconcile_role),
+        ((RBAC, "clusterrolebindings"), policy::cluster_role_bindings(), policy::reconcile_binding),
+        ((RBAC, "roles"), policy::roles(), policy::reconcile_role),
+        ((RBAC, "rolebindings"), policy::role_bindings(), policy::reconcile_binding),
+        (("scheduling.k8s.io", "priorityclasses"), policy::priority_classes(), keep),
+        ((FLOW, "prioritylevelconfigurations"), policy::priority_levels(), policy::reconcile_flow_control),
+        ((FLOW, "flowschemas"), policy::flow_schemas(), policy::reconcile_flow_control),
+        (("apiregistration.k8s.io", "apiservices"), policy::api_services(), keep),
+    ]
+}
+
+/// Somebody else made it first: as good.
+fn exists(result: Result<(), Status>) -> Result<(), Status> {
+    match result {
+        Err(status) if status.reason == "AlreadyExists" => Ok(()),
+        other => other,
+    }
+}
+
+async fn ensure(store: &dyn Store, resource: ResourceName, default: &Value, reconcile: Reconcile) -> Result<(), Status> {
+    use apimachinery::meta;
+    let (namespace, name) = (meta::namespace(default), meta::name(default));
+    let Some(existing) = store.get(resource, namespace, name) else {
+        exists(store.create(resource, without_status(default)).await)?;
+        return set_status(store, resource, default).await;
+    };
+    match reconcile(&existing, default) {
+        Step::Keep => Ok(()),
+        Step::Update(updated) => store.update(resource, "", *updated).await,
+        Step::Recreate => {
+            store.delete(resource, namespace, name).await?;
+            store.create(resource, without_status(default)).await
+        }
+    }
+}
+
+fn without_status(default: &Value) -> Value {
+    let mut object = default.clone();
+    if let Some(map) = object.as_object_mut() {
+        map.remove("status");
+    }
+    object
+}
+
+/// Some kinds ignore `status` on create; what stands there by default is written after.
+async fn set_status(store: &dyn Store, resource: ResourceName, default: &Value) -> Result<(), Status> {
+    use apimachinery::meta;
+    let conditions = default["status"]["conditions"].as_array().is_some_and(|list| !list.is_empty());
+    if !conditions {
+        return Ok(());
+    }
+    let Some(mut object) = store.get(resource, meta::namespace(default), meta::name(default)) else { return Ok(()) };
+    let mut status = default["status"].clone();
+    let now = apimachinery::time::format_time(Timestamp::now());
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        crate::admission::set(condition, "lastTransitionTime", now.clone());
+        if condition["message"] == "<message>" {
+            crate::admission::set(condition, "message", message(resource));
+        }
+    }
+    crate::admission::set(&mut object, "status", status);
+    store.update(resource, "status", object).await
+}
+
+fn message(resource: ResourceName) -> &'static str {
+    match resource.1 {
+        "apiservices" => "Local APIServices are always available",
+        "flowschemas" => "This FlowSchema references the PriorityLevelConfiguration object that exists",
+        _ => "",
+    }
+}
+
+/// Everything that is made once. Goes on after a failure, so that one bad object does not keep the others away; the first
+/// failure is returned.
+async fn make_defaults(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
+    let mut first_failure = Ok(());
+    let mut note = |what: &str, result: Result<(), Status>| {
+        if let Err(err) = result {
+            tracing::warn!(object = what, %err, "Cannot make a default object yet");
+            if first_failure.is_ok() {
+                first_failure = Err(err);
+            }
+        }
+    };
+    for name in desired::NAMESPACES {
+        note(name, ensure(store, ("", "namespaces"), &desired::namespace(name), keep).await);
+    }
+    for (resource, objects, reconcile) in defaults() {
+        for object in objects {
+            note(apimachinery::meta::name(object), ensure(store, resource, object, reconcile).await);
+        }
+    }
+    note("kubernetes", make_service_range(store, facts).await);
+    let tracking = desired::legacy_token_tracking(Timestamp::now());
+    note("legacy token tracking", ensure(store, ("", "configmaps"), &tracking, keep).await);
+    let authentication = desired::extension_authentication(facts);
+    note("extension-apiserver-authentication", adopt(store, ("", "configmaps"), &authentication, &["data"]).await);
+    first_failure
+}
+
+async fn make_service_range(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
+    let resource = ("networking.k8s.io", "servicecidrs");
+    ensure(store, resource, &desired::service_range(facts), keep).await?;
+    let Some(mut range) = store.get(resource, "", "kubernetes") else { return Ok(()) };
+    if range["status"]["conditions"].as_array().is_some_and(|list| !list.is_empty()) {
+        return Ok(());
+    }
+    crate::admission::set(&mut range, "status", desired::service_range_status(Timestamp::now()));
+    store.update(resource, "status", range).await
+}
+
+async fn adopt(store: &dyn Store, resource: ResourceName, wanted: &Value, fields: &[&str]) -> Result<(), Status> {
+    use apimachinery::meta;
+    match store.get(resource, meta::namespace(wanted), meta::name(wanted)) {
+        None => exists(store.create(resource, wanted.clone()).await),
+        Some(existing) => match desired::adopt(&existing, wanted, fields) {
+            Some(updated) => store.update(resource, "", updated).await,
+            None => Ok(()),
+        },
+    }
+}
+
+/// One round of what must be kept up.
+async fn keep_up(store: &dyn Store, facts: &Facts, holder: &str) -> Result<(), Status> {
+    store.renew_master(facts.advertise_address, desired::master_lease(facts.advertise_address)).await?;
+    let services = ("", "services");
+    match store.get(services, "default", "kubernetes") {
+        None => exists(store.create(services, desired::service(facts)).await)?,
+        Some(existing) => {
+            if let Some(repaired) = desired::repair_service(&existing, facts) {
+                store.update(services, "", repaired).await?;
+            }
+        }
+    }
+    publish_endpoints(store, facts).await?;
+    let lease = desired::identity_lease(facts, holder, Timestamp::now());
+    adopt(store, ("coordination.k8s.io", "leases"), &lease, &["spec"]).await
+}
+
+async fn publish_endpoints(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
+    let mut masters = store.masters().await?;
+    masters.sort();
+    masters.dedup();
+    adopt(store, ("", "endpoints"), &desired::endpoints(&masters, facts), &["subsets"]).await?;
+    let slice = desired::endpoint_slice(&masters, facts);
+    adopt(store, ("discovery.k8s.io", "endpointslices"), &slice, &["endpoints", "ports"]).await
+}
+
+/// Makes and keeps up everything until shutdown.
+pub async fn run(store: &dyn Store, facts: &Facts, shutdown: CancellationToken) {
+    let holder = format!("{}_{}", desired::identity(facts), new_uuid());
+    let mut made = false;
+    let mut kept = false;
+    loop {
+        if !made {
+            made = make_defaults(store, facts).await.is_ok();
+        }
+        match keep_up(store, facts, &holder).await {
+            Ok(()) => kept = true,
+            Err(err) => tracing::warn!(%err, "Cannot keep the kubernetes service and the own leases up"),
+        }
+        let pause = if made && kept { PERIOD } else { RETRY };
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    let leave = async {
+        store.remove_master(facts.advertise_address).await?;
+        publish_endpoints(store, facts).await
+    };
+    if let Ok(Err(err)) = tokio::time::timeout(Duration::from_secs(5), leave).await {
+        tracing::warn!(%err, "Cannot take this server out of the kubernetes endpoints; its lease ends by itself");
+    }
+}
+
+#[cfg(test)]
+mod tests;

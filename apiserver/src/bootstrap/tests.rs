@@ -1,0 +1,117 @@
+//! The executor against a store in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use apimachinery::gvk::GroupResource;
+use apimachinery::meta;
+
+use super::*;
+
+type Key = (&'static str, &'static str, String, String);
+
+#[derive(Default)]
+struct Memory {
+    objects: Mutex<BTreeMap<Key, Value>>,
+    masters: Mutex<Vec<IpAddr>>,
+    writes: Mutex<usize>,
+}
+
+fn key(resource: ResourceName, object: &Value) -> Key {
+    (resource.0, resource.1, meta::namespace(object).to_owned(), meta::name(object).to_owned())
+}
+
+impl Memory {
+    fn write(&self, key: Key, object: Value) {
+        *self.writes.lock().unwrap() += 1;
+        self.objects.lock().unwrap().insert(key, object);
+    }
+}
+
+impl Store for Memory {
+    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Value> {
+        self.objects.lock().unwrap().get(&(resource.0, resource.1, namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move {
+            let key = key(resource, &object);
+            if self.objects.lock().unwrap().contains_key(&key) {
+                return Err(Status::already_exists(&GroupResource::new(resource.0, resource.1), &key.3));
+            }
+            self.write(key, object);
+            Ok(())
+        })
+    }
+
+    fn update(&self, resource: ResourceName, _: &'static str, object: Value) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move {
+            self.write(key(resource, &object), object);
+            Ok(())
+        })
+    }
+
+    fn delete<'a>(&'a self, resource: ResourceName, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            self.objects.lock().unwrap().remove(&(resource.0, resource.1, namespace.to_owned(), name.to_owned()));
+            Ok(())
+        })
+    }
+
+    fn renew_master<'a>(&'a self, address: IpAddr, _: Value) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            let mut masters = self.masters.lock().unwrap();
+            if !masters.contains(&address) {
+                masters.push(address);
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_master(&self, address: IpAddr) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move {
+            self.masters.lock().unwrap().retain(|master| *master != address);
+            Ok(())
+        })
+    }
+
+    fn masters(&self) -> BoxFuture<'_, Result<Vec<IpAddr>, Status>> {
+        Box::pin(async move { Ok(self.masters.lock().unwrap().clone()) })
+    }
+}
+
+#[tokio::test]
+async fn a_fresh_cluster_and_a_restart() {
+    let (store, facts) = (Memory::default(), desired::tests::facts());
+    make_defaults(&store, &facts).await.unwrap();
+    keep_up(&store, &facts, "me").await.unwrap();
+    for (resource, namespace, name) in [
+        (("", "namespaces"), "", "kube-system"),
+        ((RBAC, "clusterroles"), "", "cluster-admin"),
+        ((RBAC, "rolebindings"), "kube-public", "system:controller:bootstrap-signer"),
+        (("", "services"), "default", "kubernetes"),
+        (("", "endpoints"), "default", "kubernetes"),
+        (("", "configmaps"), "kube-system", "extension-apiserver-authentication"),
+        (("networking.k8s.io", "servicecidrs"), "", "kubernetes"),
+    ] {
+        assert!(store.get(resource, namespace, name).is_some(), "{resource:?} {name}");
+    }
+    let before = *store.writes.lock().unwrap();
+    make_defaults(&store, &facts).await.unwrap();
+    keep_up(&store, &facts, "me").await.unwrap();
+    // Only the identity lease is renewed.
+    assert_eq!(*store.writes.lock().unwrap(), before + 1);
+}
+
+#[tokio::test]
+async fn endpoints_follow_the_servers() {
+    let (store, facts) = (Memory::default(), desired::tests::facts());
+    let other: IpAddr = "192.0.2.9".parse().unwrap();
+    store.renew_master(other, Value::Null).await.unwrap();
+    keep_up(&store, &facts, "me").await.unwrap();
+    let addresses = |store: &Memory| store.get(("", "endpoints"), "default", "kubernetes").unwrap()["subsets"][0]["addresses"].as_array().unwrap().len();
+    assert_eq!(addresses(&store), 2);
+    store.remove_master(other).await.unwrap();
+    publish_endpoints(&store, &facts).await.unwrap();
+    assert_eq!(addresses(&store), 1);
+}
