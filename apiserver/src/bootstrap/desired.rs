@@ -105,9 +105,8 @@ pub fn endpoints(addresses: &[IpAddr], facts: &Facts) -> Value {
 /// The same as an EndpointSlice.
 pub fn endpoint_slice(addresses: &[IpAddr], facts: &Facts) -> Value {
     let of_family = addresses.iter().filter(|address| address.is_ipv6() == facts.advertise_address.is_ipv6());
-    let endpoints: Vec<Value> = of_family
-        .map(|address| json!({"addresses": [address.to_string()], "conditions": {"ready": true}}))
-        .collect();
+    let endpoints: Vec<Value> =
+        of_family.map(|address| json!({"addresses": [address.to_string()], "conditions": {"ready": true}})).collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
@@ -242,7 +241,10 @@ pub(crate) mod tests {
             service_node_port: 0,
             hostname: "m1".into(),
             client_ca: Some("PEM".into()),
-            request_header: Some(RequestHeaderFacts { allowed_names: vec!["front-proxy".into()], ..RequestHeaderFacts::default() }),
+            request_header: Some(RequestHeaderFacts {
+                allowed_names: vec!["front-proxy".into()],
+                ..RequestHeaderFacts::default()
+            }),
         }
     }
 
@@ -254,7 +256,10 @@ pub(crate) mod tests {
         stored["spec"]["ports"][0]["targetPort"] = 6443.into();
         stored["metadata"]["uid"] = "u".into();
         let repaired = repair_service(&stored, &facts).unwrap();
-        assert_eq!((&repaired["metadata"]["uid"], &repaired["spec"]["ports"][0]["targetPort"]), (&"u".into(), &16443.into()));
+        assert_eq!(
+            (&repaired["metadata"]["uid"], &repaired["spec"]["ports"][0]["targetPort"]),
+            (&"u".into(), &16443.into())
+        );
     }
 
     #[test]

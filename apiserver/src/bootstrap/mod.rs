@@ -89,7 +89,12 @@ fn exists(result: Result<(), Status>) -> Result<(), Status> {
     }
 }
 
-async fn ensure(store: &dyn Store, resource: ResourceName, default: &Value, reconcile: Reconcile) -> Result<(), Status> {
+async fn ensure(
+    store: &dyn Store,
+    resource: ResourceName,
+    default: &Value,
+    reconcile: Reconcile,
+) -> Result<(), Status> {
     use apimachinery::meta;
     let (namespace, name) = (meta::namespace(default), meta::name(default));
     let Some(existing) = store.get(resource, namespace, name) else {

@@ -51,7 +51,12 @@ impl Store for Memory {
         })
     }
 
-    fn delete<'a>(&'a self, resource: ResourceName, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<(), Status>> {
+    fn delete<'a>(
+        &'a self,
+        resource: ResourceName,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
             self.objects.lock().unwrap().remove(&(resource.0, resource.1, namespace.to_owned(), name.to_owned()));
             Ok(())
@@ -109,7 +114,12 @@ async fn endpoints_follow_the_servers() {
     let other: IpAddr = "192.0.2.9".parse().unwrap();
     store.renew_master(other, Value::Null).await.unwrap();
     keep_up(&store, &facts, "me").await.unwrap();
-    let addresses = |store: &Memory| store.get(("", "endpoints"), "default", "kubernetes").unwrap()["subsets"][0]["addresses"].as_array().unwrap().len();
+    let addresses = |store: &Memory| {
+        store.get(("", "endpoints"), "default", "kubernetes").unwrap()["subsets"][0]["addresses"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
     assert_eq!(addresses(&store), 2);
     store.remove_master(other).await.unwrap();
     publish_endpoints(&store, &facts).await.unwrap();
