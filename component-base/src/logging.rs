@@ -1,14 +1,15 @@
 //! Log lines in klog's form: `I1121 09:04:57.123456    1234 file.rs:12] "message" key="value"`, or upstream's JSON form.
 //!
-//! Level: `-v=0` shows info and above, from `-v=4` also debug, from `-v=8` also trace. Logs go to standard error.
+//! Level: `-v=0` shows info and above, from `-v=4` also debug, from `-v=8` also trace; libraries speak from `-v=10` on. Logs go to standard error.
 
 use std::fmt::{self, Write as _};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 /// The logging flags of every daemon; flatten it into the daemon's clap struct.
@@ -62,14 +63,21 @@ pub fn init(flags: &LoggingFlags) {
         4..=7 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    // Frames and handshakes of the libraries would bury the daemon's own words.
+    let libraries = if flags.verbosity >= 10 { LevelFilter::TRACE } else { LevelFilter::WARN };
+    let targets = LIBRARIES.iter().fold(Targets::new().with_default(level), |t, name| t.with_target(*name, libraries));
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(targets);
     // An error means that a logger is installed already.
     let _ = if flags.logging_format == "json" {
-        tracing::subscriber::set_global_default(builder.event_format(Json).finish())
+        tracing::subscriber::set_global_default(registry.with(layer.event_format(Json)))
     } else {
-        tracing::subscriber::set_global_default(builder.event_format(Klog { pid: std::process::id() }).finish())
+        tracing::subscriber::set_global_default(registry.with(layer.event_format(Klog { pid: std::process::id() })))
     };
 }
+
+/// Targets that are heard only from `-v=10` on.
+const LIBRARIES: [&str; 7] = ["h2", "hyper", "hyper_util", "rustls", "tokio_rustls", "tonic", "tower"];
 
 struct Klog {
     pid: u32,

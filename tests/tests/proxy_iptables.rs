@@ -1,0 +1,459 @@
+//! kube-proxy in iptables mode with real packets: a node, two pods and a client outside, each in its own network namespace.
+//!
+//! The API server is a small stand-in inside the node's namespace that serves lists over HTTP/2 and ends every watch with
+//! "too old" when its content changes, so each change also tests the way back from 410.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use component_base::BoxError;
+use component_base::serving::{Body, Server, full, service_fn};
+use http::{Request, Response};
+use http_body_util::StreamBody;
+use hyper::body::{Frame, Incoming};
+use serde_json::{Value, json};
+use tests::{Process, bin, eventually, output, run};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const NODE_IP: &str = "192.168.77.1";
+const CLIENT_IP: &str = "192.168.77.2";
+const PODS: [(&str, &str, &str); 2] = [("one", "10.88.1.1", "10.88.1.2"), ("two", "10.88.2.1", "10.88.2.2")];
+const CLUSTER_IP: &str = "10.96.0.10:80";
+const UDP_IP: &str = "10.96.0.53:53";
+const NODE_PORT: u16 = 30080;
+
+/// A network namespace, removed when dropped.
+struct Namespace(String);
+
+impl Namespace {
+    fn new(role: &str) -> Self {
+        let name = format!("hw-proxy-{role}");
+        // of an earlier run that was killed
+        let _ = output(Command::new("ip").args(["netns", "delete", &name]));
+        run(Command::new("ip").args(["netns", "add", &name]));
+        let namespace = Self(name);
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    fn ip(&self, arguments: &str) {
+        run(Command::new("ip").arg("-n").arg(&self.0).args(arguments.split(' ')));
+    }
+
+    /// A cable to another namespace, with an address at each end.
+    fn connect(&self, device: &str, address: &str, other: &Self, other_address: &str) {
+        self.ip(&format!("link add {device} type veth peer name eth0 netns {}", other.0));
+        for (namespace, device, address) in [(self, device, address), (other, "eth0", other_address)] {
+            namespace.ip(&format!("address add {address}/30 dev {device}"));
+            namespace.ip(&format!("link set {device} up"));
+        }
+        other.ip(&format!("route add default via {address}"));
+    }
+
+    /// Runs `work` in a thread of this namespace.
+    fn inside<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> std::thread::JoinHandle<R> {
+        let path = format!("/run/netns/{}", self.0);
+        std::thread::spawn(move || {
+            let file = File::open(path).expect("the namespace exists");
+            rustix::thread::move_into_link_name_space(
+                std::os::fd::AsFd::as_fd(&file),
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )
+            .expect("entering a namespace needs root");
+            work()
+        })
+    }
+
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.0)).arg("--").arg(program);
+        command
+    }
+
+    /// What a new TCP connection to `address` is told.
+    fn ask(&self, address: &str) -> Result<String, String> {
+        let address: SocketAddr = address.parse().expect("an address");
+        let asked = self.inside(move || {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        });
+        asked.join().expect("no panic").map_err(|e: std::io::Error| e.to_string())
+    }
+
+    /// Who answers `count` new connections.
+    fn answering(&self, address: &str, count: usize) -> Result<BTreeSet<String>, String> {
+        (0..count).map(|_| self.ask(address).map(|a| a.split(' ').next().unwrap_or_default().to_owned())).collect()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = output(Command::new("ip").args(["netns", "delete", &self.0]));
+    }
+}
+
+/// Answers every TCP connection with its name and the peer's address, every datagram with its name.
+fn start_backend(namespace: &Namespace, name: &'static str) {
+    namespace.inside(move || {
+        let listener = TcpListener::bind("0.0.0.0:8080").expect("a free port");
+        let socket = UdpSocket::bind("0.0.0.0:5353").expect("a free port");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(name.as_bytes(), peer);
+            }
+        });
+        while let Ok((mut stream, peer)) = listener.accept() {
+            let _ = stream.write_all(format!("{name} {}", peer.ip()).as_bytes());
+        }
+    });
+}
+
+/// The stand-in's content.
+#[derive(Clone, Default)]
+struct World {
+    services: Vec<Value>,
+    slices: Vec<Value>,
+    nodes: Vec<Value>,
+}
+
+#[derive(Clone)]
+struct FakeApi {
+    world: Arc<Mutex<World>>,
+    version: watch::Sender<u64>,
+}
+
+impl FakeApi {
+    /// Serves in the namespace until the process ends; returns the port.
+    fn start(namespace: &Namespace, world: World) -> (Self, u16) {
+        let api = Self { world: Arc::new(Mutex::new(world)), version: watch::Sender::new(1) };
+        let (report, port) = std::sync::mpsc::channel();
+        let served = api.clone();
+        namespace.inside(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let server = Server::bind("127.0.0.1".parse().expect("an address"), 0).expect("a free port");
+                report.send(server.local_addr().port()).expect("the test waits");
+                let service = service_fn(move |request| {
+                    let api = served.clone();
+                    async move { Ok::<_, Infallible>(api.answer(&request)) }
+                });
+                server.serve(None, service, CancellationToken::new()).await;
+            });
+        });
+        (api, port.recv().expect("the stand-in starts"))
+    }
+
+    fn change(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world.lock().expect("no panic"));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        let query = request.uri().query().unwrap_or_default();
+        if query.contains("watch=true") {
+            let asked = query.split("resourceVersion=").nth(1).and_then(|v| v.split('&').next()?.parse::<u64>().ok());
+            return Response::new(self.watch(asked.unwrap_or(0)));
+        }
+        let world = self.world.lock().expect("no panic");
+        let items = match request.uri().path() {
+            "/api/v1/services" => &world.services,
+            "/apis/discovery.k8s.io/v1/endpointslices" => &world.slices,
+            "/api/v1/nodes" => &world.nodes,
+            other => panic!("kube-proxy asked for {other}"),
+        };
+        let version = *self.version.borrow();
+        let stamped = items.iter().map(|item| {
+            let mut item = item.clone();
+            item["metadata"]["resourceVersion"] = version.to_string().into();
+            item
+        });
+        let list = json!({"metadata": {"resourceVersion": version.to_string()}, "items": stamped.collect::<Vec<_>>()});
+        Response::new(full(list.to_string()))
+    }
+
+    fn watch(&self, asked: u64) -> Body {
+        let mut version = self.version.subscribe();
+        let line = futures::stream::once(async move {
+            let _ = version.wait_for(|version| *version > asked).await;
+            let gone = json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}});
+            Ok::<_, BoxError>(Frame::data(Bytes::from(format!("{gone}\n"))))
+        });
+        Body::new(StreamBody::new(line))
+    }
+}
+
+fn service(name: &str, ip: &str, protocol: &str, port: u16, more: Value) -> Value {
+    let mut spec = json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "internalTrafficPolicy": "Cluster",
+        "ports": [{"name": "p", "protocol": protocol, "port": port}]});
+    if let (Some(spec), Some(more)) = (spec.as_object_mut(), more.as_object()) {
+        spec.extend(more.clone());
+    }
+    json!({"metadata": {"name": name, "namespace": "default", "uid": name}, "spec": spec})
+}
+
+fn slice(service: &str, protocol: &str, port: u16, pods: &[&str]) -> Value {
+    let endpoints: Vec<Value> = PODS
+        .iter()
+        .filter(|(name, _, _)| pods.contains(name))
+        .map(|(_, _, ip)| json!({"addresses": [ip], "conditions": {"ready": true}, "nodeName": "node-a"}))
+        .collect();
+    json!({"metadata": {"name": format!("{service}-1"), "namespace": "default", "uid": format!("{service}-1"),
+        "labels": {"kubernetes.io/service-name": service}}, "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "p", "protocol": protocol, "port": port}]})
+}
+
+fn world() -> World {
+    let ports = json!([{"name": "p", "protocol": "TCP", "port": 80, "nodePort": NODE_PORT}]);
+    let web = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": ports});
+    let sticky = json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}});
+    World {
+        services: vec![
+            service("web", "10.96.0.10", "TCP", 80, web),
+            service("dns", "10.96.0.53", "UDP", 53, json!({})),
+            service("sticky", "10.96.0.11", "TCP", 80, sticky),
+            service("empty", "10.96.0.12", "TCP", 80, json!({})),
+        ],
+        slices: vec![
+            slice("web", "TCP", 8080, &["one", "two"]),
+            slice("dns", "UDP", 5353, &["one"]),
+            slice("sticky", "TCP", 8080, &["one", "two"]),
+        ],
+        nodes: vec![json!({"metadata": {"name": "node-a", "uid": "n"}, "spec": {"podCIDRs": ["10.88.0.0/16"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": NODE_IP}]}})],
+    }
+}
+
+struct Cluster {
+    proxy: Option<Process>,
+    api: FakeApi,
+    dir: tempfile::TempDir,
+    node: Namespace,
+    client: Namespace,
+    pods: Vec<Namespace>,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let (node, client) = (Namespace::new("node"), Namespace::new("client"));
+        node.connect("out", NODE_IP, &client, CLIENT_IP);
+        // as every machine has one: a cluster address must be routed somewhere before it is translated
+        node.ip(&format!("route add default via {CLIENT_IP}"));
+        let mut pods = Vec::new();
+        for (name, gateway, address) in PODS {
+            let pod = Namespace::new(name);
+            node.connect(&format!("pod-{name}"), gateway, &pod, address);
+            start_backend(&pod, name);
+            pods.push(pod);
+        }
+        let forward = node.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"));
+        forward.join().expect("no panic").expect("forwarding can be switched on");
+        // somebody else's rule, which must survive everything
+        run(node.command("iptables").args(["-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.7", "-j", "ACCEPT"]));
+        let (api, port) = FakeApi::start(&node, world());
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let kubeconfig = json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": ""}}],
+            "clusters": [{"name": "k", "cluster": {"server": format!("http://127.0.0.1:{port}")}}]});
+        std::fs::write(dir.path().join("kubeconfig"), kubeconfig.to_string()).expect("a file");
+        let mut cluster = Self { proxy: None, api, dir, node, client, pods };
+        cluster.start_proxy();
+        cluster
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.node.command(bin("kube-proxy"));
+        command.arg(format!("--kubeconfig={}", self.dir.path().join("kubeconfig").display())).args([
+            "--hostname-override=node-a",
+            "--cluster-cidr=10.88.0.0/16",
+            "--healthz-bind-address=127.0.0.1:10256",
+            "--iptables-sync-period=1s",
+            "--iptables-min-sync-period=100ms",
+            "--conntrack-max-per-core=0",
+            "-v=4",
+        ]);
+        command
+    }
+
+    fn start_proxy(&mut self) {
+        self.proxy = Some(Process::start(&mut self.command(), &self.dir.path().join("log")));
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    fn http(&self, url: &str) -> Result<String, String> {
+        output(self.node.command("curl").args(["-sS", "--max-time", "5", url]))
+    }
+
+    /// Waits until exactly these backends answer at `address`, as seen from `from`.
+    fn expect(&self, from: &Namespace, address: &str, backends: &[&str]) {
+        eventually(&format!("{backends:?} at {address}"), || {
+            let answering = from.answering(address, 24).map_err(|why| format!("{why}\n{}", self.log()))?;
+            let wanted: BTreeSet<String> = backends.iter().map(|b| (*b).to_owned()).collect();
+            if answering == wanted { Ok(()) } else { Err(format!("{answering:?}")) }
+        });
+    }
+
+    fn save(&self) -> String {
+        run(&mut self.node.command("iptables-save"))
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn packets_reach_the_endpoints() {
+    if !is_root() {
+        println!("skipped: network namespaces need root");
+        return;
+    }
+    let mut cluster = Cluster::start();
+    reach(&cluster);
+    policies_and_affinity(&cluster);
+    udp_follows_its_endpoint(&cluster);
+    health_and_metrics(&cluster);
+    flushed_rules_come_back(&cluster);
+    a_restart_disturbs_nothing(&mut cluster);
+    endpoints_go(&cluster);
+    clean_up(&mut cluster);
+}
+
+fn reach(cluster: &Cluster) {
+    cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+    for pod in &cluster.pods {
+        // also to themselves: the source must then be another
+        cluster.expect(pod, CLUSTER_IP, &["one", "two"]);
+    }
+    cluster.expect(&cluster.client, &format!("{NODE_IP}:{NODE_PORT}"), &["one", "two"]);
+    cluster.expect(&cluster.node, &format!("127.0.0.1:{NODE_PORT}"), &["one", "two"]);
+    cluster.expect(&cluster.node, &format!("{NODE_IP}:{NODE_PORT}"), &["one", "two"]);
+    let refused = cluster.node.ask("10.96.0.12:80").expect_err("nobody is there");
+    assert!(refused.contains("refused"), "{refused}");
+}
+
+fn policies_and_affinity(cluster: &Cluster) {
+    let address = format!("{NODE_IP}:{NODE_PORT}");
+    let seen = |answer: String| answer.split(' ').nth(1).unwrap_or_default().to_owned();
+    // policy Cluster hides the client, policy Local does not
+    assert_ne!(cluster.client.ask(&address).map(seen), Ok(CLIENT_IP.to_owned()));
+    cluster.api.change(|world| {
+        world.services[0]["spec"]["externalTrafficPolicy"] = "Local".into();
+        world.services[0]["spec"]["type"] = "LoadBalancer".into();
+        world.services[0]["spec"]["healthCheckNodePort"] = 32000.into();
+    });
+    eventually("the client's own address", || match cluster.client.ask(&address).map(seen) {
+        Ok(peer) if peer == CLIENT_IP => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    eventually("the health check node port", || {
+        let body = cluster.http(&format!("http://{NODE_IP}:32000/"))?;
+        if body.contains("\"localEndpoints\":2") { Ok(()) } else { Err(body) }
+    });
+    let stuck = cluster.node.answering("10.96.0.11:80", 20).expect("answers");
+    assert_eq!(stuck.len(), 1, "{stuck:?}");
+}
+
+fn udp_follows_its_endpoint(cluster: &Cluster) {
+    // one socket: connection tracking would keep sending it to the first endpoint
+    let (ask, asked) = std::sync::mpsc::channel::<()>();
+    let (told, answers) = std::sync::mpsc::channel::<Result<String, String>>();
+    cluster.node.inside(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+        socket.connect(UDP_IP).expect("a route");
+        socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        while asked.recv().is_ok() {
+            let mut buffer = [0; 64];
+            let received = socket.send(b"?").and_then(|_| socket.recv(&mut buffer));
+            let answer = received.map(|count| String::from_utf8_lossy(&buffer[..count]).into_owned());
+            if told.send(answer.map_err(|e| e.to_string())).is_err() {
+                return;
+            }
+        }
+    });
+    let wait_for = |name: &str| {
+        eventually(&format!("UDP answers of {name}"), || {
+            ask.send(()).map_err(|e| e.to_string())?;
+            let answer = answers.recv().map_err(|e| e.to_string())??;
+            if answer == name { Ok(()) } else { Err(answer) }
+        });
+    };
+    wait_for("one");
+    cluster.api.change(|world| world.slices[1] = slice("dns", "UDP", 5353, &["two"]));
+    wait_for("two");
+}
+
+fn health_and_metrics(cluster: &Cluster) {
+    let health = cluster.http("http://127.0.0.1:10256/healthz").expect("healthy");
+    assert!(health.contains("lastUpdated") && health.contains("\"nodeEligible\":true"), "{health}");
+    let metrics = cluster.http("http://127.0.0.1:10249/metrics").expect("metrics");
+    for name in [
+        "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}",
+        "kubeproxy_sync_proxy_rules_iptables_total{table=\"nat\",ip_family=\"IPv4\"}",
+        "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+    ] {
+        assert!(metrics.contains(name), "{name} is not in {metrics}");
+    }
+    assert_eq!(cluster.http("http://127.0.0.1:10249/proxyMode").as_deref(), Ok("iptables"));
+}
+
+fn flushed_rules_come_back(cluster: &Cluster) {
+    for table in ["nat", "filter", "mangle"] {
+        run(cluster.node.command("iptables").args(["-t", table, "-F"]));
+        run(cluster.node.command("iptables").args(["-t", table, "-X"]));
+    }
+    run(cluster.node.command("iptables").args(["-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.7", "-j", "ACCEPT"]));
+    cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+}
+
+fn a_restart_disturbs_nothing(cluster: &mut Cluster) {
+    cluster.proxy = None;
+    cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+    let before = cluster.save().matches("-j KUBE-").count();
+    cluster.api.change(|world| world.services.retain(|s| s["metadata"]["name"] != "sticky"));
+    cluster.start_proxy();
+    eventually("the stale Service's rules to go", || {
+        let rules = cluster.save();
+        if rules.contains("default/sticky") { Err("still there".to_owned()) } else { Ok(()) }
+    });
+    assert!(cluster.save().matches("-j KUBE-").count() < before);
+    cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+}
+
+fn endpoints_go(cluster: &Cluster) {
+    cluster.api.change(|world| world.slices[0] = slice("web", "TCP", 8080, &["two"]));
+    cluster.expect(&cluster.client, &format!("{NODE_IP}:{NODE_PORT}"), &["two"]);
+    cluster.api.change(|world| world.slices[0] = slice("web", "TCP", 8080, &[]));
+    eventually("refused connections", || match cluster.node.ask(CLUSTER_IP) {
+        Err(why) if why.contains("refused") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    cluster.api.change(|world| world.slices[0] = slice("web", "TCP", 8080, &["one"]));
+    cluster.expect(&cluster.node, CLUSTER_IP, &["one"]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.proxy.as_ref().expect("it runs").pid()));
+    let resident = status.unwrap_or_default().lines().find(|l| l.starts_with("VmRSS")).unwrap_or_default().to_owned();
+    println!("kube-proxy {resident}");
+}
+
+fn clean_up(cluster: &mut Cluster) {
+    cluster.proxy = None;
+    run(cluster.command().arg("--cleanup"));
+    let left = cluster.save();
+    // the kubelet shares KUBE-FIREWALL
+    let ours: Vec<&str> = left.lines().filter(|l| l.contains("KUBE-") && !l.contains("KUBE-FIREWALL")).collect();
+    assert_eq!(ours, Vec::<&str>::new());
+    assert!(left.contains("203.0.113.7"), "{left}");
+    assert!(cluster.node.ask(CLUSTER_IP).is_err());
+}
