@@ -25,6 +25,8 @@ const DEFAULT_PORT: u16 = 10259;
 pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Config { client, leader, profiles, times, serving, auth, always_allow_paths } = config;
     let bound = serving.bind(COMPONENT, DEFAULT_PORT, auth.client_ca.clone())?;
+    // As upstream: events have a connection and a rate of their own, so that they do not hold bindings up.
+    let event_client = Client::new(client.clone())?;
     let client = Client::new(client)?;
     let inbox = Arc::new(Inbox::default());
     let sources = Sources::start(&client, &inbox, &shutdown);
@@ -42,7 +44,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
         tokio::spawn(port.serve(server, Some(tls), shutdown.clone()));
     }
     let instance = leader.identity.split('_').next().unwrap_or_default().to_owned();
-    let recorder = Recorder::start(&client, DEFAULT_SCHEDULER_NAME, &instance, shutdown.clone());
+    let recorder = Recorder::start(&event_client, DEFAULT_SCHEDULER_NAME, &instance, shutdown.clone());
     let elector = LeaderElector::new(&client, leader);
     let lead = |token: CancellationToken| async move {
         tokio::select! {

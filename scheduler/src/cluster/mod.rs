@@ -164,6 +164,12 @@ impl Cluster {
         }
     }
 
+    /// The node at which room is being made for a pod.
+    pub fn nomination(&self, key: &PodKey) -> Option<&str> {
+        let has = |pods: &Vec<Arc<PodInfo>>| pods.iter().any(|p| p.key == *key);
+        self.nominated.iter().find(|(_, pods)| has(pods)).map(|(node, _)| &**node)
+    }
+
     /// Pods nominated to a node that a pod must leave room for: of at least its priority, itself excepted.
     pub fn nominated_before(&self, node: &str, pod: &PodInfo) -> Vec<Arc<PodInfo>> {
         let pods = self.nominated.get(node).map(Vec::as_slice).unwrap_or_default();

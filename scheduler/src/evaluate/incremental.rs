@@ -1,7 +1,7 @@
 //! The evaluator that the scheduler runs: classes are kept, changes are caught up with, and a placement is one pass over
 //! small columns.
 //!
-//! Guarantees the same feasible nodes and totals as `naive`. Memory is bounded by `MAX_CACHED_ROWS`; the class that was
+//! Guarantees the same feasible nodes and totals as `naive`. Memory is bounded by `MAX_CACHED_ROWS` and `MAX_CLASSES`; the class that was
 //! not used for longest goes first.
 
 use std::collections::HashMap;
@@ -20,6 +20,8 @@ use crate::plugins::{Plugin, Rejection, inter_pod, score};
 
 /// Rows (classes times nodes) that may be kept, of about 200 bytes each.
 const MAX_CACHED_ROWS: usize = 400_000;
+/// Classes that may be kept.
+const MAX_CLASSES: usize = 1024;
 /// Templates with affinity that a class remembers.
 const MAX_HEARD_TEMPLATES: usize = 10_000;
 
@@ -113,7 +115,8 @@ impl Evaluator {
     }
 
     fn make_room(&mut self, cluster: &mut Cluster) {
-        while self.classes.values().map(Class::rows).sum::<usize>() + cluster.nodes.slots() > MAX_CACHED_ROWS {
+        let rows = |classes: &HashMap<_, Class>| classes.values().map(Class::rows).sum::<usize>();
+        while self.classes.len() >= MAX_CLASSES || rows(&self.classes) + cluster.nodes.slots() > MAX_CACHED_ROWS {
             let Some(key) = self.classes.iter().min_by_key(|(_, c)| c.used).map(|(k, _)| *k) else { return };
             if let Some(old) = self.classes.remove(&key) {
                 old.release(cluster);

@@ -98,12 +98,10 @@ impl Scheduler {
     /// Puts a pod back that nothing can be done for.
     fn give_up(&mut self, pod: &Arc<PodInfo>, message: &str, diagnosis: &Diagnosis) {
         // A nomination stays while its victims are leaving, and ends when the node can no longer be had.
-        let waits = preemption::is_waiting(&self.cluster, pod);
-        let nominated = if waits { Some(&*pod.nominated) } else { None };
-        self.report_unschedulable(pod, message, nominated);
-        if nominated.is_none() && !pod.nominated.is_empty() {
+        if !preemption::is_waiting(&self.cluster, pod) {
             self.cluster.nominate(pod, "");
         }
+        self.report_unschedulable(pod, message, self.cluster.nomination(&pod.key));
         let now = self.now_ms();
         if diagnosis.nodes == 0 {
             self.queue.unschedulable(&pod.key, crate::plugins::Plugin::ALL.iter().map(|(p, _)| *p).collect(), now);

@@ -77,14 +77,14 @@ fn not_eligible(cluster: &Cluster, pod: &PodInfo, diagnosis: &Diagnosis) -> Opti
     if pod.template.never_preempts {
         return Some("not eligible due to preemptionPolicy=Never.");
     }
-    let node = cluster.nodes.id(&pod.nominated)?;
+    let node = cluster.nodes.id(cluster.nomination(&pod.key)?)?;
     let hopeless = diagnosis.rejections.iter().any(|(id, r)| *id == node && r.unresolvable);
     (!hopeless && is_waiting(cluster, pod)).then_some("not eligible due to a terminating pod on the nominated node.")
 }
 
 /// Whether pods that were preempted for a pod are still leaving the node that it is nominated to.
 pub fn is_waiting(cluster: &Cluster, pod: &PodInfo) -> bool {
-    let Some(node) = cluster.nodes.id(&pod.nominated) else { return false };
+    let Some(node) = cluster.nomination(&pod.key).and_then(|n| cluster.nodes.id(n)) else { return false };
     cluster.nodes.pods(node).iter().any(|p| p.priority() < pod.priority() && p.preempted)
 }
 
