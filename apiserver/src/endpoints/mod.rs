@@ -2,7 +2,9 @@
 
 pub mod body;
 pub mod compress;
+pub mod discovery;
 pub mod negotiate;
+pub mod openapi;
 pub mod reviews;
 pub mod table;
 pub mod token_request;
