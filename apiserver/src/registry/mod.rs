@@ -84,7 +84,7 @@ pub struct Registry {
     leases: Leases,
     table: SharedTable,
     options: ServerOptions,
-    chain: OnceLock<admission::Chain>,
+    chain: OnceLock<Arc<admission::Chain>>,
 }
 
 impl<'a> Target<'a> {
@@ -194,7 +194,8 @@ impl Registry {
     }
 
     /// Sets the admission chain, once, before the first write.
-    pub fn admit_through(&self, chain: admission::Chain) {
+    pub fn admit_through(&self, chain: Arc<admission::Chain>) {
+        // a second chain would be a second start-up, which there is none of
         let _ = self.chain.set(chain);
     }
 
@@ -203,7 +204,7 @@ impl Registry {
     /// # Errors
     /// The server is still starting.
     pub fn chain(&self) -> Result<&admission::Chain, Status> {
-        self.chain.get().ok_or_else(|| Status::service_unavailable("the server is starting"))
+        self.chain.get().map(|chain| &**chain).ok_or_else(|| Status::service_unavailable("the server is starting"))
     }
 
     /// What is served.
