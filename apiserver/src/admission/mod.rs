@@ -6,12 +6,14 @@
 
 pub mod certificates;
 pub mod classes;
+mod escalation;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
 pub mod priority;
 pub mod quota;
+mod quota_store;
 pub mod runtime_class;
 pub mod service_account;
 pub mod storage;
@@ -281,7 +283,10 @@ pub struct Chain {
 /// # Errors
 /// An unknown, contradictory or not implemented plugin.
 pub fn build(config: &AdmissionConfig, parts: &Parts) -> Result<Chain, ConfigError> {
-    let plugins = enabled(config)?.into_iter().filter_map(|name| plugin(name, config, parts)).collect();
+    let mut plugins: Vec<Box<dyn Plugin>> =
+        enabled(config)?.into_iter().filter_map(|name| plugin(name, config, parts)).collect();
+    // Not a plugin of upstream's but a guard that cannot be disabled; it sees what mutating plugins made of the object.
+    plugins.push(Box::new(escalation::Escalation(Arc::clone(&parts.authz))));
     Ok(Chain { plugins })
 }
 

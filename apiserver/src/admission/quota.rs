@@ -21,8 +21,8 @@ const MAX_ATTEMPTS: usize = 8;
 
 /// Writes `status.used` of a quota if it has not changed since it was read.
 pub trait UsageStore: Send + Sync {
-    /// `Ok(None)` when it had changed: the newer object (or nothing, when it is gone) must be read again.
-    fn write_used<'a>(&'a self, quota: &'a Value) -> BoxFuture<'a, Result<Option<()>, Status>>;
+    /// Whether it was written; otherwise it had changed or is gone, and must be read again.
+    fn write_used<'a>(&'a self, quota: &'a Value) -> BoxFuture<'a, Result<bool, Status>>;
 
     /// The quotas of a namespace as storage has them now.
     fn quotas<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<Vec<Value>, Status>>;
@@ -318,7 +318,7 @@ impl ResourceQuota {
     /// Writes all charges; `false` when one of the quotas had changed (what was written stays, the controller evens it out).
     async fn write(&self, charges: &[Box<Value>]) -> Result<bool, Status> {
         for charged in charges {
-            if self.store.write_used(charged).await?.is_none() {
+            if !self.store.write_used(charged).await? {
                 return Ok(false);
             }
         }

@@ -4,6 +4,7 @@
 //! authenticated user (anonymous is one). Knows nothing of HTTP beyond the attributes.
 
 pub mod escalation;
+mod feed;
 pub mod node;
 pub mod rbac;
 pub mod rules;

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::config::Config;
+
 /// What the objects are made of.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -44,6 +46,56 @@ pub struct RequestHeaderFacts {
     pub group_headers: Vec<String>,
     /// `--requestheader-extra-headers-prefix`
     pub extra_headers_prefix: Vec<String>,
+}
+
+/// A file that others must get to know cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("--{flag}: cannot read {path}: {source}")]
+pub struct UnreadableFile {
+    flag: &'static str,
+    path: String,
+    source: std::io::Error,
+}
+
+fn read(flag: &'static str, path: &std::path::Path) -> Result<String, UnreadableFile> {
+    let fail = |source| UnreadableFile { flag, path: path.display().to_string(), source };
+    std::fs::read_to_string(path).map_err(fail)
+}
+
+impl Facts {
+    /// From the configuration. `secure_port` is the port that is listened on.
+    ///
+    /// # Errors
+    /// A file of authorities cannot be read.
+    pub fn of(config: &Config, secure_port: u16) -> Result<Self, UnreadableFile> {
+        let ranges = &config.options.service_cidrs;
+        let client_ca = config.authn.client_ca_file.as_deref().map(|path| read("client-ca-file", path)).transpose()?;
+        let request_header = match &config.authn.request_header {
+            Some(header) => Some(RequestHeaderFacts {
+                client_ca: read("requestheader-client-ca-file", &header.client_ca_file)?,
+                allowed_names: header.allowed_names.clone(),
+                username_headers: header.username_headers.clone(),
+                uid_headers: header.uid_headers.clone(),
+                group_headers: header.group_headers.clone(),
+                extra_headers_prefix: header.extra_headers_prefix.clone(),
+            }),
+            None => None,
+        };
+        Ok(Self {
+            advertise_address: config.advertise_address,
+            secure_port,
+            service_address: ranges.first().and_then(|range| range.nth(1)).unwrap_or(config.advertise_address),
+            service_ranges: ranges.iter().map(ToString::to_string).collect(),
+            service_node_port: 0,
+            hostname: hostname(),
+            client_ca,
+            request_header,
+        })
+    }
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_lowercase()
 }
 
 /// Namespaces that must always be there.

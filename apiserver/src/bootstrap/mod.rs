@@ -8,6 +8,7 @@
 
 pub mod desired;
 pub mod policy;
+mod store;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use self::desired::Facts;
+pub use self::desired::Facts;
 use self::policy::Step;
+pub use self::store::RegistryStore;
 use crate::http::chain::new_uuid;
 use crate::objects::ResourceName;
 

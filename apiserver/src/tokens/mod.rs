@@ -12,3 +12,48 @@ pub use claims::{BoundObject, Claims, TokenSubject};
 pub use issuer::{Discovery, Issuer};
 pub use jwt::{JwtError, Signer, Verifier};
 pub use keys::{KeyError, PublicKey};
+
+use std::path::PathBuf;
+
+use crate::config::TokenConfig;
+
+/// What issues tokens and what tells others how to verify them.
+#[derive(Default)]
+pub struct Tokens {
+    /// Absent without a signing key: tokens cannot be requested then.
+    pub issuer: Option<Issuer>,
+    /// Absent when the issuer is no URL.
+    pub discovery: Option<Discovery>,
+}
+
+/// Reads the keys. `base_url` is where clients reach this server.
+///
+/// # Errors
+/// A key file cannot be used.
+pub fn build(config: &TokenConfig, base_url: &str) -> Result<Tokens, KeyError> {
+    const SIGNING: &str = "--service-account-signing-key-file";
+    let mut keys = Vec::new();
+    for path in &config.key_files {
+        keys.extend(keys::public_keys("--service-account-key-file", path)?);
+    }
+    let name = config.issuers.first().cloned().unwrap_or_default();
+    let issuer = match &config.signing_key_file {
+        Some(path) => {
+            let unusable =
+                |why| KeyError::Unusable { flag: SIGNING, path: PathBuf::from(path).display().to_string(), why };
+            let signer = Signer::new(keys::private_key(SIGNING, path)?).map_err(unusable)?;
+            if !keys.contains(&signer.public) {
+                tracing::warn!(
+                    "{SIGNING} is none of --service-account-key-file: tokens issued here will be refused here"
+                );
+            }
+            let max = config.max_expiration.and_then(|max| i64::try_from(max.as_secs()).ok());
+            let audiences = config.api_audiences.clone();
+            Some(Issuer::new(signer, name.clone(), audiences, config.extend_expiration, max))
+        }
+        None => None,
+    };
+    let jwks_uri =
+        if config.jwks_uri.is_empty() { format!("{base_url}/openid/v1/jwks") } else { config.jwks_uri.clone() };
+    Ok(Tokens { issuer, discovery: Discovery::new(&name, &jwks_uri, &Verifier::new(keys)) })
+}

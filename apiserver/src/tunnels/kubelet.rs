@@ -4,7 +4,7 @@
 //! which is said once at start. The own identity is read again when its files change.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,33 +14,16 @@ use rustls::pki_types::ServerName;
 use serde_json::Value;
 
 use super::relay::{Security, Target};
+use crate::config::KubeletConfig;
 
 /// Changed files take effect after this many seconds at most.
 const RELOAD_SECONDS: u64 = 10;
 /// Where a kubelet listens unless its node says otherwise.
 const DEFAULT_PORT: u16 = 10250;
 
-/// The `--kubelet-*` flags.
-#[derive(Clone, Debug)]
-pub struct KubeletConfig {
-    /// `--kubelet-client-certificate`
-    pub client_certificate: Option<PathBuf>,
-    /// `--kubelet-client-key`
-    pub client_key: Option<PathBuf>,
-    /// `--kubelet-certificate-authority`
-    pub certificate_authority: Option<PathBuf>,
-    /// `--kubelet-preferred-address-types`
-    pub preferred_address_types: Vec<String>,
-    /// `--kubelet-timeout`: until when a connection must be there.
-    pub connect_timeout: Duration,
-}
-
 /// Why kubelets cannot be reached at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Only one half of the pair is given.
-    #[error("--kubelet-client-certificate and --kubelet-client-key belong together; one of them is missing")]
-    HalfPair,
     /// A file cannot be read.
     #[error("{flag}: cannot read {path}: {source}")]
     Read {
@@ -69,10 +52,8 @@ pub struct Kubelets {
 }
 
 fn stamps(config: &KubeletConfig) -> Vec<Option<SystemTime>> {
-    let files = [&config.client_certificate, &config.client_key, &config.certificate_authority];
-    files
-        .into_iter()
-        .flatten()
+    let pair = config.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+    pair.chain(&config.ca_file)
         .map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
         .collect()
 }
@@ -82,14 +63,13 @@ fn load(config: &KubeletConfig) -> Result<Arc<rustls::ClientConfig>, ConfigError
         let fail = |source| ConfigError::Read { flag, path: path.display().to_string(), source };
         std::fs::read(path).map_err(fail)
     };
-    let identity_pem = match (&config.client_certificate, &config.client_key) {
-        (Some(certificate), Some(key)) => {
+    let identity_pem = match &config.client {
+        Some((certificate, key)) => {
             Some((read("--kubelet-client-certificate", certificate)?, read("--kubelet-client-key", key)?))
         }
-        (None, None) => None,
-        _ => return Err(ConfigError::HalfPair),
+        None => None,
     };
-    let ca_pem = match &config.certificate_authority {
+    let ca_pem = match &config.ca_file {
         Some(path) => Some(read("--kubelet-certificate-authority", path)?),
         None => None,
     };
@@ -104,7 +84,7 @@ impl Kubelets {
     /// # Errors
     /// A file is missing or cannot be used.
     pub fn new(config: KubeletConfig) -> Result<Self, ConfigError> {
-        if config.certificate_authority.is_none() {
+        if config.ca_file.is_none() {
             tracing::warn!("Certificates of kubelets are not verified; set --kubelet-certificate-authority");
         }
         let stamps = stamps(&config);
@@ -139,9 +119,9 @@ impl Kubelets {
     /// # Errors
     /// The node has none of the preferred types.
     pub fn host(&self, node: &Value) -> Result<String, Status> {
-        host(node, &self.config.preferred_address_types).map(str::to_owned).ok_or_else(|| {
+        host(node, &self.config.address_types).map(str::to_owned).ok_or_else(|| {
             let name = apimachinery::meta::name(node);
-            let types = self.config.preferred_address_types.join(", ");
+            let types = self.config.address_types.join(", ");
             Status::internal(format!("no preferred addresses found for node {name:?}; known types: [{types}]"))
         })
     }
@@ -158,7 +138,7 @@ impl Kubelets {
             authority: join(&host, port(node)),
             security: Some(Security { tls: self.tls(), name }),
             path_and_query,
-            connect_timeout: self.config.connect_timeout,
+            connect_timeout: self.config.timeout,
         })
     }
 }
