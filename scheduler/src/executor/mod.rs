@@ -24,6 +24,8 @@ mod outcome;
 pub mod sources;
 pub mod stats;
 mod tasks;
+#[cfg(test)]
+mod tests;
 
 use inbox::Inbox;
 use outcome::Outcome;

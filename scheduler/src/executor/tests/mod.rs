@@ -1,0 +1,154 @@
+//! The loop against an API server in memory.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::profile::Profile;
+use fake::Fake;
+use http::Method;
+
+mod fake;
+
+const PODS: &str = "/api/v1/pods";
+const NODES: &str = "/api/v1/nodes";
+
+fn start() -> (Fake, CancellationToken) {
+    let shutdown = CancellationToken::new();
+    let fake = Fake::start(&shutdown);
+    let (client, token) = (fake.client.clone(), shutdown.clone());
+    tokio::spawn(async move {
+        let inbox = Arc::new(Inbox::default());
+        let sources = Sources::start(&client, &inbox, &token);
+        sources.synced().await;
+        let times = Times { initial_backoff_ms: 10, max_backoff_ms: 20, max_unschedulable_ms: 300_000 };
+        let profiles: Arc<[Profile]> = vec![Profile::default_for("default-scheduler")].into();
+        let recorder = Recorder::start(&client, "default-scheduler", "test", token.clone());
+        Scheduler::new(client, recorder, sources, inbox, profiles, times).run(token).await;
+    });
+    (fake, shutdown)
+}
+
+fn node(fake: &Fake, name: &str, cpu: &str) {
+    fake.put(
+        NODES,
+        json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "status": {"allocatable": {"cpu": cpu, "memory": "4Gi", "pods": "10"}}}),
+    );
+}
+
+fn pod(fake: &Fake, name: &str, cpu: &str, more: &Value) {
+    let mut spec = json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        spec[key] = value.clone();
+    }
+    fake.put(PODS, json!({"metadata": {"name": name, "namespace": "ns"}, "spec": spec}));
+}
+
+fn look<'a>(name: &'a str) -> impl Fn(&Fake) -> Value + 'a {
+    move |fake| fake.get(PODS, "ns", name).unwrap_or_default()
+}
+
+fn on(node: &'static str) -> impl Fn(&Value) -> bool {
+    move |pod| pod["spec"]["nodeName"] == node
+}
+
+fn condition(pod: &Value) -> Value {
+    let list = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    list.into_iter().find(|c| c["type"] == "PodScheduled").unwrap_or_default()
+}
+
+#[tokio::test]
+async fn binds_reports_and_wakes() {
+    let (fake, shutdown) = start();
+    node(&fake, "n1", "1");
+    pod(&fake, "a", "1", &json!({}));
+    fake.until(look("a"), on("n1")).await;
+    pod(&fake, "b", "1", &json!({}));
+    let b = fake.until(look("b"), |p| condition(p)["reason"] == "Unschedulable").await;
+    let want = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+                1 No preemption victims found for incoming pod.";
+    assert_eq!(condition(&b)["message"], want);
+    assert!(condition(&b)["lastTransitionTime"].is_string());
+    fake.remove(PODS, "ns", "a");
+    fake.until(look("b"), on("n1")).await;
+    let events = |f: &Fake| {
+        let store: Vec<Value> = f.all("/apis/events.k8s.io/v1/events");
+        store.iter().map(|e| e["reason"].as_str().unwrap_or_default().to_string()).collect::<Vec<_>>()
+    };
+    let wanted = ["Scheduled", "FailedScheduling"];
+    fake.until(events, |seen| wanted.iter().all(|w| seen.iter().any(|s| s == w))).await;
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_failed_binding_is_undone_and_repeated() {
+    let (fake, shutdown) = start();
+    *fake.refuse.lock().unwrap() = Some((Method::POST, "/binding"));
+    node(&fake, "n1", "1");
+    pod(&fake, "a", "1", &json!({}));
+    fake.until(look("a"), |p| condition(p)["reason"] == "SchedulerError").await;
+    *fake.refuse.lock().unwrap() = None;
+    fake.until(look("a"), on("n1")).await;
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn preempts_then_waits_for_the_victim_to_leave() {
+    let (fake, shutdown) = start();
+    node(&fake, "n1", "1");
+    pod(&fake, "low", "1", &json!({"priority": 1}));
+    fake.until(look("low"), on("n1")).await;
+    pod(&fake, "high", "1", &json!({"priority": 10}));
+    let low = fake.until(look("low"), |p| p["metadata"]["deletionTimestamp"].is_string()).await;
+    let target =
+        low["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "DisruptionTarget").cloned();
+    assert_eq!(target.unwrap()["reason"], "PreemptionByScheduler");
+    let high = fake.until(look("high"), |p| p["status"]["nominatedNodeName"] == "n1").await;
+    assert!(high["spec"]["nodeName"].is_null());
+    fake.remove(PODS, "ns", "low");
+    fake.until(look("high"), on("n1")).await;
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn gates_hold_a_pod() {
+    let (fake, shutdown) = start();
+    node(&fake, "n1", "1");
+    pod(&fake, "a", "1", &json!({"schedulingGates": [{"name": "x"}]}));
+    fake.until(look("a"), |p| condition(p)["reason"] == "SchedulingGated").await;
+    let mut open = look("a")(&fake);
+    open["spec"]["schedulingGates"] = json!([]);
+    fake.put(PODS, open);
+    fake.until(look("a"), on("n1")).await;
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_claim_is_bound_before_its_pod() {
+    let (fake, shutdown) = start();
+    node(&fake, "n1", "1");
+    node(&fake, "n2", "1");
+    let class = json!({"metadata": {"name": "late"}, "provisioner": "kubernetes.io/no-provisioner",
+        "volumeBindingMode": "WaitForFirstConsumer"});
+    fake.put("/apis/storage.k8s.io/v1/storageclasses", class);
+    let affinity = json!({"required": {"nodeSelectorTerms": [{"matchExpressions": [
+        {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}]}]}});
+    let volume = json!({"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "late", "nodeAffinity": affinity}, "status": {"phase": "Available"}});
+    fake.put("/api/v1/persistentvolumes", volume);
+    let claims = "/api/v1/persistentvolumeclaims";
+    let claim = json!({"metadata": {"name": "c", "namespace": "ns"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "storageClassName": "late", "resources": {"requests": {"storage": "1Gi"}}}, "status": {"phase": "Pending"}});
+    fake.put(claims, claim);
+    pod(&fake, "a", "1", &json!({"volumes": [{"name": "x", "persistentVolumeClaim": {"claimName": "c"}}]}));
+    let volume = |f: &Fake| f.get("/api/v1/persistentvolumes", "", "v").unwrap_or_default();
+    fake.until(volume, |v| v["spec"]["claimRef"]["name"] == "c").await;
+    assert!(look("a")(&fake)["spec"]["nodeName"].is_null());
+    // What the volume controller does next.
+    let mut bound = fake.get(claims, "ns", "c").unwrap();
+    bound["spec"]["volumeName"] = json!("v");
+    bound["metadata"]["annotations"] = json!({"pv.kubernetes.io/bind-completed": "yes"});
+    fake.put(claims, bound);
+    fake.until(look("a"), on("n2")).await;
+    shutdown.cancel();
+}
