@@ -108,6 +108,11 @@ impl Client {
         Err(ClientError::Request(what))
     }
 
+    #[cfg(test)]
+    pub(crate) async fn look_at_files_again(&self) {
+        self.inner.connection.look_at_files_again().await;
+    }
+
     async fn send(&self, request: &Request<Bytes>, what: &str) -> Result<Response<Incoming>, ClientError> {
         let fail = |reason: String| ClientError::Transport { request: what.to_owned(), reason };
         let mut outgoing = self.outgoing(request)?;

@@ -109,6 +109,11 @@ impl Connection {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) async fn look_at_files_again(&self) {
+        self.state.lock().await.checked = None;
+    }
+
     fn fail(&self, reason: String) -> ClientError {
         ClientError::Connect { server: self.access.server.clone(), reason }
     }
@@ -248,3 +253,6 @@ fn explain(error: &std::io::Error, access: &Access) -> String {
         other => format!("TLS handshake failed: {other}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

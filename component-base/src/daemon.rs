@@ -65,12 +65,27 @@ where
 }
 
 fn failed(name: &str, error: &anyhow::Error) -> ExitCode {
-    tracing::error!(daemon = name, "{error:#}");
+    let words = one_line(error);
+    tracing::error!(daemon = name, "{words}");
     // Where no logger is installed the line would be lost.
     if !tracing::event_enabled!(tracing::Level::ERROR) {
-        eprintln!("{name}: {error:#}");
+        eprintln!("{name}: {words}");
     }
     ExitCode::FAILURE
+}
+
+/// The error and its causes; causes that an outer text already quotes are left out.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(&cause) {
+            words.push_str(": ");
+            words.push_str(&cause);
+        }
+    }
+    words
 }
 
 async fn signals(shutdown: CancellationToken) {
@@ -112,5 +127,22 @@ fn bound_allocator_arenas() {
         libc::mallopt(libc::M_ARENA_MAX, 2);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 256 * 1024);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read x: {source}")]
+        struct Quotes {
+            source: std::io::Error,
+        }
+        let error =
+            anyhow::Error::new(Quotes { source: std::io::Error::other("no such file") }).context("cannot start");
+        assert_eq!(one_line(&error), "cannot start: cannot read x: no such file");
     }
 }

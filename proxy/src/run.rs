@@ -47,6 +47,7 @@ pub enum RunError {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     metrics::register();
     let families = families().await?;
+    tracing::info!(version = component_base::version::GIT_VERSION, node = config.node_name, ?families, "kube-proxy");
     if config.cleanup {
         return cleanup(&families).await;
     }

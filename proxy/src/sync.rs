@@ -196,6 +196,11 @@ impl FamilyState {
             self.last_full = begun;
         }
         metrics::LAST_SYNC.with(&[label]).set_to_current_time();
+        if partial {
+            tracing::debug!(family = label, bytes = script.len(), ?took, "rules changed");
+        } else {
+            tracing::info!(family = label, service_ports = next.ports.len(), ?took, "all rules written");
+        }
         count_rules(&rules, &script, label);
         count_without_local_endpoints(&next, label);
         self.written = next;

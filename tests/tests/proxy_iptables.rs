@@ -443,8 +443,9 @@ fn endpoints_go(cluster: &Cluster) {
     cluster.api.change(|world| world.slices[0] = slice("web", "TCP", 8080, &["one"]));
     cluster.expect(&cluster.node, CLUSTER_IP, &["one"]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", cluster.proxy.as_ref().expect("it runs").pid()));
-    let resident = status.unwrap_or_default().lines().find(|l| l.starts_with("VmRSS")).unwrap_or_default().to_owned();
-    println!("kube-proxy {resident}");
+    let status = status.unwrap_or_default();
+    let resident: Vec<&str> = status.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("Rss")).collect();
+    println!("kube-proxy {resident:?}");
 }
 
 fn clean_up(cluster: &mut Cluster) {

@@ -77,3 +77,101 @@ async fn a_taken_port_is_explained() {
     let error = Server::bind("127.0.0.1".parse().unwrap(), server.local_addr().port()).unwrap_err();
     assert!(matches!(error, BindError::InUse(_)), "{error}");
 }
+
+#[tokio::test]
+async fn shutdown_lets_requests_finish_and_refuses_new_ones() {
+    let (entered, release) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+    let (enter, wait) = (Arc::clone(&entered), Arc::clone(&release));
+    let service = service_fn(move |_: Request<Incoming>| {
+        let (enter, wait) = (Arc::clone(&enter), Arc::clone(&wait));
+        async move {
+            enter.notify_one();
+            wait.notified().await;
+            Ok::<_, std::convert::Infallible>(Response::new(full("done")))
+        }
+    });
+    let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+    let (addr, shutdown) = (server.local_addr(), CancellationToken::new());
+    let task = tokio::spawn(server.serve(None, service, shutdown.clone()));
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let (mut send, conn) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(conn);
+    let request = Request::get("http://localhost/").body(Empty::<Bytes>::new()).unwrap();
+    let answer = tokio::spawn(send.send_request(request));
+    entered.notified().await;
+    shutdown.cancel();
+    // The listener is gone as soon as the loop has seen the token; the request still runs.
+    let refused = async {
+        while TcpStream::connect(addr).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.unwrap();
+    assert!(!task.is_finished());
+    release.notify_one();
+    let body = answer.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "done");
+    tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_finish_is_cut_when_the_drain_is_over() {
+    let service = service_fn(|_: Request<Incoming>| std::future::pending::<Result<Response<Body>, std::io::Error>>());
+    let limits = Limits { drain: Duration::from_millis(50), ..Limits::default() };
+    let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap().limits(limits);
+    let (addr, shutdown) = (server.local_addr(), CancellationToken::new());
+    let task = tokio::spawn(server.serve(None, service, shutdown.clone()));
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn upgrades_work() {
+    let service = service_fn(|mut request: Request<Incoming>| async move {
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let mut io = TokioIo::new(upgrade.await.unwrap());
+            let mut bytes = [0u8; 4];
+            io.read_exact(&mut bytes).await.unwrap();
+            bytes.reverse();
+            io.write_all(&bytes).await.unwrap();
+        });
+        let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+        Ok::<_, std::convert::Infallible>(response.body(full("")).unwrap())
+    });
+    let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+    let (addr, shutdown) = (server.local_addr(), CancellationToken::new());
+    tokio::spawn(server.serve(None, service, shutdown.clone()));
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let head = b"GET /exec HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.unwrap());
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    stream.write_all(b"abcd").await.unwrap();
+    let mut echoed = [0u8; 4];
+    stream.read_exact(&mut echoed).await.unwrap();
+    assert_eq!(&echoed, b"dcba");
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn no_more_connections_than_allowed_are_served_at_once() {
+    let limits = Limits { max_connections: 1, ..Limits::default() };
+    let (addr, _shutdown, _task) = start(None, limits);
+    let mut first = TcpStream::connect(addr).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut byte = [0u8; 1];
+    first.read_exact(&mut byte).await.unwrap();
+    let mut second = TcpStream::connect(addr).await.unwrap();
+    second.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let waiting = tokio::time::timeout(Duration::from_millis(200), second.read_exact(&mut byte)).await;
+    assert!(waiting.is_err(), "the second connection waits in the kernel's queue");
+    drop(first);
+    tokio::time::timeout(Duration::from_secs(5), second.read_exact(&mut byte)).await.unwrap().unwrap();
+}
