@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use apimachinery::meta::ObjectMeta;
 use client::events::Recorder;
@@ -17,10 +18,10 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::cgroups::{Cgroups, Limits};
+use crate::cgroups::{Cgroups, Driver, Limits};
 use crate::config::Config;
 use crate::context::{Context, Dirs, ServiceLister};
-use crate::cri::{self, Runtime};
+use crate::cri::{self, Runtime, api};
 use crate::events::Events;
 use crate::images::{self, Puller};
 use crate::node::manager::Pressure;
@@ -36,8 +37,10 @@ use crate::pods::security::Defaults;
 use crate::pods::sources;
 use crate::pods::types::Source;
 use crate::server::{self, KubeletServer, Mode, State};
-use crate::{bootstrap, probes, status};
+use crate::{bootstrap, eviction, logs, probes, status};
 
+/// How long the runtime may take to tell its cgroup driver.
+const DRIVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most messages waiting for the pod manager; senders wait when it is full.
 const MAX_MESSAGES: usize = 1024;
 
@@ -82,7 +85,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     bootstrap::ensure(&config, &shutdown).await?;
     let client = client(&config)?;
     let (capacity, allocatable) = node::manager::amounts(&config);
-    let cgroups = cgroups(&config, &allocatable)?;
+    let runtime = Runtime::connect(&config.runtime_socket, &config.image_socket, *config.file.runtime_request_timeout);
+    let driver = cgroup_driver(&config, &runtime).await;
+    let cgroups = cgroups(&config, driver, &allocatable)?;
     check_swap(&config)?;
     let host_ips = host_ips(&config);
     tracing::info!(
@@ -98,7 +103,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         None => Recorder::silent(),
     };
     let context = Arc::new(Context {
-        runtime: Runtime::connect(&config.runtime_socket, &config.image_socket, *config.file.runtime_request_timeout),
+        runtime,
         runtime_name: OnceLock::new(),
         objects: Objects::new(client.clone()),
         events: Events::new(recorder, &config.node_name),
@@ -166,9 +171,10 @@ fn start(
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     let (prober, targets) = mpsc::channel(MAX_MESSAGES);
     let (health_sender, runtime_health) = watch::channel(None);
-    let view = NodeView { name: config.node_name.clone(), labels: BTreeMap::new(), allocatable: facts.allocatable.clone() };
+    let view =
+        NodeView { name: config.node_name.clone(), labels: BTreeMap::new(), allocatable: facts.allocatable.clone() };
     let (view_sender, view) = watch::channel(view);
-    let (_pressure_sender, pressure) = watch::channel(Pressure::default());
+    let (pressure_sender, pressure) = watch::channel(Pressure::default());
     let statuses = client.as_ref().map(|client| {
         let (sender, updates) = mpsc::channel(MAX_MESSAGES);
         tokio::spawn(status::manager::run(client.clone(), updates, shutdown.clone()));
@@ -215,6 +221,22 @@ fn start(
         min_age: SignedDuration::try_from(*config.file.image_minimum_gc_age).unwrap_or(SignedDuration::from_mins(2)),
     };
     tokio::spawn(images::gc::run(Arc::clone(context), policy, shutdown.clone()));
+    let policy = logs::Policy {
+        max_bytes: config.log_max_bytes,
+        max_files: usize::try_from(config.file.container_log_max_files).unwrap_or(5),
+        period: *config.file.container_log_monitor_interval,
+    };
+    tokio::spawn(logs::run(Arc::clone(context), policy, shutdown.clone()));
+    let parts = eviction::Parts {
+        context: Arc::clone(context),
+        settings: eviction::Settings {
+            hard: config.eviction_hard.clone(),
+            transition: *config.file.eviction_pressure_transition_period,
+        },
+        messages: messages.clone(),
+        pressure: pressure_sender,
+    };
+    tokio::spawn(eviction::run(parts, shutdown.clone()));
     Started { messages }
 }
 
@@ -262,9 +284,29 @@ fn client(config: &Config) -> Result<Option<Client>, StartError> {
     Client::new(settings).map(Some).map_err(fail)
 }
 
-fn cgroups(config: &Config, allocatable: &Amounts) -> Result<Cgroups, StartError> {
+/// The runtime's cgroup driver when it tells (containerd 2, CRI-O), since two drivers on one node make pods vanish;
+/// else the configured one.
+async fn cgroup_driver(config: &Config, runtime: &Runtime) -> Driver {
+    let asked = tokio::time::timeout(DRIVER_TIMEOUT, runtime.runtime_config(api::RuntimeConfigRequest {})).await;
+    let told = asked.ok().and_then(Result::ok).and_then(|r| r.linux).map(|l| l.cgroup_driver);
+    let told = match told.and_then(|d| api::CgroupDriver::try_from(d).ok()) {
+        Some(api::CgroupDriver::Systemd) => Driver::Systemd,
+        Some(api::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
+        None => config.cgroup_driver,
+    };
+    if told != config.cgroup_driver {
+        tracing::warn!(
+            configured = ?config.cgroup_driver,
+            runtime = ?told,
+            "cgroupDriver is not the runtime's; using the runtime's: set both alike"
+        );
+    }
+    told
+}
+
+fn cgroups(config: &Config, driver: Driver, allocatable: &Amounts) -> Result<Cgroups, StartError> {
     let file = &config.file;
-    let cgroups = Cgroups::new(config.cgroup_driver, file.cgroups_per_qos, &file.cgroup_root, file.pod_pids_limit);
+    let cgroups = Cgroups::new(driver, file.cgroups_per_qos, &file.cgroup_root, file.pod_pids_limit);
     if !cgroups.is_v2() {
         if config.refuse_cgroup_v1 {
             return Err(StartError::Machine(

@@ -118,9 +118,6 @@ mod tests {
         let issued = json!({"status": {"certificate": STANDARD.encode("PEM")}});
         assert_eq!(verdict("n", &issued).unwrap().as_deref(), Some("PEM"));
         let denied = json!({"status": {"conditions": [{"type": "Denied", "message": "no"}]}});
-        assert_eq!(
-            verdict("n", &denied).unwrap_err().to_string(),
-            "certificate signing request n was denied: no"
-        );
+        assert_eq!(verdict("n", &denied).unwrap_err().to_string(), "certificate signing request n was denied: no");
     }
 }

@@ -43,7 +43,9 @@ pub enum BootstrapError {
         source: std::io::Error,
     },
     /// The API server refused the request.
-    #[error("the API server refuses certificate requests: {0}; is the bootstrap token valid and bound to system:node-bootstrapper?")]
+    #[error(
+        "the API server refuses certificate requests: {0}; is the bootstrap token valid and bound to system:node-bootstrapper?"
+    )]
     Request(ClientError),
     /// An approver said no, or the signer failed.
     #[error("certificate signing request {name} was {what}: {message}")]

@@ -72,7 +72,8 @@ fn self_signed(config: &Config, host_ips: &[String]) -> Result<(String, String),
         params.not_after = (now + Duration::from_secs(365 * 24 * 3600)).into();
         params.self_signed(&pair)
     });
-    let cert = made.map_err(|e| component_base::tls::TlsError::Setup(format!("cannot make a self-signed certificate: {e}")))?;
+    let cert =
+        made.map_err(|e| component_base::tls::TlsError::Setup(format!("cannot make a self-signed certificate: {e}")))?;
     Ok((cert.pem(), key.to_pem()))
 }
 

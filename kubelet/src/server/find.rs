@@ -54,7 +54,11 @@ pub async fn pod_list(state: &State) -> Result<Value, Refusal> {
 pub async fn running_pods(state: &State) -> Result<Value, Refusal> {
     let running = pods(state).await?.into_iter().filter(|view| !view.finished);
     let item = |view: PodView| {
-        let containers: Vec<_> = view.status.container_statuses.iter().flatten()
+        let containers: Vec<_> = view
+            .status
+            .container_statuses
+            .iter()
+            .flatten()
             .filter(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()))
             .map(|c| json!({"name": c.name, "image": c.image, "resources": {}}))
             .collect();

@@ -93,14 +93,15 @@ pub async fn answer(
     let chosen = if options.previous {
         let latest = attempts.next();
         // In back-off the last end is the previous one.
-        let waiting = find::status(&view, container).and_then(|s| s.state.as_ref()).is_some_and(|s| s.waiting.is_some());
+        let waiting =
+            find::status(&view, container).and_then(|s| s.state.as_ref()).is_some_and(|s| s.waiting.is_some());
         let previous = if waiting { latest } else { attempts.next() };
-        previous.ok_or_else(|| {
-            bad(format!("previous terminated container \"{container}\" in pod \"{name}\" not found"))
-        })?
+        previous
+            .ok_or_else(|| bad(format!("previous terminated container \"{container}\" in pod \"{name}\" not found")))?
     } else {
         attempts.find(|c| c.state != ContainerState::Created).ok_or_else(|| {
-            let waiting = find::status(&view, container).and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone());
+            let waiting =
+                find::status(&view, container).and_then(|s| s.state.as_ref()?.waiting.as_ref()?.reason.clone());
             let reason = waiting.unwrap_or_else(|| "ContainerCreating".into());
             bad(format!("container \"{container}\" in pod \"{name}\" is waiting to start: {reason}"))
         })?

@@ -15,10 +15,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use component_base::health::{Checks, text};
+use component_base::metrics;
 use component_base::secure_port::{RequestAuth, json};
 use component_base::serving::{Body, Server, full, service_fn};
 use component_base::tls::ServerTls;
-use component_base::metrics;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json as value;
@@ -59,10 +59,14 @@ impl From<Refusal> for Response<Body> {
 
 /// Query parameters in order; percent-decoded.
 pub fn parameters(query: &str) -> Vec<(String, String)> {
-    query.split('&').filter(|p| !p.is_empty()).map(|p| {
-        let (name, value) = p.split_once('=').unwrap_or((p, ""));
-        (decode(name), decode(value))
-    }).collect()
+    query
+        .split('&')
+        .filter(|p| !p.is_empty())
+        .map(|p| {
+            let (name, value) = p.split_once('=').unwrap_or((p, ""));
+            (decode(name), decode(value))
+        })
+        .collect()
 }
 
 fn decode(text: &str) -> String {
@@ -116,11 +120,10 @@ impl KubeletServer {
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let debugging = self.auth.is_some() && self.state.configuration.enable_debugging_handlers;
         let result = match (segments.as_slice(), request.method()) {
-            (["exec" | "attach" | "portForward" | "run" | "containerLogs" | "logs" | "runningpods" | "configz", ..], _)
-                if !debugging =>
-            {
-                Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.".into()))
-            }
+            (
+                ["exec" | "attach" | "portForward" | "run" | "containerLogs" | "logs" | "runningpods" | "configz", ..],
+                _,
+            ) if !debugging => Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "Debug endpoints are disabled.".into())),
             (["exec", rest @ ..], _) => tunnel::exec(&self.state, rest, request).await,
             (["attach", rest @ ..], _) => tunnel::attach(&self.state, rest, request).await,
             (["portForward", rest @ ..], _) => tunnel::port_forward(&self.state, rest, request).await,

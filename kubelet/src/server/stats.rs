@@ -157,7 +157,11 @@ pub async fn resource_metrics(state: &State) -> Result<String, Refusal> {
     out.sample("node_cpu_usage_seconds_total", &[], seconds(node_cpu_nanoseconds()));
     out.family("node_memory_working_set_bytes", "gauge", "Current working set of the node in bytes");
     out.sample("node_memory_working_set_bytes", &[], float(total - available.min(total)));
-    out.family("container_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the container in core-seconds");
+    out.family(
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+    );
     for u in &usages {
         let labels = [("container", &*u.container), ("namespace", &*u.namespace), ("pod", &*u.pod)];
         out.sample("container_cpu_usage_seconds_total", &labels, seconds(u.cpu_core_nanoseconds));
@@ -168,8 +172,15 @@ pub async fn resource_metrics(state: &State) -> Result<String, Refusal> {
         out.sample("container_memory_working_set_bytes", &labels, float(u.memory_working_set_bytes));
     }
     for (name, type_, help, get) in [
-        ("pod_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the pod in core-seconds", (|u| seconds(u.cpu_core_nanoseconds)) as fn(&Usage) -> f64),
-        ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", |u| float(u.memory_working_set_bytes)),
+        (
+            "pod_cpu_usage_seconds_total",
+            "counter",
+            "Cumulative cpu time consumed by the pod in core-seconds",
+            (|u| seconds(u.cpu_core_nanoseconds)) as fn(&Usage) -> f64,
+        ),
+        ("pod_memory_working_set_bytes", "gauge", "Current working set of the pod in bytes", |u| {
+            float(u.memory_working_set_bytes)
+        }),
     ] {
         out.family(name, type_, help);
         for view in &views {
@@ -180,7 +191,11 @@ pub async fn resource_metrics(state: &State) -> Result<String, Refusal> {
             }
         }
     }
-    out.family("resource_scrape_error", "gauge", "1 if there was an error while getting container metrics, 0 otherwise");
+    out.family(
+        "resource_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+    );
     out.sample("resource_scrape_error", &[], 0.0);
     Ok(out.0)
 }

@@ -37,9 +37,9 @@ async fn container_id(state: &State, rest: &[&str]) -> Result<String, Refusal> {
     let view = find::pod(state, namespace, name, uid).await?;
     let actual = find::actual(state, &view.pod).await?;
     let running = actual.latest(container).filter(|c| c.state == ContainerState::Running);
-    running.map(|c| c.id.clone()).ok_or_else(|| {
-        Refusal(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")"))
-    })
+    running
+        .map(|c| c.id.clone())
+        .ok_or_else(|| Refusal(StatusCode::NOT_FOUND, format!("container not found (\"{container}\")")))
 }
 
 /// Which streams a request wants.
@@ -105,11 +105,7 @@ pub async fn attach(state: &State, rest: &[&str], request: Request<Incoming>) ->
 }
 
 /// `/portForward/NS/POD[/UID]`
-pub async fn port_forward(
-    state: &State,
-    rest: &[&str],
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+pub async fn port_forward(state: &State, rest: &[&str], request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let (namespace, name, uid) = match rest {
         [ns, pod] => (*ns, *pod, None),
         [ns, pod, uid] => (*ns, *pod, Some(*uid)),
@@ -117,9 +113,9 @@ pub async fn port_forward(
     };
     let view = find::pod(state, namespace, name, uid).await?;
     let actual = find::actual(state, &view.pod).await?;
-    let sandbox = actual.ready_sandbox().ok_or_else(|| {
-        Refusal(StatusCode::NOT_FOUND, format!("pod not found (\"{name}_{namespace}\")"))
-    })?;
+    let sandbox = actual
+        .ready_sandbox()
+        .ok_or_else(|| Refusal(StatusCode::NOT_FOUND, format!("pod not found (\"{name}_{namespace}\")")))?;
     let parameters = parameters(request.uri().query().unwrap_or_default());
     let ports = parameters.iter().filter(|(n, _)| n == "port" || n == "ports");
     let port = ports.flat_map(|(_, v)| v.split(',')).filter_map(|p| p.parse().ok()).collect();
@@ -153,7 +149,8 @@ async fn carry(url: &str, mut request: Request<Incoming>) -> Result<Response<Bod
     })?;
     // Terminals send single keystrokes.
     let _ = stream.set_nodelay(true);
-    let handshake = hyper::client::conn::http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream));
+    let handshake =
+        hyper::client::conn::http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(internal)?;
     tokio::spawn(connection.with_upgrades());
     let client_side = hyper::upgrade::on(&mut request);
@@ -164,7 +161,8 @@ async fn carry(url: &str, mut request: Request<Incoming>) -> Result<Response<Bod
     *forward.headers_mut() = request.headers().clone();
     forward.headers_mut().remove(header::AUTHORIZATION);
     forward.headers_mut().insert(header::HOST, HeaderValue::from_str(&authority).map_err(internal)?);
-    let mut response = sender.send_request(forward).await.map_err(|e| Refusal(StatusCode::BAD_GATEWAY, e.to_string()))?;
+    let mut response =
+        sender.send_request(forward).await.map_err(|e| Refusal(StatusCode::BAD_GATEWAY, e.to_string()))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response.map(|body| Body::new(body.map_err(|e| -> BoxError { e.into() }))));
     }
@@ -173,13 +171,9 @@ async fn carry(url: &str, mut request: Request<Incoming>) -> Result<Response<Bod
         let (Ok(client), Ok(runtime)) = tokio::join!(client_side, runtime_side) else { return };
         let (mut client, mut runtime) = (TokioIo::new(client), TokioIo::new(runtime));
         // However it ends, it ends.
-        let _ = tokio::io::copy_bidirectional_with_sizes(
-            &mut client,
-            &mut runtime,
-            COPY_BUFFER_BYTES,
-            COPY_BUFFER_BYTES,
-        )
-        .await;
+        let _ =
+            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut runtime, COPY_BUFFER_BYTES, COPY_BUFFER_BYTES)
+                .await;
     });
     let (parts, _) = response.into_parts();
     Ok(Response::from_parts(parts, full("")))
