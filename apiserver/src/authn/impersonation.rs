@@ -45,7 +45,7 @@ pub fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
         return if user.groups.is_empty() && user.uid.is_empty() && user.extra.is_empty() {
             Ok(None)
         } else {
-            Err(Status::internal("groups, uid or extras are impersonated without a user; send Impersonate-User too"))
+            Err(Status::bad_request("groups, uid or extras are impersonated without a user; send Impersonate-User too"))
         };
     }
     Ok(Some(user))
@@ -87,9 +87,13 @@ fn complete(mut user: UserInfo) -> UserInfo {
     {
         user.groups = claims::groups(namespace);
     }
-    let everybody = if user.name == ANONYMOUS { UNAUTHENTICATED } else { AUTHENTICATED };
-    if !user.groups.iter().any(|group| group == AUTHENTICATED || group == UNAUTHENTICATED) {
-        user.groups.push(everybody.to_owned());
+    let has = |wanted: &str| user.groups.iter().any(|group| group == wanted);
+    if user.name == ANONYMOUS {
+        if !has(UNAUTHENTICATED) {
+            user.groups.push(UNAUTHENTICATED.to_owned());
+        }
+    } else if !has(AUTHENTICATED) && !has(UNAUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
     }
     user
 }

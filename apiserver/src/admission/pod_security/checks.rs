@@ -266,7 +266,7 @@ fn privileged(pod: &Pod<'_>) -> Verdict {
 }
 
 fn proc_mount(pod: &Pod<'_>) -> Verdict {
-    if pod.version >= 35 && pod.spec["hostUsers"] == false {
+    if pod.version >= 34 && in_user_namespace(pod) {
         return None;
     }
     let names = bad(pod, |c| c["securityContext"]["procMount"].as_str().is_some_and(|mount| mount != "Default"));
@@ -289,31 +289,35 @@ fn volumes(pod: &Pod<'_>) -> Verdict {
     (!names.is_empty()).then(|| ("restricted volume types", format!("{} {verb} {kinds}", volume_list(&names))))
 }
 
+/// In a user namespace of its own, root in the pod is nobody on the host.
+fn in_user_namespace(pod: &Pod<'_>) -> bool {
+    pod.spec["hostUsers"] == false
+}
+
 fn run_as_non_root(pod: &Pod<'_>) -> Verdict {
-    if pod.version >= 35 && pod.spec["hostUsers"] == false {
+    const REASON: &str = "runAsNonRoot != true";
+    if in_user_namespace(pod) {
         return None;
     }
     let general = pod.spec["securityContext"]["runAsNonRoot"].as_bool();
     let explicit = bad(pod, |c| c["securityContext"]["runAsNonRoot"] == false);
+    let mut setters: Vec<String> = Vec::new();
+    if general == Some(false) {
+        setters.push("pod".to_owned());
+    }
     if !explicit.is_empty() {
-        return when(&explicit, "runAsNonRoot != true", "must not set securityContext.runAsNonRoot=false");
+        setters.push(listed(&explicit));
     }
-    let unset = bad(pod, |c| c["securityContext"]["runAsNonRoot"].is_null());
-    match general {
-        Some(true) => None,
-        Some(false) if unset.is_empty() => {
-            Some(("runAsNonRoot != true", "pod must not set securityContext.runAsNonRoot=false".to_owned()))
-        }
-        _ if unset.is_empty() => None,
-        _ => Some((
-            "runAsNonRoot != true",
-            format!("pod or {} must set securityContext.runAsNonRoot=true", listed(&unset)),
-        )),
+    if !setters.is_empty() {
+        return Some((REASON, format!("{} must not set securityContext.runAsNonRoot=false", setters.join(" and "))));
     }
+    let unset = bad(pod, |c| general.is_none() && c["securityContext"]["runAsNonRoot"].is_null());
+    (!unset.is_empty())
+        .then(|| (REASON, format!("pod or {} must set securityContext.runAsNonRoot=true", listed(&unset))))
 }
 
 fn run_as_user(pod: &Pod<'_>) -> Verdict {
-    if pod.version >= 35 && pod.spec["hostUsers"] == false {
+    if in_user_namespace(pod) {
         return None;
     }
     let mut found = Vec::new();
