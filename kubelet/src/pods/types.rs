@@ -14,6 +14,7 @@ use crate::cri::labels;
 pub enum Source {
     Api,
     File,
+    Http,
     /// Found in the runtime only: nobody wants it any more.
     Runtime,
 }
@@ -24,6 +25,7 @@ impl Source {
         match self {
             Self::Api | Self::Runtime => "api",
             Self::File => "file",
+            Self::Http => "http",
         }
     }
 }
@@ -85,7 +87,7 @@ impl Pod {
 
     /// A static pod has no API object of its own, only a mirror.
     pub fn is_static(&self) -> bool {
-        self.source == Source::File
+        matches!(self.source, Source::File | Source::Http)
     }
 
     /// The API's picture of a static pod.

@@ -13,8 +13,7 @@ use crate::resources::{HookContext, NameRule, Strategy, meta};
 /// The cronjobs resource.
 pub const CRON_JOB: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
-    default: |cron, cx| {
-        (Strategy::DEFAULT.default)(cron, cx);
+    default: |cron, _| {
         at_mut(cron, "spec.jobTemplate.spec.template.spec", pod::defaults::spec);
     },
     validate: |cron, cx| {

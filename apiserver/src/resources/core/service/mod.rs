@@ -52,8 +52,7 @@ pub fn is_headless(service: &At) -> bool {
     ips.len() == 1 && ips.strings().next() == Some("None")
 }
 
-fn defaults(service: &mut Value, cx: &HookContext) {
-    (Strategy::DEFAULT.default)(service, cx);
+fn defaults(service: &mut Value, _: &HookContext) {
     set_default(service, "spec", json!({}));
     let spec = &mut service["spec"];
     set_default(spec, "type", "ClusterIP");

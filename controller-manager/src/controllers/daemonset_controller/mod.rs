@@ -1,0 +1,244 @@
+//! `daemonset-controller`: one pod on every node where it belongs.
+
+pub mod placement;
+pub mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use client::informer::Delta;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::json;
+
+use self::placement::place;
+use self::reconcile::{Changes, Snapshot, manage, pod_for, revision_annotations, roll, status_change};
+use super::history::{HASH_LABEL, History, clean_up, history};
+use super::wake::{watch_dependents, watch_owners};
+use crate::framework::claim::claim;
+use crate::framework::{
+    Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
+    SyncResult, Target, View,
+};
+use crate::views::meta::is_deleting;
+use crate::views::node::NodeView;
+use crate::views::orphans_of;
+use crate::views::pod::{self, PodView};
+use crate::views::workloads::{self, ControllerRevisionView, DaemonSetView};
+
+/// At most so many pods are created or deleted in one step.
+const BURST_PODS: usize = 250;
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const LAST_BACKOFF: Duration = Duration::from_secs(900);
+
+/// Registers `daemonset-controller`.
+pub fn register(setup: &mut Setup) {
+    let queue = setup.queue("daemonset");
+    let sets = setup.stores.of::<DaemonSetView>();
+    let pods = setup.stores.of::<PodView>();
+    let nodes = setup.stores.of::<NodeView>();
+    let revisions = setup.stores.of::<ControllerRevisionView>();
+    let expectations = Arc::new(Expectations::default());
+    watch_owners(&sets, &queue, &expectations);
+    let selecting = sets.clone();
+    let selects = move |pod: &PodView| {
+        let all = selecting.by_index(workloads::BY_NAMESPACE, &pod.metadata.namespace);
+        all.iter()
+            .filter(|set| set.spec.selector.matches(&pod.metadata.labels))
+            .map(|set| Key::of(&set.metadata))
+            .collect()
+    };
+    watch_dependents(&pods, DaemonSetView::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
+    let unwatched = Arc::new(Expectations::default());
+    watch_dependents(&revisions, DaemonSetView::RESOURCE.kind.as_ref(), &queue, &unwatched, |_| Vec::new());
+    watch_nodes(&sets, &nodes, &queue);
+    let executor = setup.executor("daemon-set-controller");
+    let workers = setup.config.concurrent.daemon_set;
+    let controller = DaemonSets { sets, pods, nodes, revisions, expectations, executor, failures: Mutex::default() };
+    setup.workers(queue, workers, controller);
+}
+
+/// A node wakes the sets for which it now means something else.
+fn watch_nodes(sets: &Store<DaemonSetView>, nodes: &Store<NodeView>, queue: &Queue) {
+    let (sets, queue) = (sets.clone(), queue.clone());
+    nodes.on(move |delta| {
+        if let Delta::Updated { old, new } = delta
+            && old.metadata.labels == new.metadata.labels
+            && old.spec.taints == new.spec.taints
+        {
+            return;
+        }
+        for set in sets.list() {
+            let judge = |node: &NodeView| place(node, &set.spec.template);
+            let changed = match delta {
+                Delta::Added(node) => judge(node).run,
+                Delta::Deleted(_) => true,
+                Delta::Updated { old, new } => judge(old) != judge(new),
+            };
+            if changed {
+                queue.add(Key::of(&set.metadata));
+            }
+        }
+    });
+}
+
+struct DaemonSets {
+    sets: Store<DaemonSetView>,
+    pods: Store<PodView>,
+    nodes: Store<NodeView>,
+    revisions: Store<ControllerRevisionView>,
+    expectations: Arc<Expectations>,
+    executor: Executor,
+    /// When and how often pods of a set failed on a node, by `uid/node`.
+    failures: Mutex<HashMap<String, (u32, Timestamp)>>,
+}
+
+impl Controller for DaemonSets {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(self.step(key))
+    }
+}
+
+impl DaemonSets {
+    async fn step(&self, key: &Key) -> SyncResult {
+        let Some(set) = self.sets.get(&key.namespace, &key.name) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        let subject = Subject::of(&DaemonSetView::RESOURCE, &set.metadata);
+        if set.spec.selector.is_everything() {
+            let note = "This daemon set is selecting all pods. A non-empty selector is required.";
+            self.executor.event(&subject, EventKind::Warning, "SelectingAll", note);
+            return Ok(None);
+        }
+        let Some(history) = self.history(&set, &subject).await? else { return Ok(None) };
+        let settled = self.expectations.satisfied(key);
+        let pods = self.claim(&set, &subject).await?;
+        let nodes = self.nodes.list();
+        let snapshot = Snapshot { set: &set, nodes: &nodes, pods: &pods, hash: &history.hash, now: Timestamp::now() };
+        let mut again = None;
+        if settled && !is_deleting(&set.metadata) {
+            again = self.act(&snapshot, &subject).await?;
+            let in_use: BTreeSet<&str> =
+                pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH_LABEL)).map(String::as_str).collect();
+            let actions = clean_up(&history.old, set.spec.revision_history_limit, &in_use);
+            self.executor.run(Plan { actions, again_after: None }).await?;
+        }
+        if let Some(change) = status_change(&snapshot) {
+            let target = Target::of(&DaemonSetView::RESOURCE, &set.metadata);
+            self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+        }
+        let available = pods.iter().filter_map(|pod| pod.available_in(set.spec.min_ready_seconds, snapshot.now)).min();
+        Ok([again, available].into_iter().flatten().min())
+    }
+
+    /// The present revision; None when its name was taken by another template (the collision is counted).
+    async fn history(&self, set: &DaemonSetView, subject: &Subject) -> Result<Option<History>, SyncError> {
+        let mut candidates = self.revisions.by_index(workloads::BY_OWNER, &subject.uid);
+        candidates.extend(self.revisions.by_index(workloads::BY_OWNER, &orphans_of(&subject.key.namespace)));
+        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, |_| true);
+        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
+        let collisions = set.status.collision_count.unwrap_or(0);
+        let mut found = history(subject, &set.spec.template, collisions, &claims.owned, &revision_annotations(set));
+        if is_deleting(&set.metadata) {
+            return Ok(Some(found));
+        }
+        for action in std::mem::take(&mut found.actions) {
+            match self.executor.apply(action).await {
+                Err(error) if error.is_already_exists() => {
+                    return self.on_name_taken(set, subject, &found.name).await.map(|same| same.then_some(found));
+                }
+                Err(error) if error.is_namespace_terminating() => return Ok(None),
+                result => result?,
+            }
+        }
+        Ok(Some(found))
+    }
+
+    async fn on_name_taken(&self, set: &DaemonSetView, subject: &Subject, name: &str) -> Result<bool, SyncError> {
+        let existing: ControllerRevisionView = self.executor.get(&subject.key.namespace, name).await?;
+        if existing.data == super::history::data_of(&set.spec.template) {
+            return Ok(true);
+        }
+        let count = set.status.collision_count.unwrap_or(0) + 1;
+        let change = json!({"status": {"collisionCount": count}});
+        let target = Target::of(&DaemonSetView::RESOURCE, &set.metadata);
+        self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+        Ok(false)
+    }
+
+    async fn claim(&self, set: &DaemonSetView, subject: &Subject) -> Result<Vec<Arc<PodView>>, SyncError> {
+        let mut candidates = self.pods.by_index(pod::BY_OWNER, &subject.uid);
+        candidates.extend(self.pods.by_index(pod::BY_OWNER, &orphans_of(&subject.key.namespace)));
+        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, |_| true);
+        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
+        Ok(claims.owned)
+    }
+
+    async fn act(&self, snapshot: &Snapshot<'_>, subject: &Subject) -> SyncResult {
+        let mut changes = manage(snapshot);
+        let again = self.admit_ended(snapshot, subject, &mut changes);
+        let idle = changes.create_on.is_empty() && changes.delete.is_empty();
+        self.perform(snapshot, subject, changes).await?;
+        if idle && snapshot.set.spec.update_strategy.kind == "RollingUpdate" {
+            self.perform(snapshot, subject, roll(snapshot)).await?;
+        }
+        Ok(again)
+    }
+
+    /// Ended pods are replaced, with growing pauses per node for those that failed.
+    fn admit_ended(&self, snapshot: &Snapshot<'_>, subject: &Subject, changes: &mut Changes) -> Option<Duration> {
+        let mut again = None;
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        for (reason, pod) in std::mem::take(&mut changes.ended) {
+            let node = pod.target_node();
+            if reason == "FailedDaemonPod" {
+                let entry = failures.entry(format!("{}/{node}", subject.uid)).or_insert((0, Timestamp::UNIX_EPOCH));
+                let pause = FIRST_BACKOFF.saturating_mul(1 << entry.0.min(10)).min(LAST_BACKOFF);
+                let since = crate::framework::backoff::elapsed(entry.1, snapshot.now);
+                if since > LAST_BACKOFF * 2 {
+                    entry.0 = 0;
+                } else if since < pause {
+                    let left = pause - since;
+                    again = Some(again.map_or(left, |before: Duration| before.min(left)));
+                    continue;
+                }
+                *entry = (entry.0 + 1, snapshot.now);
+                let note = format!("Found failed daemon pod {} on node {node}, will try to kill it", pod.metadata.name);
+                self.executor.event(subject, EventKind::Warning, reason, note);
+            } else {
+                let note =
+                    format!("Found succeeded daemon pod {} on node {node}, will try to delete it", pod.metadata.name);
+                self.executor.event(subject, EventKind::Normal, reason, note);
+            }
+            changes.delete.push(pod);
+        }
+        again
+    }
+
+    async fn perform(&self, snapshot: &Snapshot<'_>, subject: &Subject, mut changes: Changes) -> Result<(), SyncError> {
+        changes.create_on.truncate(BURST_PODS);
+        changes.delete.truncate(BURST_PODS);
+        if changes.create_on.is_empty() && changes.delete.is_empty() {
+            return Ok(());
+        }
+        let (key, count) = (&subject.key, changes.create_on.len());
+        self.expectations.expect(key, count, changes.delete.iter().map(|pod| pod.metadata.uid.clone()));
+        let make = |index: usize| pod_for(snapshot.set, subject, snapshot.hash, &changes.create_on[index]);
+        let started = self.executor.slow_start(subject, &PodView::RESOURCE, count, make).await;
+        for _ in 0..count - started.succeeded {
+            self.expectations.creation_observed(key);
+        }
+        let mut error = started.error.filter(|error| !error.is_namespace_terminating());
+        for (pod, result) in changes.delete.iter().zip(self.executor.delete_pods(subject, &changes.delete).await) {
+            if let Err(failed) = result {
+                self.expectations.deletion_observed(key, &pod.metadata.uid);
+                error.get_or_insert(failed);
+            }
+        }
+        error.map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,197 @@
+//! `endpointslice-controller`: keeps the EndpointSlices of services that select pods.
+
+pub mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use client::informer::Delta;
+use futures::future::BoxFuture;
+
+use self::reconcile::{MANAGER, slice_labels, wanted};
+use super::slices::{Family, managed_by, plan};
+use crate::framework::Action;
+use crate::framework::{
+    Controller, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, View,
+};
+use crate::views::discovery::{BY_SERVICE, EndpointSliceView, SERVICE_NAME};
+use crate::views::meta::is_deleting;
+use crate::views::node::NodeView;
+use crate::views::pod::{self, PodView};
+use crate::views::service::{self, ServiceView};
+
+/// Registers `endpointslice-controller`.
+pub fn register(setup: &mut Setup) {
+    let queue = setup.queue("endpoint_slice");
+    let services = setup.stores.of::<ServiceView>();
+    let pods = setup.stores.of::<PodView>();
+    let nodes = setup.stores.of::<NodeView>();
+    let slices = setup.stores.of::<EndpointSliceView>();
+    let expectations = Arc::new(Expectations::default());
+    let wake = queue.clone();
+    services.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    watch_pods_of_services(&services, &pods, &queue, setup.config.endpointslice_batch_period);
+    watch_slices(&slices, &queue, &expectations, MANAGER);
+    watch_nodes(&services, &nodes, &queue);
+    let executor = setup.executor("endpointslice-controller");
+    let max_endpoints = setup.config.max_endpoints_per_slice;
+    let workers = setup.config.concurrent.service_endpoint;
+    setup.workers(queue, workers, Slices { services, pods, nodes, slices, expectations, executor, max_endpoints });
+}
+
+/// Pods lead to the services that select them, before and after the change. A batch period collects changes.
+pub fn watch_pods_of_services(
+    services: &Store<ServiceView>,
+    pods: &Store<PodView>,
+    queue: &Queue,
+    batch_period: std::time::Duration,
+) {
+    let (services, queue) = (services.clone(), queue.clone());
+    pods.on(move |delta| {
+        let (old, new) = match delta {
+            Delta::Added(new) | Delta::Deleted(new) => (new, new),
+            Delta::Updated { old, new } => (old, new),
+        };
+        if matches!(delta, Delta::Updated { .. }) && !matters(old, new) {
+            return;
+        }
+        for service in services.by_index(service::BY_NAMESPACE, &new.metadata.namespace) {
+            let selector = &service.spec.selector;
+            let selects = |pod: &PodView| !selector.is_absent() && selector.matches(&pod.metadata.labels);
+            if selects(old) || selects(new) {
+                queue.add_after(Key::of(&service.metadata), batch_period);
+            }
+        }
+    });
+}
+
+/// Whether the change of a pod can change endpoints.
+fn matters(old: &PodView, new: &PodView) -> bool {
+    let addresses = |pod: &PodView| pod.status.pod_ips.iter().map(|address| address.ip.clone()).collect::<Vec<_>>();
+    old.metadata.labels != new.metadata.labels
+        || old.spec.node_name != new.spec.node_name
+        || (&old.spec.hostname, &old.spec.subdomain) != (&new.spec.hostname, &new.spec.subdomain)
+        || is_deleting(&old.metadata) != is_deleting(&new.metadata)
+        || old.is_ready() != new.is_ready()
+        || old.is_terminal() != new.is_terminal()
+        || addresses(old) != addresses(new)
+}
+
+/// Slices that somebody else changed or removed are put right again.
+pub fn watch_slices(
+    slices: &Store<EndpointSliceView>,
+    queue: &Queue,
+    expectations: &Arc<Expectations>,
+    manager: &'static str,
+) {
+    let (queue, expectations) = (queue.clone(), Arc::clone(expectations));
+    slices.on(move |delta| {
+        let slice = delta.object();
+        let before = match delta {
+            Delta::Updated { old, .. } => old,
+            Delta::Added(_) | Delta::Deleted(_) => slice,
+        };
+        if !managed_by(slice, manager) && !managed_by(before, manager) {
+            return;
+        }
+        for name in [before, slice].iter().filter_map(|slice| slice.metadata.labels.get(SERVICE_NAME)) {
+            let key = Key::new(slice.metadata.namespace.as_str(), name.as_str());
+            match delta {
+                Delta::Added(_) => expectations.creation_observed(&key),
+                Delta::Deleted(_) => expectations.deletion_observed(&key, &slice.metadata.uid),
+                Delta::Updated { .. } => {}
+            }
+            queue.add(key);
+            if matches!(delta, Delta::Added(_) | Delta::Deleted(_)) {
+                break;
+            }
+        }
+    });
+}
+
+/// A node's arrival or another zone changes the endpoints of pods on it.
+fn watch_nodes(services: &Store<ServiceView>, nodes: &Store<NodeView>, queue: &Queue) {
+    let (services, queue) = (services.clone(), queue.clone());
+    nodes.on(move |delta| {
+        let zone = |node: &NodeView| node.metadata.labels.get("topology.kubernetes.io/zone").cloned();
+        if let Delta::Updated { old, new } = delta
+            && zone(old) == zone(new)
+        {
+            return;
+        }
+        for service in services.list() {
+            queue.add(Key::of(&service.metadata));
+        }
+    });
+}
+
+struct Slices {
+    services: Store<ServiceView>,
+    pods: Store<PodView>,
+    nodes: Store<NodeView>,
+    slices: Store<EndpointSliceView>,
+    expectations: Arc<Expectations>,
+    executor: Executor,
+    max_endpoints: usize,
+}
+
+impl Controller for Slices {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(self.step(key))
+    }
+}
+
+impl Slices {
+    async fn step(&self, key: &Key) -> SyncResult {
+        // Slices of a service that is gone go with it: they are owned by it.
+        let Some(service) = self.services.get(&key.namespace, &key.name) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        if service.spec.selector.is_absent() || is_deleting(&service.metadata) || !self.expectations.satisfied(key) {
+            return Ok(None);
+        }
+        let mut pods = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
+        pods.retain(|pod| service.spec.selector.matches(&pod.metadata.labels));
+        pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        let (groups, missing_nodes) = wanted(&service, &pods, |name| self.nodes.get("", name));
+        let mut existing = self.slices.by_index(BY_SERVICE, &key.to_string());
+        existing.retain(|slice| managed_by(slice, MANAGER) && !is_deleting(&slice.metadata));
+        let family = Family {
+            owner: Subject::of(&ServiceView::RESOURCE, &service.metadata),
+            labels: slice_labels(&service),
+            annotations: std::collections::BTreeMap::new(),
+            max_endpoints: self.max_endpoints,
+        };
+        let actions = plan(&family, groups, &existing);
+        run_expected(&self.executor, &self.expectations, key, actions).await?;
+        match missing_nodes.first() {
+            None => Ok(None),
+            Some(node) => Err(SyncError::Waiting(format!("node {node} of a pod of service {key} does not exist yet"))),
+        }
+    }
+}
+
+/// Runs slice writes so that the next step waits until the cache shows them.
+pub async fn run_expected(
+    executor: &Executor,
+    expectations: &Expectations,
+    key: &Key,
+    actions: Vec<Action>,
+) -> Result<(), SyncError> {
+    let creations = actions.iter().filter(|action| matches!(action, Action::Create { .. })).count();
+    let deletions = actions.iter().filter_map(|action| match action {
+        Action::Delete { uid, .. } => Some(uid.clone()),
+        _ => None,
+    });
+    if actions.is_empty() {
+        return Ok(());
+    }
+    expectations.expect(key, creations, deletions);
+    let result = executor.run(Plan { actions, again_after: None }).await;
+    if result.is_err() {
+        expectations.forget(key);
+    }
+    result
+}

@@ -1,0 +1,93 @@
+use apimachinery::meta::ObjectMeta;
+use client::resources;
+use serde_json::{Value, json};
+
+use super::decide::{OwnerState, decide};
+use super::graph::{Graph, Wake};
+use crate::framework::{Action, Target};
+
+fn meta(uid: &str, owners: &[&str], change: impl FnOnce(&mut Value)) -> ObjectMeta {
+    let owners: Vec<Value> = owners
+        .iter()
+        .map(|owner| json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": owner, "blockOwnerDeletion": true}))
+        .collect();
+    let mut value =
+        json!({"name": uid, "namespace": "ns", "uid": uid, "resourceVersion": "1", "ownerReferences": owners});
+    change(&mut value);
+    serde_json::from_value(value).unwrap()
+}
+
+fn terminating(finalizer: &'static str) -> impl FnOnce(&mut Value) {
+    move |value| {
+        value["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        value["finalizers"] = json!([finalizer]);
+    }
+}
+
+fn deleted(wake: &Wake) -> Vec<&str> {
+    wake.delete.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn unseen_owners_are_asked_about_and_their_absence_wakes_dependents() {
+    let mut graph = Graph::default();
+    assert_eq!(deleted(&graph.upsert(0, &meta("child", &["owner"], |_| {}))), ["owner"]);
+    assert!(graph.get("owner").unwrap().is_virtual());
+    assert_eq!(deleted(&graph.remove("owner")), ["child"]);
+    assert!(graph.upsert(0, &meta("late", &[], |_| {})).delete.is_empty());
+}
+
+#[test]
+fn an_owner_that_is_seen_is_no_question_and_its_end_wakes_dependents() {
+    let mut graph = Graph::default();
+    graph.upsert(0, &meta("owner", &[], |_| {}));
+    assert!(graph.upsert(0, &meta("child", &["owner"], |_| {})).delete.is_empty());
+    assert_eq!(deleted(&graph.remove("owner")), ["child"]);
+}
+
+#[test]
+fn foreground_deletion_waits_for_blocking_dependents() {
+    let mut graph = Graph::default();
+    graph.upsert(0, &meta("owner", &[], |_| {}));
+    graph.upsert(0, &meta("child", &["owner"], |_| {}));
+    let wake = graph.upsert(0, &meta("owner", &[], terminating("foregroundDeletion")));
+    assert_eq!(deleted(&wake), ["child", "owner"]);
+    let owner = graph.get("owner").unwrap();
+    assert_eq!(graph.blocking_dependents(owner, "owner"), [("child".to_owned(), false)]);
+    assert_eq!(deleted(&graph.remove("child")), ["owner"]);
+}
+
+#[test]
+fn orphaning_is_asked_for_once() {
+    let mut graph = Graph::default();
+    graph.upsert(0, &meta("owner", &[], |_| {}));
+    assert_eq!(graph.upsert(0, &meta("owner", &[], terminating("orphan"))).orphan, ["owner"]);
+    assert!(graph.upsert(0, &meta("owner", &[], terminating("orphan"))).orphan.is_empty());
+}
+
+#[test]
+fn decisions_follow_from_the_states_of_all_owners() {
+    use OwnerState::{Absent, Solid, Waiting};
+    let object = meta("child", &["a", "b"], |_| {});
+    let target = Target::of(&resources::CONFIG_MAPS, &object);
+    let step = |states: &[OwnerState], dependents: bool, waiting: bool| {
+        let owners: Vec<(String, OwnerState)> =
+            ["a", "b"].map(str::to_owned).into_iter().zip(states.iter().copied()).collect();
+        decide(&target, &object, &owners, dependents, waiting)
+            .into_iter()
+            .map(|action| match action {
+                Action::Delete { propagation, .. } => propagation.unwrap().to_owned(),
+                Action::Change { change, .. } => {
+                    format!("owners {}", change["metadata"]["ownerReferences"].as_array().unwrap().len())
+                }
+                other => panic!("unexpected {other:?}"),
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(step(&[Solid, Solid], false, false), Vec::<String>::new());
+    assert_eq!(step(&[Solid, Absent], false, false), ["owners 1"]);
+    assert_eq!(step(&[Absent, Absent], false, false), ["Background"]);
+    assert_eq!(step(&[Absent, Waiting], false, false), ["Background"]);
+    assert_eq!(step(&[Absent, Waiting], true, false), ["Foreground"]);
+    assert_eq!(step(&[Waiting, Waiting], true, true), ["owners 2", "Foreground"]);
+}

@@ -1,0 +1,193 @@
+//! `node-lifecycle-controller`: notices nodes that fell silent, says so in their conditions and pods, and taints nodes
+//! by their conditions, `NoExecute` ones at a limited rate per zone.
+//!
+//! A node is looked at when it, or its lease, changes and when its patience runs out: nothing is polled.
+
+pub mod health;
+pub mod reconcile;
+#[cfg(test)]
+mod tests;
+pub mod zones;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use client::informer::Delta;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+
+use self::health::{Grace, Memory, observe, patience_left, readiness, silence};
+use self::reconcile::{labels_change, pod_not_ready, taints_change, wanted_taints};
+use self::zones::{Bucket, Rates, rates, zone_of};
+use crate::framework::plan::PatchBody;
+use crate::framework::{
+    Action, Controller, EventKind, Executor, Key, Plan, Setup, Store, Subject, SyncResult, Target, View,
+};
+use crate::views::node::{LeaseView, NodeView};
+use crate::views::pod::{BY_NODE, PodView};
+
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Registers `node-lifecycle-controller`.
+pub fn register(setup: &mut Setup) {
+    let queue = setup.queue("node_lifecycle_controller");
+    let nodes = setup.stores.of::<NodeView>();
+    let pods = setup.stores.of::<PodView>();
+    let leases = setup.stores.of::<LeaseView>();
+    let executor = setup.executor("node-controller");
+    let (wake, recorder) = (queue.clone(), executor.clone());
+    nodes.on(move |delta| {
+        let node = delta.object();
+        let subject = Subject::of(&NodeView::RESOURCE, &node.metadata);
+        let name = &node.metadata.name;
+        match delta {
+            Delta::Added(_) => {
+                let note = format!("Node {name} event: Registered Node {name} in Controller");
+                recorder.event(&subject, EventKind::Normal, "RegisteredNode", note);
+            }
+            Delta::Deleted(_) => {
+                let note = format!("Node {name} event: Removing Node {name} from Controller");
+                recorder.event(&subject, EventKind::Normal, "RemovingNode", note);
+            }
+            Delta::Updated { .. } => {}
+        }
+        wake.add(Key::of(&node.metadata));
+    });
+    let wake = queue.clone();
+    leases.on(move |delta| {
+        if delta.object().metadata.namespace == LEASE_NAMESPACE {
+            wake.add(Key::new("", &delta.object().metadata.name));
+        }
+    });
+    let config = setup.config;
+    let controller = NodeLifecycle {
+        nodes,
+        pods,
+        leases,
+        executor,
+        grace: Grace { running: config.node_monitor_grace_period, starting: config.node_startup_grace_period },
+        period: config.node_monitor_period,
+        rates: config.eviction_rates,
+        state: Mutex::default(),
+    };
+    setup.workers(queue, 8, controller);
+}
+
+#[derive(Default)]
+struct State {
+    memories: HashMap<String, Memory>,
+    buckets: HashMap<String, Bucket>,
+    was_ready: HashMap<String, bool>,
+}
+
+struct NodeLifecycle {
+    nodes: Store<NodeView>,
+    pods: Store<PodView>,
+    leases: Store<LeaseView>,
+    executor: Executor,
+    grace: Grace,
+    period: Duration,
+    rates: Rates,
+    state: Mutex<State>,
+}
+
+impl NodeLifecycle {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, name: &str) {
+        let mut state = self.state();
+        state.memories.remove(name);
+        state.was_ready.remove(name);
+    }
+
+    /// Asks the zone's bucket, if the node needs an eviction taint at all.
+    fn may_evict(&self, node: &NodeView, now: Timestamp, plan: &mut Plan) -> bool {
+        if readiness(node) == "True" || !wanted_taints(node, false, now).1 {
+            return false;
+        }
+        let all = self.nodes.list();
+        let zone = zone_of(node);
+        let rate = rates(all.iter().map(AsRef::as_ref), self.rates).get(&zone).copied().unwrap_or(0.0);
+        match self.state().buckets.entry(zone).or_default().take(rate, now) {
+            Ok(()) => true,
+            Err(Some(left_ms)) => {
+                plan.again(Duration::from_millis(left_ms));
+                false
+            }
+            // The zone's state may change without this node changing.
+            Err(None) => {
+                plan.again(self.period);
+                false
+            }
+        }
+    }
+
+    fn plan(&self, node: &Arc<NodeView>, now: Timestamp) -> Plan {
+        let name = node.metadata.name.as_str();
+        let lease = self.leases.get(LEASE_NAMESPACE, name);
+        let memory = {
+            let mut state = self.state();
+            let memory = observe(state.memories.remove(name), node, lease.as_deref(), now);
+            state.memories.insert(name.to_owned(), memory.clone());
+            memory
+        };
+        let mut plan = Plan::default();
+        let left = patience_left(&memory, node, self.grace, now);
+        if left.is_zero() {
+            if let Some(status) = silence(node, now) {
+                plan.push(Action::Patch {
+                    target: Target::of(&NodeView::RESOURCE, &node.metadata),
+                    subresource: Some("status"),
+                    patch: PatchBody::Strategic(status),
+                });
+                // The rest follows from the conditions, which are seen changed in a moment.
+                return plan;
+            }
+        } else {
+            plan.again(left + Duration::from_millis(100));
+        }
+        let may_evict = self.may_evict(node, now, &mut plan);
+        plan.actions.extend(taints_change(node, &wanted_taints(node, may_evict, now).0));
+        plan.actions.extend(labels_change(node));
+        self.plan_pods(node, now, &mut plan);
+        plan
+    }
+
+    fn plan_pods(&self, node: &NodeView, now: Timestamp, plan: &mut Plan) {
+        let ready = readiness(node) == "True";
+        let name = node.metadata.name.as_str();
+        let was_ready = self.state().was_ready.insert(name.to_owned(), ready);
+        if ready || was_ready == Some(false) {
+            return;
+        }
+        if was_ready == Some(true) {
+            let note = format!("Node {name} status is now: NodeNotReady");
+            plan.event(&Subject::of(&NodeView::RESOURCE, &node.metadata), EventKind::Normal, "NodeNotReady", note);
+        }
+        plan.actions.extend(self.pods.by_index(BY_NODE, name).iter().filter_map(|pod| pod_not_ready(pod, now)));
+    }
+
+    async fn step(&self, key: &Key) -> SyncResult {
+        let Some(node) = self.nodes.get("", &key.name) else {
+            self.forget(&key.name);
+            return Ok(None);
+        };
+        let plan = self.plan(&node, Timestamp::now());
+        let again_after = plan.again_after;
+        let result = self.executor.run(plan).await;
+        if result.is_err() {
+            // What was not done for the pods is planned again.
+            self.state().was_ready.remove(&key.name);
+        }
+        result.map(|()| again_after)
+    }
+}
+
+impl Controller for NodeLifecycle {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(self.step(key))
+    }
+}

@@ -1,0 +1,106 @@
+//! The writes that a node's state asks for, purely: taints, legacy labels, and its pods' readiness.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::health::readiness;
+use crate::controllers::node_taints::{NOT_READY, UNREACHABLE, follows_from_conditions, no_schedule, same, taint};
+use crate::framework::plan::PatchBody;
+use crate::framework::{Action, Target, View};
+use crate::views::meta::to_value;
+use crate::views::node::{NodeView, Taint};
+use crate::views::pod::PodView;
+
+/// (label, the older name under which it is repeated).
+const LEGACY_LABELS: &[(&str, &str)] =
+    &[("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
+
+/// The taints the node should have. `may_evict` allows adding a `NoExecute` taint now; removing one is always allowed.
+/// The second value says whether one is still to be added.
+pub fn wanted_taints(node: &NodeView, may_evict: bool, now: Timestamp) -> (Vec<Taint>, bool) {
+    let health = [NOT_READY, UNREACHABLE];
+    let wanted_key = match readiness(node) {
+        "True" => None,
+        "False" => Some(NOT_READY),
+        _ => Some(UNREACHABLE),
+    };
+    let has_any = node.spec.taints.iter().any(|t| t.effect == "NoExecute" && health.contains(&t.key.as_str()));
+    let has_wanted = node.spec.taints.iter().any(|t| t.effect == "NoExecute" && Some(t.key.as_str()) == wanted_key);
+    // Turning one into the other is no new eviction.
+    let add = wanted_key.filter(|_| !has_wanted && (may_evict || has_any));
+    let missing = wanted_key.is_some() && !has_wanted && add.is_none();
+    let from_conditions = no_schedule(node);
+    let mut taints: Vec<Taint> = node
+        .spec
+        .taints
+        .iter()
+        .filter(|t| {
+            if t.effect == "NoExecute" && health.contains(&t.key.as_str()) {
+                Some(t.key.as_str()) == wanted_key
+            } else {
+                !follows_from_conditions(t) || from_conditions.iter().any(|wanted| same(wanted, t))
+            }
+        })
+        .cloned()
+        .collect();
+    for wanted in from_conditions {
+        if !taints.iter().any(|t| same(t, &wanted)) {
+            taints.push(Taint { time_added: now.into(), ..wanted });
+        }
+    }
+    if let Some(key) = add {
+        taints.push(Taint { time_added: now.into(), ..taint(key, "NoExecute") });
+    }
+    (taints, missing)
+}
+
+/// The change of the node's taints, if any; conditional on the version seen, since people set taints too.
+pub fn taints_change(node: &NodeView, wanted: &[Taint]) -> Option<Action> {
+    if node.spec.taints == wanted {
+        return None;
+    }
+    Some(Action::Change {
+        target: Target::of(&NodeView::RESOURCE, &node.metadata),
+        subresource: None,
+        change: json!({
+            "metadata": {"resourceVersion": node.metadata.resource_version},
+            "spec": {"taints": wanted.iter().map(to_value).collect::<Vec<_>>()},
+        }),
+    })
+}
+
+/// The change of the node's legacy labels, if any.
+pub fn labels_change(node: &NodeView) -> Option<Action> {
+    let mut labels = json!({});
+    for (name, legacy) in LEGACY_LABELS {
+        let value = node.metadata.labels.get(*name);
+        if value.is_some() && node.metadata.labels.get(*legacy) != value {
+            labels[*legacy] = json!(value);
+        }
+    }
+    if labels.as_object().is_none_or(serde_json::Map::is_empty) {
+        return None;
+    }
+    Some(Action::Change {
+        target: Target::of(&NodeView::RESOURCE, &node.metadata),
+        subresource: None,
+        change: json!({"metadata": {"labels": labels}}),
+    })
+}
+
+/// Marks a pod of a node that does not answer as not ready, so that no traffic goes to it.
+pub fn pod_not_ready(pod: &PodView, now: Timestamp) -> Option<Action> {
+    let ready = pod.condition("Ready").filter(|ready| ready.status != "False")?;
+    let mut condition: Value = to_value(ready);
+    condition["status"] = json!("False");
+    condition["reason"] = json!("NodeNotReady");
+    condition["message"] = json!("Node is not ready");
+    condition["lastTransitionTime"] = json!(apimachinery::time::format_time(now));
+    Some(Action::Patch {
+        target: Target::of(&PodView::RESOURCE, &pod.metadata),
+        subresource: Some("status"),
+        patch: PatchBody::Strategic(
+            json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}}),
+        ),
+    })
+}

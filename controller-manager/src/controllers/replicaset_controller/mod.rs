@@ -1,0 +1,141 @@
+//! `replicaset-controller` and `replicationcontroller-controller`: keeps the wanted number of pods.
+//!
+//! The same code serves both resources; the type parameter says which. Expectations keep a lagging cache from making or
+//! deleting the same pods twice.
+
+pub mod deletion_order;
+pub mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+
+use self::reconcile::{Manage, Owned, PodSet, manage, sort_out, status_change};
+use super::pod_template::pod_from_template;
+use super::wake::{watch_dependents, watch_owners};
+use crate::framework::plan::controller_of;
+use crate::framework::{Controller, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncResult, View};
+use crate::views::meta::is_deleting;
+use crate::views::orphans_of;
+use crate::views::pod::{self, PodView};
+use crate::views::workloads::{self, ReplicaSetView, ReplicationControllerView};
+
+/// Registers `replicaset-controller`.
+pub fn replicaset(setup: &mut Setup) {
+    let workers = setup.config.concurrent.replica_set;
+    register::<ReplicaSetView>(setup, "replicaset", "replicaset-controller", workers);
+}
+
+/// Registers `replicationcontroller-controller`.
+pub fn replicationcontroller(setup: &mut Setup) {
+    let workers = setup.config.concurrent.replication_controller;
+    register::<ReplicationControllerView>(setup, "replicationmanager", "replication-controller", workers);
+}
+
+fn register<S: PodSet>(setup: &mut Setup, queue_name: &'static str, account: &'static str, workers: usize) {
+    let queue = setup.queue(queue_name);
+    let sets = setup.stores.of::<S>();
+    let pods = setup.stores.of::<PodView>();
+    let expectations = Arc::new(Expectations::default());
+    watch_owners(&sets, &queue, &expectations);
+    let selecting = sets.clone();
+    let selects = move |pod: &PodView| {
+        let all = selecting.by_index(workloads::BY_NAMESPACE, &pod.metadata.namespace);
+        all.iter()
+            .filter(|set| set.spec().selector.matches(&pod.metadata.labels))
+            .map(|set| Key::of(set.meta()))
+            .collect()
+    };
+    watch_dependents(&pods, S::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
+    let executor = setup.executor(account);
+    let controller = ReplicaSets::<S> { sets, pods, expectations, executor, kind: PhantomData };
+    setup.workers(queue, workers, controller);
+}
+
+struct ReplicaSets<S: PodSet> {
+    sets: Store<S>,
+    pods: Store<PodView>,
+    expectations: Arc<Expectations>,
+    executor: Executor,
+    kind: PhantomData<S>,
+}
+
+impl<S: PodSet> Controller for ReplicaSets<S> {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(self.step(key))
+    }
+}
+
+impl<S: PodSet> ReplicaSets<S> {
+    async fn step(&self, key: &Key) -> SyncResult {
+        let Some(set) = self.sets.get(&key.namespace, &key.name) else {
+            self.expectations.forget(key);
+            return Ok(None);
+        };
+        let now = Timestamp::now();
+        let subject = Subject::of(&S::RESOURCE, set.meta());
+        let settled = self.expectations.satisfied(key);
+        let mut candidates = self.pods.by_index(pod::BY_OWNER, &subject.uid);
+        candidates.extend(self.pods.by_index(pod::BY_OWNER, &orphans_of(&key.namespace)));
+        let mut owned = sort_out(&*set, &subject, &candidates);
+        self.executor.run(Plan { actions: std::mem::take(&mut owned.actions), again_after: None }).await?;
+        let mut failure = None;
+        if settled && !is_deleting(set.meta()) {
+            failure = match manage(&*set, &owned.active, || self.related(set.meta()), now) {
+                Manage::Nothing => None,
+                Manage::Create(count) => self.create(&*set, &subject, count).await.map(|error| ("FailedCreate", error)),
+                Manage::Delete(pods) => self.delete(key, &subject, &pods).await.map(|error| ("FailedDelete", error)),
+            };
+        }
+        let said = failure.as_ref().map(|(reason, error)| (*reason, error.to_string()));
+        if let Some(change) = status_change(&*set, &owned, said, now) {
+            self.executor.apply(change).await?;
+        }
+        match failure {
+            Some((_, error)) => Err(error),
+            None => Ok(self.next_availability(&*set, &owned, now)),
+        }
+    }
+
+    /// Pods of all sets with the same controller, for spreading deletions over nodes.
+    fn related(&self, meta: &apimachinery::meta::ObjectMeta) -> Vec<Arc<PodView>> {
+        let mut uids = HashSet::from([meta.uid.clone()]);
+        if let Some(owner) = controller_of(meta) {
+            uids.extend(self.sets.by_index(workloads::BY_OWNER, &owner.uid).iter().map(|set| set.meta().uid.clone()));
+        }
+        uids.iter().flat_map(|uid| self.pods.by_index(pod::BY_OWNER, uid)).collect()
+    }
+
+    async fn create(&self, set: &S, subject: &Subject, count: usize) -> Option<crate::framework::SyncError> {
+        let key = &subject.key;
+        let pod = pod_from_template(&set.spec().template, subject);
+        self.expectations.expect(key, count, []);
+        let outcome = self.executor.slow_start(subject, &PodView::RESOURCE, count, |_| pod.clone()).await;
+        for _ in 0..count - outcome.succeeded {
+            self.expectations.creation_observed(key);
+        }
+        outcome.error.filter(|error| !error.is_namespace_terminating())
+    }
+
+    async fn delete(&self, key: &Key, subject: &Subject, pods: &[Arc<PodView>]) -> Option<crate::framework::SyncError> {
+        self.expectations.expect(key, 0, pods.iter().map(|pod| pod.metadata.uid.clone()));
+        let mut first = None;
+        for (pod, result) in pods.iter().zip(self.executor.delete_pods(subject, pods).await) {
+            if let Err(error) = result {
+                self.expectations.deletion_observed(key, &pod.metadata.uid);
+                first.get_or_insert(error);
+            }
+        }
+        first
+    }
+
+    fn next_availability(&self, set: &S, owned: &Owned, now: Timestamp) -> Option<std::time::Duration> {
+        let seconds = set.spec().min_ready_seconds;
+        owned.active.iter().filter_map(|pod| pod.available_in(seconds, now)).min()
+    }
+}

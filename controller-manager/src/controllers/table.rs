@@ -1,0 +1,187 @@
+//! The table of controllers: upstream's names and aliases, which are on by default, and how each is put together.
+
+use std::collections::BTreeSet;
+
+use super::{
+    certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
+    endpoints_controller, endpointslice_controller, garbage_collector_controller, namespace_controller,
+    node_ipam_controller, node_lifecycle_controller, pod_garbage_collector_controller, replicaset_controller,
+    root_ca_certificate_publisher_controller, serviceaccount_controller, taint_eviction_controller, ttl_controller,
+};
+use crate::framework::Setup;
+
+/// One controller.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// Upstream's name.
+    pub name: &'static str,
+    /// Its older name.
+    pub alias: &'static str,
+    /// Whether `*` means it too.
+    pub on_by_default: bool,
+    /// Puts it together; None while it is not implemented.
+    pub register: Option<fn(&mut Setup<'_>)>,
+}
+
+const fn on(name: &'static str, alias: &'static str, register: fn(&mut Setup<'_>)) -> Entry {
+    Entry { name, alias, on_by_default: true, register: Some(register) }
+}
+
+const fn missing(name: &'static str, alias: &'static str) -> Entry {
+    Entry { name, alias, on_by_default: true, register: None }
+}
+
+const fn missing_off(name: &'static str, alias: &'static str) -> Entry {
+    Entry { name, alias, on_by_default: false, register: None }
+}
+
+/// All of upstream's controllers that may run here, in its order.
+pub const TABLE: &[Entry] = &[
+    missing_off("bootstrap-signer-controller", "bootstrapsigner"),
+    on("certificatesigningrequest-approving-controller", "csrapproving", certificates::approving::register),
+    on("certificatesigningrequest-cleaner-controller", "csrcleaner", certificates::cleaner::register),
+    on("certificatesigningrequest-signing-controller", "csrsigning", certificates::signing::register),
+    on("clusterrole-aggregation-controller", "clusterrole-aggregation", clusterrole_aggregation_controller::register),
+    missing("cronjob-controller", "cronjob"),
+    on("daemonset-controller", "daemonset", daemonset_controller::register),
+    on("deployment-controller", "deployment", deployment_controller::register),
+    missing("device-taint-eviction-controller", ""),
+    missing("disruption-controller", "disruption"),
+    on("endpoints-controller", "endpoint", endpoints_controller::register),
+    on("endpointslice-controller", "endpointslice", endpointslice_controller::register),
+    missing("endpointslice-mirroring-controller", "endpointslicemirroring"),
+    missing("ephemeral-volume-controller", "ephemeral-volume"),
+    on("garbage-collector-controller", "garbagecollector", garbage_collector_controller::register),
+    missing("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
+    missing("job-controller", "job"),
+    missing_off("kube-apiserver-serving-clustertrustbundle-publisher-controller", ""),
+    missing("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner"),
+    on("namespace-controller", "namespace", namespace_controller::register),
+    on("node-ipam-controller", "nodeipam", node_ipam_controller::register),
+    on("node-lifecycle-controller", "nodelifecycle", node_lifecycle_controller::register),
+    missing("persistentvolume-attach-detach-controller", "attachdetach"),
+    missing("persistentvolume-binder-controller", "persistentvolume-binder"),
+    missing("persistentvolume-expander-controller", "persistentvolume-expander"),
+    missing("persistentvolume-protection-controller", "pv-protection"),
+    missing("persistentvolumeclaim-protection-controller", "pvc-protection"),
+    on("pod-garbage-collector-controller", "podgc", pod_garbage_collector_controller::register),
+    missing_off("podcertificaterequest-cleaner-controller", ""),
+    missing_off("podgroup-protection-controller", ""),
+    on("replicaset-controller", "replicaset", replicaset_controller::replicaset),
+    on("replicationcontroller-controller", "replicationcontroller", replicaset_controller::replicationcontroller),
+    missing("resourceclaim-controller", "resource-claim-controller"),
+    missing_off("resourcepoolstatusrequest-controller", ""),
+    missing("resourcequota-controller", "resourcequota"),
+    on(
+        "root-ca-certificate-publisher-controller",
+        "root-ca-cert-publisher",
+        root_ca_certificate_publisher_controller::register,
+    ),
+    missing_off("selinux-warning-controller", ""),
+    missing("service-cidr-controller", ""),
+    on("serviceaccount-controller", "serviceaccount", serviceaccount_controller::register),
+    missing("serviceaccount-token-controller", "serviceaccount-token"),
+    missing("statefulset-controller", "statefulset"),
+    missing_off("storage-version-migrator-controller", "svm"),
+    missing_off("storageversion-garbage-collector-controller", "storage-version-gc"),
+    on("taint-eviction-controller", "", taint_eviction_controller::register),
+    missing_off("token-cleaner-controller", "tokencleaner"),
+    missing("ttl-after-finished-controller", "ttl-after-finished"),
+    on("ttl-controller", "ttl", ttl_controller::register),
+    missing("validatingadmissionpolicy-status-controller", ""),
+    missing("volumeattributesclass-protection-controller", ""),
+];
+
+/// Upstream's names of loops that belong to a cloud controller manager; naming one here is not an error.
+const CLOUD: &[&str] = &[
+    "cloud-node-lifecycle-controller",
+    "cloud-node-lifecycle",
+    "node-route-controller",
+    "route",
+    "service-lb-controller",
+    "service",
+];
+
+/// The controllers that run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    running: BTreeSet<&'static str>,
+    /// On by default, and not implemented.
+    pub not_implemented: Vec<&'static str>,
+}
+
+impl Selection {
+    /// Leaves a controller out.
+    pub fn disable(&mut self, name: &str) {
+        self.running.retain(|running| *running != name);
+    }
+
+    /// The entries of what runs, in the table's order.
+    pub fn entries(&self) -> impl Iterator<Item = &'static Entry> + '_ {
+        TABLE.iter().filter(|entry| self.running.contains(entry.name))
+    }
+}
+
+/// What `--controllers` asks for: `*` all that are on by default, `name` one more, `-name` one less; the first mention of
+/// a name counts, and a name beats `*`.
+pub fn select(wishes: &[String]) -> Result<Selection, String> {
+    let find = |name: &str| TABLE.iter().find(|entry| entry.name == name || (!name.is_empty() && entry.alias == name));
+    for wish in wishes.iter().filter(|wish| *wish != "*") {
+        let name = wish.trim_start_matches(['-', '+']);
+        match find(name) {
+            None if CLOUD.contains(&name) => {}
+            None => {
+                return Err(format!("--controllers: {name:?} is not a controller; see --help of v1.36 for the names"));
+            }
+            Some(entry) if entry.register.is_none() && !wish.starts_with('-') => {
+                return Err(format!("--controllers: {} is not implemented", entry.name));
+            }
+            Some(_) => {}
+        }
+    }
+    let star = wishes.iter().any(|wish| wish == "*");
+    let mut selection = Selection::default();
+    for entry in TABLE {
+        let named = wishes.iter().find_map(|wish| {
+            let name = wish.trim_start_matches(['-', '+']);
+            (name == entry.name || (!entry.alias.is_empty() && name == entry.alias)).then(|| !wish.starts_with('-'))
+        });
+        if !named.unwrap_or(star && entry.on_by_default) {
+            continue;
+        }
+        if entry.register.is_some() {
+            selection.running.insert(entry.name);
+        } else {
+            selection.not_implemented.push(entry.name);
+        }
+    }
+    Ok(selection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wishes(list: &[&str]) -> Vec<String> {
+        list.iter().map(|wish| (*wish).to_owned()).collect()
+    }
+
+    fn names(selection: &Selection) -> Vec<&'static str> {
+        selection.entries().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn star_names_aliases_and_exclusions() {
+        let all = select(&wishes(&["*"])).unwrap();
+        assert!(names(&all).contains(&"deployment-controller"));
+        let some = select(&wishes(&["*", "-deployment", "-ttl-controller"])).unwrap();
+        assert_eq!(names(&some).len() + 2, names(&all).len());
+        assert_eq!(
+            names(&select(&wishes(&["namespace", "podgc"])).unwrap()),
+            ["namespace-controller", "pod-garbage-collector-controller"]
+        );
+        assert!(select(&wishes(&["*", "-route"])).is_ok());
+        assert!(select(&wishes(&["nonsense"])).unwrap_err().contains("is not a controller"));
+        assert!(select(&wishes(&["selinux-warning-controller"])).unwrap_err().contains("is not implemented"));
+    }
+}

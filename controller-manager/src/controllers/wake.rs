@@ -1,0 +1,72 @@
+//! Which changes of dependents lead to which owner: the handlers that most controllers of dependents need.
+
+use std::sync::Arc;
+
+use client::informer::Delta;
+
+use crate::framework::plan::controller_of;
+use crate::framework::{Expectations, Key, Queue, Store, View};
+use crate::views::meta::is_deleting;
+
+/// Changes of an object are work on it.
+pub fn watch_owners<T: View>(owners: &Store<T>, queue: &Queue, expectations: &Arc<Expectations>) {
+    let (queue, expectations) = (queue.clone(), Arc::clone(expectations));
+    owners.on(move |delta| {
+        let meta = delta.object().meta();
+        match delta {
+            Delta::Deleted(_) => expectations.forget(&Key::of(meta)),
+            // Deleted and made again under the same name: the old one's expectations do not apply.
+            Delta::Updated { old, new } if old.meta().uid != new.meta().uid => expectations.forget(&Key::of(meta)),
+            _ => {}
+        }
+        queue.add(Key::of(meta));
+    });
+}
+
+/// Dependents lead to the controller of kind `owner_kind` that owns them, before and after the change; orphans to those
+/// that `selecting` finds.
+pub fn watch_dependents<D: View>(
+    dependents: &Store<D>,
+    owner_kind: &str,
+    queue: &Queue,
+    expectations: &Arc<Expectations>,
+    selecting: impl Fn(&D) -> Vec<Key> + Send + Sync + 'static,
+) {
+    let (owner_kind, queue, expectations) = (owner_kind.to_owned(), queue.clone(), Arc::clone(expectations));
+    let owner_of = move |object: &D| {
+        controller_of(object.meta())
+            .filter(|owner| owner.kind == owner_kind)
+            .map(|owner| Key::new(&object.meta().namespace, &owner.name))
+    };
+    dependents.on(move |delta| {
+        let object = delta.object();
+        let (meta, owner) = (object.meta(), owner_of(object));
+        if let Some(key) = &owner {
+            if matches!(delta, Delta::Added(_)) {
+                expectations.creation_observed(key);
+            }
+            if matches!(delta, Delta::Deleted(_)) || is_deleting(meta) {
+                expectations.deletion_observed(key, &meta.uid);
+            }
+        }
+        if let Delta::Updated { old, .. } = delta
+            && let Some(before) = owner_of(old)
+            && Some(&before) != owner.as_ref()
+        {
+            queue.add(before);
+        }
+        if let Some(key) = owner {
+            return queue.add(key);
+        }
+        let interesting = match delta {
+            Delta::Added(_) => true,
+            Delta::Updated { old, new } => {
+                old.meta().labels != new.meta().labels || controller_of(old.meta()).is_some()
+            }
+            Delta::Deleted(_) => false,
+        };
+        if interesting && controller_of(meta).is_none() {
+            selecting(object).into_iter().for_each(|key| queue.add(key));
+        }
+    });
+}

@@ -1,0 +1,139 @@
+//! What the server serves, one preferred version per resource, for controllers that work on every kind.
+
+use client::{Client, ClientError, ResourceRef};
+use serde::Deserialize;
+
+/// One served resource.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Served {
+    /// How to address it.
+    pub resource: ResourceRef,
+    /// What can be done with it.
+    pub verbs: Vec<String>,
+}
+
+impl Served {
+    /// Whether all of `verbs` are served.
+    pub fn supports(&self, verbs: &[&str]) -> bool {
+        verbs.iter().all(|verb| self.verbs.iter().any(|served| served == verb))
+    }
+}
+
+/// Everything served.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Discovery {
+    /// One entry per group and plural name, in its preferred version.
+    pub resources: Vec<Served>,
+    /// Groups whose server does not answer at present, as `group/version`.
+    pub failed: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct GroupList {
+    items: Vec<Group>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Group {
+    metadata: GroupMeta,
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct GroupMeta {
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Version {
+    version: String,
+    freshness: String,
+    resources: Vec<Resource>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Resource {
+    resource: String,
+    response_kind: Option<Kind>,
+    scope: String,
+    verbs: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Kind {
+    kind: String,
+}
+
+const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Asks the server.
+pub async fn discover(client: &Client) -> Result<Discovery, ClientError> {
+    let mut discovery = Discovery::default();
+    for path in ["/api", "/apis"] {
+        let groups: GroupList = super::executor::get_json(client, path, ACCEPT).await?;
+        for group in groups.items {
+            add_group(&mut discovery, &group);
+        }
+    }
+    Ok(discovery)
+}
+
+fn add_group(discovery: &mut Discovery, group: &Group) {
+    let name = &group.metadata.name;
+    let mut seen: Vec<&str> = Vec::new();
+    for version in &group.versions {
+        if version.freshness == "Stale" {
+            discovery.failed.push(format!("{name}/{}", version.version));
+        }
+        for resource in &version.resources {
+            let Some(kind) = &resource.response_kind else { continue };
+            if seen.contains(&resource.resource.as_str()) {
+                continue;
+            }
+            seen.push(&resource.resource);
+            discovery.resources.push(Served {
+                resource: ResourceRef::custom(
+                    name,
+                    &version.version,
+                    &resource.resource,
+                    &kind.kind,
+                    resource.scope == "Namespaced",
+                ),
+                verbs: resource.verbs.clone(),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_version_wins_and_stale_groups_are_named() {
+        let groups: GroupList = serde_json::from_value(serde_json::json!({"items": [{
+            "metadata": {"name": "autoscaling"},
+            "versions": [
+                {"version": "v2", "resources": [
+                    {"resource": "horizontalpodautoscalers", "scope": "Namespaced", "verbs": ["get", "delete"],
+                     "responseKind": {"group": "", "version": "", "kind": "HorizontalPodAutoscaler"}}]},
+                {"version": "v1", "freshness": "Stale", "resources": [
+                    {"resource": "horizontalpodautoscalers", "scope": "Namespaced", "verbs": ["get"],
+                     "responseKind": {"kind": "HorizontalPodAutoscaler"}}]},
+            ],
+        }]}))
+        .unwrap();
+        let mut discovery = Discovery::default();
+        add_group(&mut discovery, &groups.items[0]);
+        assert_eq!(discovery.resources.len(), 1);
+        assert_eq!(discovery.resources[0].resource.api_version(), "autoscaling/v2");
+        assert!(discovery.resources[0].supports(&["delete"]));
+        assert_eq!(discovery.failed, ["autoscaling/v1"]);
+    }
+}
