@@ -77,7 +77,8 @@ impl ErrorType {
     pub fn reason(self) -> &'static str {
         match self {
             Self::Required => "FieldValueRequired",
-            Self::Invalid | Self::TooLong => "FieldValueInvalid",
+            Self::Invalid => "FieldValueInvalid",
+            Self::TooLong => "FieldValueTooLong",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Duplicate => "FieldValueDuplicate",
             Self::Forbidden => "FieldValueForbidden",

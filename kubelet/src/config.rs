@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::cgroups::Driver;
 use crate::config_file::{API_VERSION, KIND, KubeletConfiguration};
 use crate::cri::client::socket_path;
+use crate::eviction::{self, Threshold};
 use crate::flags::Flags;
 use crate::pods::resources::{Amounts, amount};
 
@@ -62,6 +63,10 @@ pub struct Config {
     pub external_cloud: bool,
     /// Longest crash back-off.
     pub max_crash_backoff: SignedDuration,
+    /// Size at which a container log is rotated.
+    pub log_max_bytes: u64,
+    /// Signals that evict pods.
+    pub eviction_hard: Vec<Threshold>,
 }
 
 /// A configuration that cannot be used.
@@ -141,6 +146,8 @@ impl Config {
             healthz_address: address("healthzBindAddress", &file.healthz_bind_address)?,
             lock_file: path("lock-file"),
             external_cloud: flags.text("cloud-provider") == "external",
+            log_max_bytes: log_size(&file)?,
+            eviction_hard: eviction::parse(&file.eviction_hard).map_err(|e| field("evictionHard", e))?,
             max_crash_backoff: SignedDuration::from_secs(i64::try_from(max_crash).unwrap_or(300)),
             file,
         })
@@ -275,6 +282,12 @@ fn taints(file: &KubeletConfiguration) -> Vec<Taint> {
         time_added: None,
     };
     file.register_with_taints.iter().map(taint).collect()
+}
+
+fn log_size(file: &KubeletConfiguration) -> Result<u64, Invalid> {
+    let text = &file.container_log_max_size;
+    let size = text.parse::<apimachinery::quantity::Quantity>().ok().and_then(|q| u64::try_from(q.value()).ok());
+    size.filter(|s| *s > 0).ok_or_else(|| field("containerLogMaxSize", format!("{text:?} is no size")))
 }
 
 fn driver(name: &str) -> Result<Driver, Invalid> {

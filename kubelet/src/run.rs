@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use apimachinery::meta::ObjectMeta;
 use client::events::Recorder;
@@ -11,15 +12,16 @@ use client::{Client, ClientConfig, resources};
 use component_base::health::Checks;
 use component_base::secure_port::SecurePort;
 use component_base::serving::Server;
+use component_base::tls::ClientCa;
 use jiff::SignedDuration;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::cgroups::{Cgroups, Limits};
+use crate::cgroups::{Cgroups, Driver, Limits};
 use crate::config::Config;
 use crate::context::{Context, Dirs, ServiceLister};
-use crate::cri::{self, Runtime};
+use crate::cri::{self, Runtime, api};
 use crate::events::Events;
 use crate::images::{self, Puller};
 use crate::node::manager::Pressure;
@@ -34,8 +36,11 @@ use crate::pods::resources::{Amounts, LimitOptions};
 use crate::pods::security::Defaults;
 use crate::pods::sources;
 use crate::pods::types::Source;
-use crate::{probes, status};
+use crate::server::{self, KubeletServer, Mode, State};
+use crate::{bootstrap, eviction, logs, probes, status};
 
+/// How long the runtime may take to tell its cgroup driver.
+const DRIVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most messages waiting for the pod manager; senders wait when it is full.
 const MAX_MESSAGES: usize = 1024;
 
@@ -61,6 +66,9 @@ pub enum StartError {
     /// The machine is not as the configuration demands.
     #[error("{0}")]
     Machine(String),
+    /// There is no certificate to work with.
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::BootstrapError),
     /// A port cannot be listened on.
     #[error(transparent)]
     Bind(#[from] component_base::serving::BindError),
@@ -74,9 +82,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let config = Arc::new(config);
     make_directories(&config)?;
     let _lock = lock(&config)?;
+    bootstrap::ensure(&config, &shutdown).await?;
     let client = client(&config)?;
     let (capacity, allocatable) = node::manager::amounts(&config);
-    let cgroups = cgroups(&config, &allocatable)?;
+    let runtime = Runtime::connect(&config.runtime_socket, &config.image_socket, *config.file.runtime_request_timeout);
+    let driver = cgroup_driver(&config, &runtime).await;
+    let cgroups = cgroups(&config, driver, &allocatable)?;
     check_swap(&config)?;
     let host_ips = host_ips(&config);
     tracing::info!(
@@ -92,7 +103,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         None => Recorder::silent(),
     };
     let context = Arc::new(Context {
-        runtime: Runtime::connect(&config.runtime_socket, &config.image_socket, *config.file.runtime_request_timeout),
+        runtime,
         runtime_name: OnceLock::new(),
         objects: Objects::new(client.clone()),
         events: Events::new(recorder, &config.node_name),
@@ -121,8 +132,24 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         max_crash_backoff: config.max_crash_backoff,
         sync_period: SignedDuration::try_from(*config.file.sync_frequency).unwrap_or(SignedDuration::from_mins(1)),
     });
-    let started = start(&config, &context, client, capacity, allocatable, &shutdown);
-    health_port(&config, &started, &shutdown)?;
+    if let Some(client) = &client {
+        certificates(&config, client, &host_ips, &shutdown);
+    }
+    let facts = Facts {
+        node_name: config.node_name.clone(),
+        host_ips,
+        capacity,
+        allocatable,
+        identity: machine::identity(),
+        port: config.file.port,
+        ..Facts::default()
+    };
+    let started = start(&config, &context, client.clone(), facts, &shutdown);
+    let checks = checks(&started);
+    health_port(&config, checks.clone(), &shutdown)?;
+    if config.file.enable_server {
+        serve(&config, &context, client.as_ref(), &started, checks, &shutdown)?;
+    }
     shutdown.cancelled().await;
     tracing::info!("Ending; containers keep running");
     Ok(())
@@ -131,7 +158,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
 /// What the ports need of the running parts.
 struct Started {
     messages: mpsc::Sender<Message>,
-    runtime_health: watch::Receiver<Option<String>>,
 }
 
 /// Starts the loops.
@@ -139,16 +165,16 @@ fn start(
     config: &Arc<Config>,
     context: &Arc<Context>,
     client: Option<Client>,
-    capacity: Amounts,
-    allocatable: Amounts,
+    facts: Facts,
     shutdown: &CancellationToken,
 ) -> Started {
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     let (prober, targets) = mpsc::channel(MAX_MESSAGES);
     let (health_sender, runtime_health) = watch::channel(None);
-    let view = NodeView { name: config.node_name.clone(), labels: BTreeMap::new(), allocatable: allocatable.clone() };
+    let view =
+        NodeView { name: config.node_name.clone(), labels: BTreeMap::new(), allocatable: facts.allocatable.clone() };
     let (view_sender, view) = watch::channel(view);
-    let (_pressure_sender, pressure) = watch::channel(Pressure::default());
+    let (pressure_sender, pressure) = watch::channel(Pressure::default());
     let statuses = client.as_ref().map(|client| {
         let (sender, updates) = mpsc::channel(MAX_MESSAGES);
         tokio::spawn(status::manager::run(client.clone(), updates, shutdown.clone()));
@@ -170,16 +196,8 @@ fn start(
             config: Arc::clone(config),
             context: Arc::clone(context),
             client: client.clone(),
-            facts: Facts {
-                node_name: config.node_name.clone(),
-                host_ips: context.host_ips.clone(),
-                capacity,
-                allocatable,
-                identity: machine::identity(),
-                port: config.file.port,
-                ..Facts::default()
-            },
-            runtime_health: runtime_health.clone(),
+            facts,
+            runtime_health,
             pressure,
         };
         tokio::spawn(node::manager::run(parts, shutdown.clone()));
@@ -203,7 +221,23 @@ fn start(
         min_age: SignedDuration::try_from(*config.file.image_minimum_gc_age).unwrap_or(SignedDuration::from_mins(2)),
     };
     tokio::spawn(images::gc::run(Arc::clone(context), policy, shutdown.clone()));
-    Started { messages, runtime_health }
+    let policy = logs::Policy {
+        max_bytes: config.log_max_bytes,
+        max_files: usize::try_from(config.file.container_log_max_files).unwrap_or(5),
+        period: *config.file.container_log_monitor_interval,
+    };
+    tokio::spawn(logs::run(Arc::clone(context), policy, shutdown.clone()));
+    let parts = eviction::Parts {
+        context: Arc::clone(context),
+        settings: eviction::Settings {
+            hard: config.eviction_hard.clone(),
+            transition: *config.file.eviction_pressure_transition_period,
+        },
+        messages: messages.clone(),
+        pressure: pressure_sender,
+    };
+    tokio::spawn(eviction::run(parts, shutdown.clone()));
+    Started { messages }
 }
 
 /// Passes the runtime's reports to the pod manager.
@@ -250,9 +284,29 @@ fn client(config: &Config) -> Result<Option<Client>, StartError> {
     Client::new(settings).map(Some).map_err(fail)
 }
 
-fn cgroups(config: &Config, allocatable: &Amounts) -> Result<Cgroups, StartError> {
+/// The runtime's cgroup driver when it tells (containerd 2, CRI-O), since two drivers on one node make pods vanish;
+/// else the configured one.
+async fn cgroup_driver(config: &Config, runtime: &Runtime) -> Driver {
+    let asked = tokio::time::timeout(DRIVER_TIMEOUT, runtime.runtime_config(api::RuntimeConfigRequest {})).await;
+    let told = asked.ok().and_then(Result::ok).and_then(|r| r.linux).map(|l| l.cgroup_driver);
+    let told = match told.and_then(|d| api::CgroupDriver::try_from(d).ok()) {
+        Some(api::CgroupDriver::Systemd) => Driver::Systemd,
+        Some(api::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
+        None => config.cgroup_driver,
+    };
+    if told != config.cgroup_driver {
+        tracing::warn!(
+            configured = ?config.cgroup_driver,
+            runtime = ?told,
+            "cgroupDriver is not the runtime's; using the runtime's: set both alike"
+        );
+    }
+    told
+}
+
+fn cgroups(config: &Config, driver: Driver, allocatable: &Amounts) -> Result<Cgroups, StartError> {
     let file = &config.file;
-    let cgroups = Cgroups::new(config.cgroup_driver, file.cgroups_per_qos, &file.cgroup_root, file.pod_pids_limit);
+    let cgroups = Cgroups::new(driver, file.cgroups_per_qos, &file.cgroup_root, file.pod_pids_limit);
     if !cgroups.is_v2() {
         if config.refuse_cgroup_v1 {
             return Err(StartError::Machine(
@@ -355,14 +409,66 @@ fn service_info(service: &Service) -> ServiceInfo {
     }
 }
 
-/// `/healthz` on its own port.
-fn health_port(config: &Config, started: &Started, shutdown: &CancellationToken) -> Result<(), StartError> {
-    let Some(port) = u16::try_from(config.file.healthz_port).ok().filter(|p| *p > 0) else { return Ok(()) };
-    let server = Server::bind(config.healthz_address, port)?;
+/// Renewal of the kubelet's own certificates.
+fn certificates(config: &Arc<Config>, client: &Client, host_ips: &[String], shutdown: &CancellationToken) {
+    if config.file.rotate_certificates || config.bootstrap_kubeconfig.is_some() {
+        let (config, client, shutdown) = (Arc::clone(config), client.clone(), shutdown.clone());
+        tokio::spawn(async move { bootstrap::rotate(&config, &client, &shutdown).await });
+    }
+    if config.file.server_tls_bootstrap && config.file.tls_cert_file.is_empty() {
+        let (config, client, shutdown) = (Arc::clone(config), client.clone(), shutdown.clone());
+        let host_ips = host_ips.to_vec();
+        tokio::spawn(async move { bootstrap::obtain(&config, &client, &host_ips, &shutdown).await });
+    }
+}
+
+fn checks(started: &Started) -> Checks {
     let checks = Checks::new();
     let messages = started.messages.clone();
     checks.add("ping", || Ok(()));
     checks.add("syncloop", move || if messages.is_closed() { Err("the pod manager ended".into()) } else { Ok(()) });
+    checks
+}
+
+/// `/healthz` on its own port.
+fn health_port(config: &Config, checks: Checks, shutdown: &CancellationToken) -> Result<(), StartError> {
+    let Some(port) = u16::try_from(config.file.healthz_port).ok().filter(|p| *p > 0) else { return Ok(()) };
+    let server = Server::bind(config.healthz_address, port)?;
     tokio::spawn(SecurePort::new(checks).without_metrics().serve(server, None, shutdown.clone()));
+    Ok(())
+}
+
+/// The main port and, when configured, the read-only one.
+fn serve(
+    config: &Config,
+    context: &Arc<Context>,
+    client: Option<&Client>,
+    started: &Started,
+    checks: Checks,
+    shutdown: &CancellationToken,
+) -> Result<(), StartError> {
+    let file = &config.file;
+    let ca_file = &file.authentication.x509.client_ca_file;
+    let client_ca = if ca_file.is_empty() {
+        None
+    } else {
+        Some(ClientCa::from_file(Path::new(ca_file)).map_err(bootstrap::BootstrapError::from)?)
+    };
+    let tls = bootstrap::server_tls(config, &context.host_ips, client_ca.clone())?;
+    let mode = if file.authorization.mode == "Webhook" { Mode::Webhook } else { Mode::AlwaysAllow };
+    let auth = Arc::new(server::delegated(file, client, client_ca));
+    let state = Arc::new(State {
+        context: Arc::clone(context),
+        messages: started.messages.clone(),
+        configuration: file.clone(),
+        checks,
+    });
+    let listener = Server::bind(config.address, u16::try_from(file.port).unwrap_or(10250))?;
+    tracing::info!(address = %listener.local_addr(), "Serving");
+    tokio::spawn(KubeletServer::new(Arc::clone(&state), auth, mode).serve(listener, Some(tls), shutdown.clone()));
+    if let Some(port) = u16::try_from(file.read_only_port).ok().filter(|p| *p > 0) {
+        let listener = Server::bind(config.address, port)?;
+        tokio::spawn(KubeletServer::read_only(state).serve(listener, None, shutdown.clone()));
+    }
     Ok(())
 }

@@ -4,17 +4,25 @@
 //! A kind's file holds `pub const STRATEGY: Strategy = Strategy { validate, ..Strategy::DEFAULT }`, and its line stands in
 //! [`kinds`]. Custom resources make the same values at run time and take the same path.
 
+mod admission_registration;
 mod apps;
+mod autoscaling;
 mod batch;
 mod certificates;
 pub mod check;
 pub mod core;
 mod discovery;
+mod dra;
 mod edit;
+mod flowcontrol;
 mod kinds;
 mod meta;
+mod networking;
+mod policy;
 pub mod printing;
+mod quota;
 mod rbac;
+mod storage;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -57,7 +57,8 @@ fn rules(check: &mut Check, role: &At, cx: &HookContext) {
 /// Role bindings and cluster role bindings.
 pub const BINDING: Strategy = Strategy {
     names: NameRule(names::path_segment_name),
-    default: |binding, _| {
+    default: |binding, cx| {
+        (Strategy::DEFAULT.default)(binding, cx);
         for subject in array_mut(binding, "subjects") {
             if ["User", "Group"].iter().any(|kind| subject["kind"] == *kind) {
                 set_default(subject, "apiGroup", GROUP);

@@ -76,15 +76,6 @@ impl Hierarchy {
         }
     }
 
-    /// A cgroup's directory in one controller.
-    pub fn controller_dir(&self, controller: &str, names: &[String]) -> Option<PathBuf> {
-        let root = match self {
-            Self::V1(controllers) => controllers.get(controller)?,
-            Self::V2(root) => root,
-        };
-        Some(below(root, names))
-    }
-
     /// Makes a cgroup in all controllers and sets its limits.
     ///
     /// # Errors

@@ -6,8 +6,6 @@
 
 pub mod fs;
 
-use std::path::PathBuf;
-
 use crate::pods::resources::{self, LimitOptions};
 use crate::pods::types::Pod;
 
@@ -113,12 +111,6 @@ impl Cgroups {
             self.hierarchy.remove(&names)?;
         }
         Ok(())
-    }
-
-    /// Directory of a pod's memory accounting, for statistics.
-    pub fn memory_dir(&self, pod: &Pod) -> Option<PathBuf> {
-        let names = self.pod_names(pod)?;
-        self.hierarchy.controller_dir("memory", &names)
     }
 }
 

@@ -35,11 +35,6 @@ impl CriError {
     pub fn is_not_found(&self) -> bool {
         self.code == Code::NotFound
     }
-
-    /// The runtime does not know this call.
-    pub fn is_unimplemented(&self) -> bool {
-        self.code == Code::Unimplemented
-    }
 }
 
 /// A cheap handle to the runtime and image services.
@@ -83,8 +78,6 @@ calls! { runtime:
     list_containers(ListContainersRequest) -> ListContainersResponse;
     /// Everything about one container.
     container_status(ContainerStatusRequest) -> ContainerStatusResponse;
-    /// Changes a running container's limits.
-    update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     /// Opens the log anew after a rotation.
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     /// A streaming address for exec.
@@ -95,8 +88,6 @@ calls! { runtime:
     port_forward(PortForwardRequest) -> PortForwardResponse;
     /// CPU, memory and disk figures of containers.
     list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
-    /// Tells the runtime the node's pod CIDR.
-    update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
     /// The runtime's conditions.
     status(StatusRequest) -> StatusResponse;
     /// The runtime's cgroup driver, when it tells.

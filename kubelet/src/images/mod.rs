@@ -190,13 +190,6 @@ async fn pull(
     }
 }
 
-impl PullMemory {
-    /// When the next pull of an image may be tried.
-    pub fn next_try(&self, image: &str, now: Timestamp) -> Option<Timestamp> {
-        self.backoff.blocked_since_update(&with_default_tag(image), now, MAX_BACKOFF).map(|(until, _)| until)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

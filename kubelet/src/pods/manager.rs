@@ -246,7 +246,9 @@ impl Manager {
     }
 
     fn source_spoke(&mut self, source: Source) {
-        self.awaited.remove(source.as_str());
+        if self.awaited.remove(source.as_str()) && self.awaited.is_empty() {
+            self.in_runtime.extend(left_behind(&self.parts.context));
+        }
         self.end_unknown();
     }
 
@@ -497,6 +499,12 @@ impl Job {
         // A closed channel means that the kubelet ends.
         let _ = self.out.send(Message::Finished { uid, memory: self.memory, outcome }).await;
     }
+}
+
+/// Uids of pods that have a directory here, from an earlier life of the kubelet.
+fn left_behind(context: &Context) -> Vec<String> {
+    let entries = std::fs::read_dir(context.dirs.root.join("pods")).into_iter().flatten().flatten();
+    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Whether an update of a pod object can change what should be done: anything but the status we write ourselves.

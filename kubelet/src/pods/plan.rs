@@ -306,13 +306,6 @@ pub struct Ending {
     pub sandboxes: Vec<String>,
 }
 
-impl Ending {
-    /// Nothing runs any more.
-    pub fn is_done(&self) -> bool {
-        self.stages.is_empty() && self.sandboxes.is_empty()
-    }
-}
-
 /// The steps that end a pod.
 pub fn ending(pod: &Pod, actual: &PodActual) -> Ending {
     let order: HashMap<&str, usize> =

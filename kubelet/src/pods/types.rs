@@ -14,7 +14,6 @@ use crate::cri::labels;
 pub enum Source {
     Api,
     File,
-    Http,
     /// Found in the runtime only: nobody wants it any more.
     Runtime,
 }
@@ -25,7 +24,6 @@ impl Source {
         match self {
             Self::Api | Self::Runtime => "api",
             Self::File => "file",
-            Self::Http => "http",
         }
     }
 }
@@ -87,7 +85,7 @@ impl Pod {
 
     /// A static pod has no API object of its own, only a mirror.
     pub fn is_static(&self) -> bool {
-        matches!(self.source, Source::File | Source::Http)
+        self.source == Source::File
     }
 
     /// The API's picture of a static pod.

@@ -374,7 +374,12 @@ impl Pass<'_> {
             let _ = std::fs::remove_file(context.dirs.container_logs.join(link));
         }
         let pod = self.pod();
-        let logs = super::container::log_directory(&context.dirs.pod_logs, pod.namespace(), pod.name(), pod.uid());
+        let logs = if actual.name.is_empty() {
+            super::container::log_directory(&context.dirs.pod_logs, pod.namespace(), pod.name(), pod.uid())
+        } else {
+            // All that is known of a pod that nobody wants any more is what the runtime tells.
+            super::container::log_directory(&context.dirs.pod_logs, &actual.namespace, &actual.name, pod.uid())
+        };
         let (root, uid) = (context.dirs.root.clone(), pod.uid().to_owned());
         let cleaned = tokio::task::spawn_blocking(move || {
             let _ = std::fs::remove_dir_all(logs);

@@ -13,7 +13,8 @@ use crate::resources::{HookContext, NameRule, Strategy, meta};
 /// The cronjobs resource.
 pub const CRON_JOB: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
-    default: |cron, _| {
+    default: |cron, cx| {
+        (Strategy::DEFAULT.default)(cron, cx);
         at_mut(cron, "spec.jobTemplate.spec.template.spec", pod::defaults::spec);
     },
     validate: |cron, cx| {

@@ -19,7 +19,8 @@ const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 /// The jobs resource.
 pub const JOB: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
-    default: |job, _| {
+    default: |job, cx| {
+        (Strategy::DEFAULT.default)(job, cx);
         at_mut(job, "spec", default_spec);
         labels_from_template(job);
     },

@@ -173,7 +173,8 @@ fn frozen(check: &mut Check, new: &At, old: &At, fields: &[&str]) {
 /// Secrets; `stringData` is write-only and ends up in `data`.
 pub const SECRET: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
-    default: |secret, _| {
+    default: |secret, cx| {
+        (Strategy::DEFAULT.default)(secret, cx);
         set_default(secret, "type", "Opaque");
         if let Some(Value::Object(plain)) = remove(secret, "stringData") {
             edit_map(secret, "data", |data| data.extend(plain.into_iter().map(encode)));

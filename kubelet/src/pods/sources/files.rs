@@ -62,6 +62,8 @@ fn watch(path: &Path) -> std::io::Result<AsyncFd<std::os::fd::OwnedFd>> {
         | inotify::WatchFlags::DELETE
         | inotify::WatchFlags::MOVE_SELF;
     inotify::add_watch(&fd, path, flags)?;
+    // The successor of this call is unsafe; an owned descriptor keeps its promise.
+    #[allow(deprecated)]
     AsyncFd::new(fd)
 }
 

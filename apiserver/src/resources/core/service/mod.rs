@@ -52,7 +52,8 @@ pub fn is_headless(service: &At) -> bool {
     ips.len() == 1 && ips.strings().next() == Some("None")
 }
 
-fn defaults(service: &mut Value, _: &HookContext) {
+fn defaults(service: &mut Value, cx: &HookContext) {
+    (Strategy::DEFAULT.default)(service, cx);
     set_default(service, "spec", json!({}));
     let spec = &mut service["spec"];
     set_default(spec, "type", "ClusterIP");

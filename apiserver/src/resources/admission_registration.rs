@@ -1,0 +1,375 @@
+//! Webhook configurations, admission policies and their bindings. Follows upstream's admissionregistration validation and
+//! printers. Expressions are not compiled here.
+
+use apimachinery::validation as names;
+use serde_json::{Value, json};
+
+use super::check::{At, Check};
+use super::edit::{array_mut, at_mut, set_default};
+use super::printing::{UNSET, age, name, text};
+use super::{HookContext, NameRule, Strategy, meta};
+
+const SELECTORS: [&str; 2] = ["namespaceSelector", "objectSelector"];
+
+/// Validating and mutating webhook configurations.
+pub const WEBHOOKS: Strategy = Strategy {
+    names: NameRule(names::dns1123_subdomain),
+    default: |object, cx| {
+        (Strategy::DEFAULT.default)(object, cx);
+        for hook in array_mut(object, "webhooks") {
+            SELECTORS.iter().for_each(|field| set_default(hook, field, json!({})));
+        }
+    },
+    validate: |object, cx| {
+        let mut check = meta::checked(object, cx);
+        webhooks(&mut check, &At::root(object), cx);
+        check.errors
+    },
+    validate_update: |object, _, cx| {
+        let mut check = meta::checked(object, cx);
+        webhooks(&mut check, &At::root(object), cx);
+        check.errors
+    },
+    cells: Some(|object, cx| {
+        let at = At::root(object);
+        vec![name(&at), at.get("webhooks").len().into(), age(&at, cx.request.now)]
+    }),
+    ..Strategy::DEFAULT
+};
+
+fn webhooks(check: &mut Check, object: &At, cx: &HookContext) {
+    let mut seen: Vec<&str> = Vec::new();
+    for hook in object.get("webhooks").items() {
+        let own = hook.get("name");
+        if check.present(&own) && (!names::dns1123_subdomain(own.str()).is_empty() || own.str().split('.').count() < 3)
+        {
+            check.invalid(&own, "should be a domain with at least three segments separated by dots");
+        }
+        for rule in hook.get("rules").items() {
+            rule_with_operations(check, &rule);
+        }
+        check.one_of(&hook.get("failurePolicy"), &["Fail", "Ignore"]);
+        check.one_of(&hook.get("matchPolicy"), &["Equivalent", "Exact"]);
+        check.present_one_of(&hook.get("sideEffects"), &["None", "NoneOnDryRun"]);
+        let timeout = hook.get("timeoutSeconds");
+        if timeout.is_set() {
+            check.range(&timeout, 1, 30);
+        }
+        for selector in SELECTORS {
+            check.label_selector(&hook.get(selector));
+        }
+        client_config(check, &hook.get("clientConfig"));
+        review_versions(check, &hook.get("admissionReviewVersions"));
+        match_conditions(check, &hook.get("matchConditions"));
+        if cx.resource.plural.starts_with("mutating") {
+            check.one_of(&hook.get("reinvocationPolicy"), &["IfNeeded", "Never"]);
+        }
+        if seen.contains(&own.str()) {
+            check.duplicate(&own);
+        }
+        seen.push(own.str());
+    }
+}
+
+fn review_versions(check: &mut Check, at: &At) {
+    if at.is_empty() {
+        return check.required(at, "must specify one of v1, v1beta1");
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for version in at.items() {
+        if seen.contains(&version.str()) {
+            check.invalid(&version, "duplicate version");
+        }
+        seen.push(version.str());
+        check.format(&version, names::dns1035_label);
+    }
+    if !seen.iter().any(|version| ["v1", "v1beta1"].contains(version)) {
+        check.invalid(at, "must include at least one of v1, v1beta1");
+    }
+}
+
+/// A URL or a service, not both.
+fn client_config(check: &mut Check, at: &At) {
+    let (url, service) = (at.get("url"), at.get("service"));
+    if url.is_set() == service.is_set() {
+        return check.required(at, "exactly one of url or service is required");
+    }
+    if url.is_set() {
+        let rest = url.str().strip_prefix("https://");
+        let host = rest.unwrap_or_default().split(['/', '?', '#']).next().unwrap_or_default();
+        if rest.is_none() {
+            check.invalid(&url, "'https' is the only allowed URL scheme");
+        } else if host.is_empty() {
+            check.invalid(&url, "host must be specified");
+        }
+        for (sign, what) in [('@', "user information"), ('#', "fragments"), ('?', "query parameters")] {
+            let text = if sign == '@' { host } else { url.str() };
+            if text.contains(sign) {
+                check.invalid(&url, format!("{what} are not permitted in the URL"));
+            }
+        }
+        return;
+    }
+    check.present_all(&service, &["name", "namespace"]);
+    check.port_number(&service.get("port"));
+    let path = service.get("path");
+    if !path.is_set() || path.str() == "/" {
+        return;
+    }
+    if !path.str().starts_with('/') {
+        return check.invalid(&path, "must start with a '/'");
+    }
+    let steps: Vec<&str> = path.str()[1..].split('/').collect();
+    for (i, step) in steps.iter().enumerate() {
+        let trailing = i + 1 == steps.len() && step.is_empty();
+        if !trailing && !names::dns1123_subdomain(step).is_empty() {
+            check.invalid(&path, "segments must be DNS subdomains");
+        }
+    }
+}
+
+fn rule_with_operations(check: &mut Check, rule: &At) {
+    const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+    let operations = rule.get("operations");
+    check.present(&operations);
+    for operation in operations.items() {
+        check.one_of(&operation, &OPERATIONS);
+    }
+    alone(check, &operations);
+    for field in ["apiGroups", "apiVersions"] {
+        check.present(&rule.get(field));
+        alone(check, &rule.get(field));
+    }
+    for version in rule.get("apiVersions").items().filter(At::is_empty) {
+        check.required(&version, "");
+    }
+    let resources = rule.get("resources");
+    check.present(&resources);
+    for resource in resources.items() {
+        check.present(&resource);
+        let parts: Vec<&str> = resource.str().split('/').collect();
+        if parts.len() > 2 || parts.iter().skip(1).any(|part| part.is_empty()) {
+            check.invalid(&resource, "must be resource or resource/subresource");
+        }
+    }
+    let all = resources.strings().any(|r| r == "*/*" || r == "*");
+    if all && resources.len() > 1 && resources.strings().any(|r| r == "*/*") {
+        check.invalid(&resources, "if '*/*' is present, must not specify other resources");
+    }
+    check.one_of(&rule.get("scope"), &["*", "Cluster", "Namespaced"]);
+}
+
+fn alone(check: &mut Check, at: &At) {
+    if at.len() > 1 && at.strings().any(|s| s == "*") {
+        check.invalid(at, "if '*' is present, must not specify others");
+    }
+}
+
+fn match_conditions(check: &mut Check, at: &At) {
+    check.at_most(at, 64);
+    let mut seen: Vec<&str> = Vec::new();
+    for condition in at.items() {
+        let own = condition.get("name");
+        check.present_format(&own, names::qualified_name);
+        if seen.contains(&own.str()) && !own.is_empty() {
+            check.duplicate(&own);
+        }
+        seen.push(own.str());
+        check.present(&condition.get("expression"));
+    }
+}
+
+fn default_policy(policy: &mut Value, cx: &HookContext) {
+    (Strategy::DEFAULT.default)(policy, cx);
+    for matcher in ["spec.matchConstraints", "spec.matchResources"] {
+        at_mut(policy, matcher, |matcher| {
+            SELECTORS.iter().for_each(|field| set_default(matcher, field, json!({})));
+        });
+    }
+}
+
+/// Validating and mutating admission policies.
+pub const POLICY: Strategy = Strategy {
+    names: NameRule(names::dns1123_subdomain),
+    default: default_policy,
+    validate: |policy, cx| {
+        let mut check = meta::checked(policy, cx);
+        policy_spec(&mut check, &At::root(policy).get("spec"), cx);
+        check.errors
+    },
+    validate_update: |policy, old, cx| {
+        let mut check = meta::checked(policy, cx);
+        let new = At::root(policy);
+        meta::update(&mut check, &new, &At::root(old));
+        policy_spec(&mut check, &new.get("spec"), cx);
+        check.errors
+    },
+    cells: Some(|policy, cx| {
+        let at = At::root(policy);
+        let kind = at.get("spec.paramKind");
+        let shown = if kind.is_set() {
+            format!("{}/{}", kind.get("apiVersion").str(), kind.get("kind").str())
+        } else {
+            UNSET.to_owned()
+        };
+        let count = at.get("spec.validations").len() + at.get("spec.mutations").len();
+        vec![name(&at), count.into(), shown.into(), age(&at, cx.request.now)]
+    }),
+    ..Strategy::DEFAULT
+};
+
+fn policy_spec(check: &mut Check, spec: &At, cx: &HookContext) {
+    check.present_one_of(&spec.get("failurePolicy"), &["Fail", "Ignore"]);
+    let kind = spec.get("paramKind");
+    if kind.is_set() {
+        if check.present(&kind.get("apiVersion")) && kind.get("apiVersion").str().split('/').count() > 2 {
+            check.invalid(&kind.get("apiVersion"), "unexpected GroupVersion string");
+        }
+        check.present(&kind.get("kind"));
+    }
+    let constraints = spec.get("matchConstraints");
+    if constraints.is_set() {
+        match_resources(check, &constraints);
+        check.present(&constraints.get("resourceRules"));
+    } else {
+        check.required(&constraints, "");
+    }
+    match_conditions(check, &spec.get("matchConditions"));
+    for variable in spec.get("variables").items() {
+        check.present_format(&variable.get("name"), names::c_identifier);
+        check.present(&variable.get("expression"));
+    }
+    if cx.resource.plural.starts_with("mutating") {
+        mutations(check, spec);
+    } else {
+        validations(check, spec);
+    }
+}
+
+fn match_resources(check: &mut Check, at: &At) {
+    for selector in SELECTORS {
+        check.label_selector(&at.get(selector));
+    }
+    for list in ["resourceRules", "excludeResourceRules"] {
+        for rule in at.get(list).items() {
+            rule_with_operations(check, &rule);
+        }
+    }
+    check.one_of(&at.get("matchPolicy"), &["Equivalent", "Exact"]);
+}
+
+fn validations(check: &mut Check, spec: &At) {
+    const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+    let (rules, audits) = (spec.get("validations"), spec.get("auditAnnotations"));
+    if rules.is_empty() && audits.is_empty() {
+        check.required(&rules, "validations or auditAnnotations must contain at least one item");
+        check.required(&audits, "validations or auditAnnotations must contain at least one item");
+    }
+    for rule in rules.items() {
+        let (expression, message) = (rule.get("expression"), rule.get("message"));
+        if expression.str().trim().is_empty() {
+            check.required(&expression, "expression is not specified");
+        }
+        if !message.is_empty() && message.str().trim().is_empty() {
+            check.invalid(&message, "message must be non-empty if specified");
+        } else if message.str().trim().contains('\n') {
+            check.invalid(&message, "message must not contain line breaks");
+        }
+        check.one_of(&rule.get("reason"), &REASONS);
+    }
+    check.at_most(&audits, 20);
+    for audit in audits.items() {
+        check.present_format(&audit.get("key"), names::qualified_name);
+        check.present(&audit.get("valueExpression"));
+    }
+}
+
+fn mutations(check: &mut Check, spec: &At) {
+    check.present_one_of(&spec.get("reinvocationPolicy"), &["IfNeeded", "Never"]);
+    let list = spec.get("mutations");
+    check.present(&list);
+    for mutation in list.items() {
+        let (apply, patch) = (mutation.get("applyConfiguration"), mutation.get("jsonPatch"));
+        match mutation.get("patchType").str() {
+            "ApplyConfiguration" => patch_of(check, &apply, &patch),
+            "JSONPatch" => patch_of(check, &patch, &apply),
+            _ => check.present_one_of(&mutation.get("patchType"), &["ApplyConfiguration", "JSONPatch"]),
+        }
+    }
+}
+
+fn patch_of(check: &mut Check, wanted: &At, other: &At) {
+    if wanted.is_set() {
+        check.present(&wanted.get("expression"));
+    } else {
+        check.required(wanted, "must be specified for this patch type");
+    }
+    if other.is_set() {
+        check.invalid(other, "must not be specified for this patch type");
+    }
+}
+
+/// Bindings of both kinds of policy.
+pub const BINDING: Strategy = Strategy {
+    names: NameRule(names::dns1123_subdomain),
+    default: default_policy,
+    validate: |binding, cx| {
+        let mut check = meta::checked(binding, cx);
+        binding_spec(&mut check, &At::root(binding).get("spec"), cx);
+        check.errors
+    },
+    validate_update: |binding, old, cx| {
+        let mut check = meta::checked(binding, cx);
+        let new = At::root(binding);
+        meta::update(&mut check, &new, &At::root(old));
+        binding_spec(&mut check, &new.get("spec"), cx);
+        check.errors
+    },
+    cells: Some(|binding, cx| {
+        let at = At::root(binding);
+        let parameters = at.get("spec.paramRef");
+        let shown = match (parameters.is_set(), parameters.get("namespace").str(), parameters.get("name").str()) {
+            (false, ..) => UNSET.to_owned(),
+            (true, "", name) => name.to_owned(),
+            (true, namespace, name) => format!("{namespace}/{name}"),
+        };
+        vec![name(&at), text(&at.get("spec.policyName")), shown.into(), age(&at, cx.request.now)]
+    }),
+    ..Strategy::DEFAULT
+};
+
+fn binding_spec(check: &mut Check, spec: &At, cx: &HookContext) {
+    check.present_format(&spec.get("policyName"), names::dns1123_subdomain);
+    let parameters = spec.get("paramRef");
+    if parameters.is_set() {
+        let (own, selector) = (parameters.get("name"), parameters.get("selector"));
+        match (own.is_empty(), selector.is_set()) {
+            (false, true) => {
+                check.forbidden(&own, "name and selector are mutually exclusive");
+                check.forbidden(&selector, "name and selector are mutually exclusive");
+            }
+            (true, false) => check.required(&parameters, "one of name or selector must be specified"),
+            (false, false) => check.format(&own, names::path_segment_name),
+            (true, true) => check.label_selector(&selector),
+        }
+        check.present_one_of(&parameters.get("parameterNotFoundAction"), &["Allow", "Deny"]);
+    }
+    if spec.get("matchResources").is_set() {
+        match_resources(check, &spec.get("matchResources"));
+    }
+    if cx.resource.plural.starts_with("validating") {
+        let actions = spec.get("validationActions");
+        check.present(&actions);
+        let mut seen: Vec<&str> = Vec::new();
+        for action in actions.items() {
+            check.one_of(&action, &["Audit", "Deny", "Warn"]);
+            if seen.contains(&action.str()) {
+                check.duplicate(&action);
+            }
+            seen.push(action.str());
+        }
+        if seen.contains(&"Deny") && seen.contains(&"Warn") {
+            check.invalid(&actions, "must not contain both Deny and Warn");
+        }
+    }
+}
