@@ -1,4 +1,5 @@
-//! PodTopologyLabels: a pod that is bound to a node gets the node's zone and region as labels.
+//! PodTopologyLabels: a pod that is bound to a node gets the node's zone and region as labels. Binding shows admission
+//! the pod as it becomes.
 
 use std::sync::Arc;
 
@@ -20,16 +21,12 @@ impl Plugin for PodTopologyLabels {
     }
 
     fn handles(&self, request: &Request<'_>) -> bool {
-        request.operation == Operation::Create && (request.is("", "pods", "") || request.is("", "pods", "binding"))
+        (request.operation == Operation::Create && request.is("", "pods", "")) || request.is("", "pods", "binding")
     }
 
-    fn admit<'a>(
-        &'a self,
-        request: &'a Request<'_>,
-        object: Option<&'a mut Value>,
-    ) -> BoxFuture<'a, Result<(), Status>> {
+    fn admit<'a>(&'a self, _: &'a Request<'_>, object: Option<&'a mut Value>) -> BoxFuture<'a, Result<(), Status>> {
         let Some(object) = object else { return done(Ok(())) };
-        let node = if request.subresource.is_empty() { &object["spec"]["nodeName"] } else { &object["target"]["name"] };
+        let node = &object["spec"]["nodeName"];
         let Some(node) = node.as_str().filter(|node| !node.is_empty()) else { return done(Ok(())) };
         let Some(node) = self.0.get(("", "nodes"), "", node) else { return done(Ok(())) };
         let found: Vec<(&str, &str)> =
