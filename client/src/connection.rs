@@ -46,6 +46,7 @@ struct State {
     stamps: Vec<Option<SystemTime>>,
     checked: Option<Instant>,
     authorization: Option<HeaderValue>,
+    failed: Option<(Instant, String)>,
 }
 
 impl Connection {
@@ -86,19 +87,36 @@ impl Connection {
 
     /// A usable sender and the Authorization header of the moment.
     pub(crate) async fn ready(&self) -> Result<(Sender, Option<HeaderValue>), ClientError> {
+        let asked = Instant::now();
         let mut state = self.state.lock().await;
         self.notice_changed_files(&mut state)?;
         if let Some(sender) = state.sender.as_ref().filter(|s| !s.is_closed()) {
             return Ok((sender.clone(), state.authorization.clone()));
         }
+        // Who waited for an attempt that failed shares its outcome instead of making the next one wait.
+        if let Some((_, reason)) = state.failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(self.fail(reason.clone()));
+        }
         state.sender = None;
-        state.authorization = authorization(&self.access).map_err(|reason| self.fail(reason))?;
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let sender = connecting.unwrap_or_else(|_| {
-            Err(self.fail(format!("no answer within {} s: is a firewall in between?", CONNECT_TIMEOUT.as_secs())))
-        })?;
-        state.sender = Some(sender.clone());
-        Ok((sender, state.authorization.clone()))
+        let connecting = async {
+            let authorization = authorization(&self.access)?;
+            let attempt = tokio::time::timeout(CONNECT_TIMEOUT, self.connect()).await;
+            let sender = attempt.unwrap_or_else(|_| {
+                Err(format!("no answer within {} s: is a firewall in between?", CONNECT_TIMEOUT.as_secs()))
+            })?;
+            Ok::<_, String>((sender, authorization))
+        };
+        match connecting.await {
+            Ok((sender, authorization)) => {
+                state.failed = None;
+                (state.sender, state.authorization) = (Some(sender.clone()), authorization.clone());
+                Ok((sender, authorization))
+            }
+            Err(reason) => {
+                state.failed = Some((Instant::now(), reason.clone()));
+                Err(self.fail(reason))
+            }
+        }
     }
 
     /// Forgets a connection that failed, unless it was replaced already.
@@ -136,32 +154,32 @@ impl Connection {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<Sender, ClientError> {
+    async fn connect(&self) -> Result<Sender, String> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| {
             let hint = match e.kind() {
                 std::io::ErrorKind::ConnectionRefused => ": nothing listens there; is the API server running?",
                 _ => "",
             };
-            self.fail(format!("{e}{hint}"))
+            format!("{e}{hint}")
         })?;
         // Small requests must not wait for a full packet.
         let _ = stream.set_nodelay(true);
         if !self.tls {
             return self.handshake(TokioIo::new(stream)).await;
         }
-        let config = tls_config(&self.access).map_err(|reason| self.fail(reason))?;
+        let config = tls_config(&self.access)?;
         let name = self.access.tls_server_name.clone().unwrap_or_else(|| self.host.clone());
-        let name = ServerName::try_from(name.clone()).map_err(|_| self.fail(format!("{name:?} is no host name")))?;
+        let name = ServerName::try_from(name.clone()).map_err(|_| format!("{name:?} is no host name"))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(name, stream).await.map_err(|e| self.fail(explain(&e, &self.access)))?;
+        let stream = connector.connect(name, stream).await.map_err(|e| explain(&e, &self.access))?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             let what = "the server does not speak HTTP/2; a proxy in between must pass TLS through";
-            return Err(self.fail(what.to_owned()));
+            return Err(what.to_owned());
         }
         self.handshake(TokioIo::new(stream)).await
     }
 
-    async fn handshake<I>(&self, io: I) -> Result<Sender, ClientError>
+    async fn handshake<I>(&self, io: I) -> Result<Sender, String>
     where
         I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
@@ -175,7 +193,7 @@ impl Connection {
             .max_send_buf_size(256 << 10)
             .handshake(io)
             .await
-            .map_err(|e| self.fail(format!("HTTP/2 handshake failed: {e}")))?;
+            .map_err(|e| format!("HTTP/2 handshake failed: {e}"))?;
         let server = self.access.server.clone();
         // The connection's own task; it ends when the last sender is gone or the peer closes.
         tokio::spawn(async move {

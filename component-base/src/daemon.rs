@@ -40,6 +40,7 @@ where
     Fut: Future<Output = anyhow::Result<()>>,
 {
     bound_allocator_arenas();
+    raise_file_limit();
     abort_on_panic(name);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(options.worker_threads.max(1))
@@ -114,6 +115,17 @@ fn abort_on_panic(name: &str) {
         eprintln!("{name}: internal error, please report: {panic}\n{}", std::backtrace::Backtrace::capture());
         std::process::abort();
     }));
+}
+
+/// Takes all file descriptors that the hard limit allows: every connection and every watch needs one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+    {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// Keeps glibc from making an arena per thread (each may hold tens of MB of freed memory) and from growing its

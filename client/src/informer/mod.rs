@@ -38,6 +38,9 @@ const PAGE: u32 = 500;
 /// A watch that is silent for longer than the server promised (bookmarks come each minute) is taken for dead.
 const MAX_SILENCE: Duration = Duration::from_secs(180);
 
+/// A watch that lasted this long worked, however it ended: the next failure starts with a short pause.
+const HEALTHY_WATCH: Duration = Duration::from_secs(5);
+
 /// Builds an informer.
 pub struct Informer<T> {
     client: Client,
@@ -172,14 +175,13 @@ impl<T: Cached> Task<T> {
             };
             loop {
                 let started = tokio::time::Instant::now();
-                match self.watch(&mut version).await {
-                    Ended::Normally { events } => {
-                        if events > 0 || started.elapsed() > Duration::from_secs(1) {
-                            self.backoff.reset();
-                        } else {
-                            self.backoff.pause().await;
-                        }
-                    }
+                let ended = self.watch(&mut version).await;
+                if started.elapsed() > HEALTHY_WATCH {
+                    self.backoff.reset();
+                }
+                match ended {
+                    Ended::Normally { events } if events > 0 || started.elapsed() > HEALTHY_WATCH => {}
+                    Ended::Normally { .. } => self.backoff.pause().await,
                     Ended::Expired => {
                         tracing::debug!(resource = %self.resource, "watch is too old, listing again");
                         self.backoff.pause().await;

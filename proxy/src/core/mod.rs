@@ -58,3 +58,6 @@ impl Protocol {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

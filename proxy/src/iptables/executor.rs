@@ -1,6 +1,7 @@
 //! Puts rulesets into the kernel through `iptables-save` and `iptables-restore`; remembers what it wrote so that the next
 //! write is the difference. After a failure, or when someone flushed the tables, everything is written again.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt as _;
@@ -189,20 +190,61 @@ async fn output(program: &str, arguments: &[&str]) -> Result<String, IptablesErr
     Err(refused(program, &String::from_utf8_lossy(&output.stderr), ""))
 }
 
-/// The program names a line at most; the match or target in that line is what the kernel may lack.
+/// The program names a line at most. In the nft variant that is the rule; the match or target in it is what the kernel may
+/// lack. The legacy kernel refuses a whole table at its COMMIT: then what the table uses is compared with what there is.
 fn refused(program: &str, words: &str, script: &str) -> IptablesError {
     let number = words
         .split("line ")
         .nth(1)
         .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok());
     let line = number.and_then(|n| script.lines().nth(n.checked_sub(1)?));
-    let hint = line.map_or_else(String::new, |line| {
-        let modules = ["statistic", "recent", "addrtype", "conntrack", "comment", "MARK", "MASQUERADE", "REJECT"];
-        let wanted = modules.iter().find(|m| line.contains(&format!("-m {m} ")) || line.contains(&format!("-j {m}")));
-        let module = wanted.map_or_else(String::new, |m| format!("; does the kernel have xt_{m}?"));
-        format!(" (rule: {line}{module})")
-    });
+    let hint = match line {
+        None => String::new(),
+        Some("COMMIT") => {
+            let before: Vec<&str> = script.lines().take(number.unwrap_or(0)).collect();
+            let table = before.rsplit(|line| line.starts_with('*')).next().unwrap_or_default();
+            let missing = lacking(&extensions(table.iter().copied()), &known_to_legacy_kernel(program));
+            if missing.is_empty() { String::new() } else { format!(" (the kernel lacks {})", missing.join(", ")) }
+        }
+        Some(rule) => {
+            let used = extensions(std::iter::once(rule));
+            let modules = used.iter().map(|name| format!("xt_{name}")).collect::<Vec<_>>().join(", ");
+            format!(" (rule: {rule}; does the kernel have {modules}?)")
+        }
+    };
     IptablesError::Refused { program: program.to_owned(), words: words.trim().replace('\n', " "), hint }
+}
+
+/// Matches and targets that rules need beyond what is always there; protocols are no modules of their own.
+fn extensions<'a>(rules: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let mut out = BTreeSet::new();
+    for rule in rules {
+        let words: Vec<&str> = rule.split(' ').collect();
+        for pair in words.windows(2) {
+            match pair {
+                ["-m", name] if !matches!(*name, "tcp" | "udp" | "sctp") => drop(out.insert((*name).to_owned())),
+                ["-j", name] if !name.starts_with("KUBE-") && !matches!(*name, "ACCEPT" | "DROP" | "RETURN") => {
+                    out.insert((*name).to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+    out
+}
+
+fn lacking(used: &BTreeSet<String>, known: &BTreeSet<String>) -> Vec<String> {
+    // An empty list says that the kernel does not tell, not that it has nothing.
+    if known.is_empty() { Vec::new() } else { used.difference(known).map(|name| format!("xt_{name}")).collect() }
+}
+
+fn known_to_legacy_kernel(program: &str) -> BTreeSet<String> {
+    let family = if program.starts_with("ip6") { "ip6" } else { "ip" };
+    ["matches", "targets"]
+        .iter()
+        .filter_map(|kind| std::fs::read_to_string(format!("/proc/net/{family}_tables_{kind}")).ok())
+        .flat_map(|text| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>())
+        .collect()
 }
 
 #[cfg(test)]
@@ -222,8 +264,11 @@ mod tests {
 
     #[test]
     fn a_refused_rule_names_what_the_kernel_may_lack() {
-        let script = "*nat\n-A X -m statistic --mode random -j Y\nCOMMIT\n";
+        let script = "*nat\n-A KUBE-X -m statistic --mode random -j KUBE-Y\nCOMMIT\n";
         let error = refused("iptables-restore", "iptables-restore: line 2 failed\n", script).to_string();
         assert!(error.contains("xt_statistic"), "{error}");
+        let used = extensions(script.lines());
+        assert_eq!(lacking(&used, &BTreeSet::from(["conntrack".to_owned()])), ["xt_statistic"]);
+        assert_eq!(lacking(&used, &BTreeSet::new()), Vec::<String>::new());
     }
 }
