@@ -1,10 +1,16 @@
 //! What is served: the verbs of resources, actions on them, and documents about them.
 
+pub mod actions;
 pub mod body;
 pub mod compress;
 pub mod discovery;
 pub mod negotiate;
 pub mod openapi;
+pub mod options;
+pub mod present;
 pub mod reviews;
+pub mod route;
 pub mod table;
 pub mod token_request;
+pub mod verbs;
+pub mod watch_stream;

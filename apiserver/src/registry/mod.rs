@@ -33,11 +33,12 @@ use crate::resources::{HookContext, Resource, ServedVersion, SharedTable, Strate
 use crate::storage::StorageError;
 use crate::storage::cache::ResourceCache;
 use crate::storage::clock::Clock;
-use crate::storage::entry::Entry;
+use crate::storage::entry::{self, Entry};
 use crate::storage::etcd::{Etcd, Stored};
 use crate::storage::lease::Leases;
 use crate::storage::probe::Probe;
 
+pub use delete::Deleted;
 pub use deletion::DeleteOptions;
 pub use list::{Listing, ReadOptions};
 pub use update::UpdateOptions;
@@ -158,7 +159,7 @@ fn encode(object: &Value) -> Result<Vec<u8>, Status> {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
     }
-    serde_json::to_vec(&object).map_err(Status::internal)
+    entry::encode(&object).map_err(Status::internal)
 }
 
 /// What a stored JSON looks like to clients.
@@ -171,7 +172,7 @@ fn at_revision(json: &[u8], revision: u64) -> Result<Object, Status> {
 impl Object {
     /// As it is, resource version included.
     pub fn of(value: &Value) -> Self {
-        Self { bytes: serde_json::to_vec(value).unwrap_or_default().into() }
+        Self { bytes: entry::encode(value).unwrap_or_default().into() }
     }
 
     /// The tree.

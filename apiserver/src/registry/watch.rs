@@ -110,12 +110,10 @@ impl Registry {
             self.reach(version).await?;
         } else if version.is_empty() && present_first {
             self.clock.catch_up().await?;
-        } else if let Some(since) = since {
-            self.clock.wait(since).await?;
         }
-        let watcher = Arc::new(Watcher::new(scope.clone(), filter.clone()));
-        let clock = Arc::clone(&self.clock);
         let since = since.filter(|_| !present_first);
+        let watcher = Arc::new(Watcher::new(scope.clone(), filter.clone(), since.unwrap_or_default()));
+        let clock = Arc::clone(&self.clock);
         let snapshot = cache.watch(&watcher, since, clock.revision())?;
         let initial = present_first.then(|| list::whole(snapshot, &scope, filter));
         let marks_end_of_initial = options.send_initial_events == Some(true);

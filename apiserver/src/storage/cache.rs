@@ -293,7 +293,7 @@ mod tests {
         let cache = cache();
         cache.fill([], 1);
         put(&cache, "a/x", 2);
-        let watcher = Arc::new(Watcher::new(Scope::Namespace("a".into()), Filter::default()));
+        let watcher = Arc::new(Watcher::new(Scope::Namespace("a".into()), Filter::default(), 0));
         cache.watch(&watcher, Some(1), 2).unwrap();
         put(&cache, "b/x", 3);
         put(&cache, "a/x", 4);
@@ -303,7 +303,7 @@ mod tests {
             heard.push((event.revision, delivery));
         }
         assert_eq!(heard, [(2, Delivery::Added), (4, Delivery::Modified), (5, Delivery::Deleted)]);
-        let too_old = Arc::new(Watcher::new(Scope::All, Filter::default()));
+        let too_old = Arc::new(Watcher::new(Scope::All, Filter::default(), 0));
         assert!(cache.watch(&too_old, Some(0), 5).is_err());
     }
 
@@ -314,7 +314,7 @@ mod tests {
         put(&cache, "x", 2);
         put(&cache, "y", 3);
         put(&cache, "z", 4);
-        let watcher = Arc::new(Watcher::new(Scope::All, Filter::default()));
+        let watcher = Arc::new(Watcher::new(Scope::All, Filter::default(), 0));
         cache.watch(&watcher, None, 4).unwrap();
         let entry =
             |key: &str, revision| Entry::new(key.into(), br#"{"metadata":{}}"#, revision, cache.probe()).unwrap();

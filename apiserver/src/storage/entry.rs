@@ -1,5 +1,6 @@
 //! One stored object as the caches hold it: its bytes, ready to send, and what selectors ask.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use apimachinery::selector::{FieldOperator, FieldSelector, LabelSelector, Labels};
@@ -18,6 +19,8 @@ pub struct Entry {
     pub bytes: Bytes,
     /// Of the last change.
     pub revision: u64,
+    /// Length of the opening brace, `kind` and `apiVersion`, which come first.
+    type_bytes: usize,
     labels: Box<str>,
     fields: Box<str>,
 }
@@ -29,9 +32,16 @@ impl Entry {
     /// Not an object's JSON.
     pub fn new(key: Arc<str>, json: &[u8], revision: u64, probe: &Probe) -> Result<Self, StorageError> {
         let corrupt = |error: serde_json::Error| StorageError::Corrupt { key: key.to_string(), why: error.to_string() };
-        let found = probe.look(json).map_err(corrupt)?;
-        let bytes = found.with_version(json, revision).map_err(corrupt)?.into();
-        Ok(Self { key, bytes, revision, labels: found.labels, fields: found.fields })
+        let json = with_type_first(json).map_err(corrupt)?;
+        let found = probe.look(&json).map_err(corrupt)?;
+        let bytes: Bytes = found.with_version(&json, revision).map_err(corrupt)?.into();
+        let type_bytes = type_bytes(&bytes).unwrap_or(1);
+        Ok(Self { key, bytes, revision, type_bytes, labels: found.labels, fields: found.fields })
+    }
+
+    /// The JSON after the opening brace, without `kind` and `apiVersion`: what stands in a list.
+    pub fn untyped(&self) -> &[u8] {
+        &self.bytes[self.type_bytes..]
     }
 
     /// The same object as of a later revision, for events that tell of its end.
@@ -40,6 +50,12 @@ impl Entry {
     /// As for [`Entry::new`].
     pub fn at_revision(&self, revision: u64, probe: &Probe) -> Result<Self, StorageError> {
         Self::new(Arc::clone(&self.key), &self.bytes, revision, probe)
+    }
+
+    /// The bytes as of a later revision, for events that tell of its end to those who no longer see it.
+    pub fn bytes_at(&self, revision: u64) -> Bytes {
+        let found = Probe::default().look(&self.bytes).and_then(|found| found.with_version(&self.bytes, revision));
+        found.map_or_else(|_| self.bytes.clone(), Bytes::from)
     }
 
     /// The object's namespace; empty when it is cluster-wide.
@@ -66,6 +82,53 @@ impl Entry {
     pub fn size_bytes(&self) -> usize {
         self.bytes.len() + self.labels.len() + self.fields.len() + 128
     }
+}
+
+/// An object's JSON with `kind` and `apiVersion` in front of all else, so that lists can leave them out without decoding.
+///
+/// # Errors
+/// The object cannot be encoded.
+pub fn encode(object: &Value) -> Result<Vec<u8>, serde_json::Error> {
+    let Value::Object(map) = object else { return serde_json::to_vec(object) };
+    let mut out = b"{\"kind\":".to_vec();
+    serde_json::to_writer(&mut out, map.get("kind").unwrap_or(&Value::Null))?;
+    out.extend_from_slice(b",\"apiVersion\":");
+    serde_json::to_writer(&mut out, map.get("apiVersion").unwrap_or(&Value::Null))?;
+    for (name, value) in map.iter().filter(|(name, _)| *name != "kind" && *name != "apiVersion") {
+        out.push(b',');
+        serde_json::to_writer(&mut out, name)?;
+        out.push(b':');
+        serde_json::to_writer(&mut out, value)?;
+    }
+    out.push(b'}');
+    Ok(out)
+}
+
+/// Where the rest of the object begins, if the JSON is in the form of [`encode`].
+fn type_bytes(json: &[u8]) -> Option<usize> {
+    let text = |rest: &[u8]| -> Option<usize> {
+        let end = rest.iter().skip(1).position(|byte| matches!(byte, b'"' | b'\\'))? + 1;
+        (rest.first() == Some(&b'"') && rest.get(end) == Some(&b'"')).then_some(end + 1)
+    };
+    let mut at = b"{\"kind\":".len();
+    if !json.starts_with(b"{\"kind\":") {
+        return None;
+    }
+    at += text(json.get(at..)?)?;
+    let member = b",\"apiVersion\":";
+    if !json.get(at..)?.starts_with(member) {
+        return None;
+    }
+    at += member.len();
+    at += text(json.get(at..)?)?;
+    (json.get(at) == Some(&b',')).then_some(at + 1)
+}
+
+fn with_type_first(json: &[u8]) -> Result<Cow<'_, [u8]>, serde_json::Error> {
+    if type_bytes(json).is_some() {
+        return Ok(Cow::Borrowed(json));
+    }
+    encode(&serde_json::from_slice(json)?).map(Cow::Owned)
 }
 
 impl Labels for Entry {
@@ -154,5 +217,27 @@ impl Filter {
         let wanted =
             |(at, operator, _): &&(FieldRef, FieldOperator, String)| *at == field && *operator == FieldOperator::Eq;
         self.fields.iter().find(wanted).map(|(_, _, value)| value.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_type_stands_first_and_can_be_left_out() {
+        let probe = Probe::new(Vec::new());
+        for json in [
+            r#"{"apiVersion":"v1","data":{"kind":"x"},"kind":"ConfigMap","metadata":{"name":"a"}}"#,
+            r#"{"kind":"ConfigMap","apiVersion":"v1","data":{"kind":"x"},"metadata":{"name":"a"}}"#,
+        ] {
+            let entry = Entry::new("n/a".into(), json.as_bytes(), 4, &probe).unwrap();
+            let rest = [b"{", entry.untyped()].concat();
+            assert_eq!(
+                serde_json::from_slice::<Value>(&rest).unwrap(),
+                serde_json::json!({"data": {"kind": "x"}, "metadata": {"name": "a", "resourceVersion": "4"}})
+            );
+            assert_eq!((entry.namespace(), entry.name()), ("n", "a"));
+        }
     }
 }

@@ -121,6 +121,8 @@ struct Queue {
 pub struct Watcher {
     scope: Scope,
     filter: Filter,
+    /// Only later events are told; lies in the future when the client asked so.
+    after: u64,
     queue: Mutex<Queue>,
     wake: Notify,
 }
@@ -138,8 +140,8 @@ pub enum Next {
 
 impl Watcher {
     /// A watcher that hears nothing yet.
-    pub fn new(scope: Scope, filter: Filter) -> Self {
-        Self { scope, filter, queue: Mutex::default(), wake: Notify::new() }
+    pub fn new(scope: Scope, filter: Filter, after: u64) -> Self {
+        Self { scope, filter, after, queue: Mutex::default(), wake: Notify::new() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -148,6 +150,9 @@ impl Watcher {
 
     /// Queues an event if it concerns this watcher. `bounded` is false for what lies before the watch began.
     pub fn offer(&self, event: &Arc<Event>, bounded: bool) {
+        if event.revision <= self.after {
+            return;
+        }
         let Some(delivery) = event.seen_through(&self.filter) else { return };
         let mut queue = self.lock();
         if queue.ended {

@@ -1,0 +1,389 @@
+//! From stored objects to answers: one object, a list, an event, each in the form that was negotiated.
+//!
+//! The plain form (JSON of the version that is stored) is never decoded: the bytes of the cache go out as they are. Every
+//! other form is made from one object at a time.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use apimachinery::codec;
+use apimachinery::status::Status;
+use bytes::{BufMut, Bytes, BytesMut};
+use component_base::BoxError;
+use component_base::serving::{Body, full};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
+use http::{HeaderValue, Response, StatusCode};
+use http_body::Frame;
+use serde_json::{Value, json};
+
+use super::compress::{Gzip, THRESHOLD_BYTES};
+use super::negotiate::{Accepted, Format, Shape};
+use super::table::{self, IncludeObject};
+use crate::http::request::RequestContext;
+use crate::registry::{Listing, Object, Registry};
+use crate::resources::{HookContext, Resource, ServedVersion};
+use crate::storage::entry::Entry;
+use crate::storage::fanout::{Delivery, Encoding, Event};
+
+/// Size of the pieces in which lists are sent: what fits one TLS record.
+const FRAME_BYTES: usize = 16 << 10;
+
+/// Presents the objects of one request.
+#[derive(Clone)]
+pub struct Presenter {
+    /// For the configuration that cells may look at.
+    pub registry: Arc<Registry>,
+    /// The request.
+    pub ctx: RequestContext,
+    /// Whose objects.
+    pub resource: Arc<Resource>,
+    /// Served version.
+    pub version: String,
+    /// What was negotiated.
+    pub accepted: Accepted,
+    /// For Tables.
+    pub include: IncludeObject,
+}
+
+impl Presenter {
+    fn served(&self) -> Option<&ServedVersion> {
+        self.resource.version(&self.version)
+    }
+
+    fn hooks(&self) -> HookContext<'_> {
+        HookContext {
+            request: &self.ctx,
+            resource: &self.resource,
+            version: &self.version,
+            subresource: "",
+            options: self.registry.options(),
+        }
+    }
+
+    /// Whether the cache's bytes are the answer.
+    fn is_plain(&self) -> bool {
+        self.accepted.shape == Shape::Object
+            && self.accepted.format == Format::Json
+            && self.served().is_some_and(|served| served.conversion.is_none())
+    }
+
+    /// The object in its served version.
+    fn value(&self, stored: &[u8]) -> Value {
+        let mut value: Value = serde_json::from_slice(stored).unwrap_or_default();
+        if let Some(conversion) = self.served().and_then(|served| served.conversion) {
+            (conversion.from_storage)(&mut value);
+        }
+        value
+    }
+
+    fn columns(&self) -> Value {
+        self.served().map(|served| table::columns(served, &self.hooks())).unwrap_or_default()
+    }
+
+    /// One object in the negotiated shape, alone.
+    fn shaped(&self, value: Value) -> Value {
+        match self.accepted.shape {
+            Shape::Object => value,
+            Shape::Metadata(beta) => table::partial(&value, beta),
+            Shape::Table(beta) => {
+                let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+                let row = table::row(&value, self.include, beta, &self.hooks());
+                table::table(&metadata, &self.columns(), &[row], beta)
+            }
+        }
+    }
+
+    /// The answer with one object of the resource.
+    pub fn object(&self, code: StatusCode, object: &Object) -> Response<Body> {
+        if self.is_plain() && !self.accepted.pretty {
+            return answer(code, self.accepted, object.bytes.clone());
+        }
+        self.value_answer(code, self.shaped(self.value(&object.bytes)))
+    }
+
+    /// The answer with something of another kind (a Scale, a Status, a review).
+    pub fn value_answer(&self, code: StatusCode, value: Value) -> Response<Body> {
+        value_answer(code, self.accepted, &value)
+    }
+
+    fn list_metadata(listing: &Listing) -> Value {
+        let mut metadata = json!({"resourceVersion": listing.revision.to_string()});
+        if !listing.continue_token.is_empty() {
+            metadata["continue"] = listing.continue_token.clone().into();
+        }
+        if let Some(remaining) = listing.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        metadata
+    }
+
+    /// The head of a list, up to its first item.
+    fn list_head(&self, listing: &Listing) -> String {
+        let metadata = Self::list_metadata(listing);
+        match self.accepted.shape {
+            Shape::Object => {
+                let (kind, api_version) = (&self.resource.list_kind, self.resource.api_version(&self.version));
+                format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+            }
+            Shape::Metadata(beta) => {
+                let api_version = table::api_version(beta);
+                format!("{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+            }
+            Shape::Table(beta) => {
+                let (api_version, columns) = (table::api_version(beta), self.columns());
+                format!("{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":[")
+            }
+        }
+    }
+
+    fn write_item(&self, out: &mut BytesMut, entry: &Entry) {
+        if self.is_plain() {
+            out.put_u8(b'{');
+            out.extend_from_slice(entry.untyped());
+            return;
+        }
+        let mut value = self.value(&entry.bytes);
+        let item = match self.accepted.shape {
+            Shape::Object => {
+                if let Some(map) = value.as_object_mut() {
+                    map.remove("kind");
+                    map.remove("apiVersion");
+                }
+                value
+            }
+            Shape::Metadata(beta) => table::partial(&value, beta),
+            Shape::Table(beta) => table::row(&value, self.include, beta, &self.hooks()),
+        };
+        // Writing into memory cannot fail.
+        let _ = serde_json::to_writer(out.writer(), &item);
+    }
+
+    /// The answer with a list, made while it is sent.
+    pub fn list(&self, mut listing: Listing, gzip: bool) -> Response<Body> {
+        if self.accepted.format != Format::Json || self.accepted.pretty {
+            let mut text = BytesMut::from(self.list_head(&listing).as_bytes());
+            let mut first = true;
+            listing.advance(|entry| {
+                if !std::mem::take(&mut first) {
+                    text.put_u8(b',');
+                }
+                self.write_item(&mut text, entry);
+                true
+            });
+            text.extend_from_slice(b"]}");
+            let value: Value = serde_json::from_slice(&text).unwrap_or_default();
+            return value_answer(StatusCode::OK, self.accepted, &value);
+        }
+        let gzip = gzip && listing.exceeds_bytes(THRESHOLD_BYTES);
+        let head = self.list_head(&listing);
+        let mut buffer = BytesMut::with_capacity(FRAME_BYTES + 4096);
+        buffer.extend_from_slice(head.as_bytes());
+        let list = ListBody { presenter: self.clone(), listing, buffer, first: true, done: false };
+        let body = if gzip { Body::new(GzipBody { list, gzip: Some(Gzip::default()) }) } else { Body::new(list) };
+        let mut response = Response::new(body);
+        set_type(&mut response, self.accepted, false);
+        if gzip {
+            response.headers_mut().insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
+        response
+    }
+
+    /// How events are shared between watchers.
+    pub fn encoding(&self) -> Encoding {
+        let shape = match self.accepted.shape {
+            Shape::Object => 0,
+            Shape::Metadata(beta) => 1 + u8::from(beta),
+            Shape::Table(beta) => {
+                let include = match self.include {
+                    IncludeObject::None => 0,
+                    IncludeObject::Metadata => 1,
+                    IncludeObject::Object => 2,
+                };
+                3 + 2 * include + u8::from(beta)
+            }
+        };
+        Encoding { api_version: self.resource.api_version(&self.version).into(), format: shape }
+    }
+
+    fn event_object(&self, stored: &[u8], with_columns: bool) -> Value {
+        let value = self.value(stored);
+        match self.accepted.shape {
+            Shape::Object => value,
+            Shape::Metadata(beta) => table::partial(&value, beta),
+            Shape::Table(beta) => {
+                let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+                let row = table::row(&value, self.include, beta, &self.hooks());
+                let columns = if with_columns { self.columns() } else { Value::Null };
+                table::table(&metadata, &columns, &[row], beta)
+            }
+        }
+    }
+
+    fn event_frame(&self, kind: &str, stored: &[u8], with_columns: bool) -> Bytes {
+        let mut out = BytesMut::with_capacity(stored.len() + 64);
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        if self.is_plain() {
+            out.extend_from_slice(stored);
+        } else {
+            // Writing into memory cannot fail.
+            let _ = serde_json::to_writer((&mut out).writer(), &self.event_object(stored, with_columns));
+        }
+        out.extend_from_slice(b"}\n");
+        out.freeze()
+    }
+
+    /// Whether the first event differs from later ones.
+    fn has_columns(&self) -> bool {
+        matches!(self.accepted.shape, Shape::Table(_))
+    }
+
+    /// An object that is there when the watch begins.
+    pub fn added(&self, entry: &Entry, first: bool) -> Bytes {
+        self.event_frame("ADDED", &entry.bytes, first)
+    }
+
+    /// A change, encoded once for all watchers of this form.
+    pub fn event(&self, event: &Event, delivery: Delivery, encoding: &Encoding, first: bool) -> Bytes {
+        let make = || -> Result<Bytes, std::convert::Infallible> {
+            let first = first && self.has_columns();
+            Ok(match delivery {
+                Delivery::Added => self.event_frame("ADDED", &event.entry.bytes, first),
+                Delivery::Modified => self.event_frame("MODIFIED", &event.entry.bytes, first),
+                Delivery::Deleted => self.event_frame("DELETED", &event.entry.bytes, first),
+                Delivery::Unmatched => {
+                    let previous = event.previous.as_ref().unwrap_or(&event.entry);
+                    self.event_frame("DELETED", &previous.bytes_at(event.revision), first)
+                }
+            })
+        };
+        let made = if first && self.has_columns() { make() } else { event.encoded(encoding, delivery, make) };
+        made.unwrap_or_default()
+    }
+
+    /// A bookmark.
+    pub fn bookmark(&self, revision: u64, ends_initial: bool, first: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if ends_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let api_version = self.resource.api_version(&self.version);
+        let mut object = json!({"kind": self.resource.kind, "apiVersion": api_version, "metadata": metadata});
+        if let Some(served) = self.served() {
+            codec::canonicalize(&served.ty, &mut object);
+        }
+        let object = match self.accepted.shape {
+            Shape::Object => object,
+            Shape::Metadata(beta) => table::partial(&object, beta),
+            Shape::Table(beta) => {
+                let metadata = json!({"resourceVersion": revision.to_string()});
+                let row = table::row(&object, self.include, beta, &self.hooks());
+                let columns = if first { self.columns() } else { Value::Null };
+                table::table(&metadata, &columns, &[row], beta)
+            }
+        };
+        format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+    }
+}
+
+/// The event that ends a watch with a reason.
+pub fn error_event(status: &Status) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
+}
+
+fn set_type(response: &mut Response<Body>, accepted: Accepted, is_watch: bool) {
+    let value = HeaderValue::from_static(accepted.content_type(is_watch));
+    response.headers_mut().insert(CONTENT_TYPE, value);
+}
+
+fn answer(code: StatusCode, accepted: Accepted, bytes: Bytes) -> Response<Body> {
+    let mut response = Response::new(full(bytes));
+    *response.status_mut() = code;
+    set_type(&mut response, accepted, false);
+    response
+}
+
+/// A tree as an answer.
+pub fn value_answer(code: StatusCode, accepted: Accepted, value: &Value) -> Response<Body> {
+    let text = match accepted.format {
+        Format::Json if accepted.pretty => serde_json::to_string_pretty(value).unwrap_or_default(),
+        Format::Json => value.to_string(),
+        Format::Yaml => serde_saphyr::to_string(value).unwrap_or_default(),
+    };
+    answer(code, accepted, format!("{text}\n").into())
+}
+
+/// A list on its way out.
+struct ListBody {
+    presenter: Presenter,
+    listing: Listing,
+    buffer: BytesMut,
+    first: bool,
+    done: bool,
+}
+
+impl ListBody {
+    /// Adds items until there is a frame's worth, or the list is at its end.
+    fn fill(&mut self) {
+        let (presenter, buffer, first) = (&self.presenter, &mut self.buffer, &mut self.first);
+        let more = self.listing.advance(|entry| {
+            if !std::mem::take(first) {
+                buffer.put_u8(b',');
+            }
+            presenter.write_item(buffer, entry);
+            buffer.len() < FRAME_BYTES
+        });
+        if !more {
+            self.buffer.extend_from_slice(b"]}\n");
+            self.done = true;
+        }
+    }
+
+    fn next_frame(&mut self) -> Option<Bytes> {
+        while self.buffer.len() < FRAME_BYTES && !self.done {
+            self.fill();
+        }
+        if self.buffer.is_empty() {
+            return None;
+        }
+        let size = self.buffer.len().min(FRAME_BYTES);
+        Some(self.buffer.split_to(size).freeze())
+    }
+}
+
+/// A list on its way out, compressed.
+struct GzipBody {
+    list: ListBody,
+    gzip: Option<Gzip>,
+}
+
+impl http_body::Body for ListBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Poll::Ready(self.next_frame().map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+impl http_body::Body for GzipBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some(mut gzip) = self.gzip.take() else { return Poll::Ready(None) };
+        let mut packed = Vec::new();
+        while packed.len() < FRAME_BYTES {
+            let Some(piece) = self.list.next_frame() else {
+                packed.extend(gzip.finish());
+                return Poll::Ready(Some(Ok(Frame::data(packed.into()))));
+            };
+            packed.extend(gzip.push(&piece));
+        }
+        self.gzip = Some(gzip);
+        Poll::Ready(Some(Ok(Frame::data(packed.into()))))
+    }
+}

@@ -1,0 +1,197 @@
+//! From a request that may be made to what answers it: which resource, which part of it, which verb.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::status::Status;
+use bytes::Bytes;
+use component_base::serving::{Body, full};
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
+
+use super::negotiate::{self, Offer};
+use super::present::{Presenter, value_answer};
+use super::reviews::Reviews;
+use super::table::IncludeObject;
+use super::verbs::Call;
+use super::{actions, body, token_request};
+use crate::http::chain::Route;
+use crate::http::request::{Query, RequestContext, RequestInfo};
+use crate::http::respond;
+use crate::registry::Registry;
+use crate::resources::Resource;
+use crate::tokens::issuer::Issuer;
+use crate::tunnels::Tunnels;
+
+/// Documents about what is served: discovery, OpenAPI.
+pub trait Documents: Send + Sync {
+    /// The document at a path.
+    fn respond(&self, path: &str, headers: &HeaderMap) -> Option<Response<Bytes>>;
+}
+
+/// Everything that is served below the filters.
+pub struct Endpoints {
+    /// The store.
+    pub registry: Arc<Registry>,
+    /// Questions about users and rights.
+    pub reviews: Reviews,
+    /// Issues tokens; without a key nobody does.
+    pub issuer: Option<Issuer>,
+    /// exec, logs, proxies …
+    pub tunnels: Tunnels,
+    /// Asked in order.
+    pub documents: Vec<Box<dyn Documents>>,
+    /// Shortest life of a watch that does not say.
+    pub min_watch: Duration,
+    /// Ends all watches.
+    pub stop_watches: CancellationToken,
+}
+
+/// Paths in the list at `/` besides the documents' own.
+const OWN_PATHS: [&str; 9] =
+    ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+
+impl Route for Endpoints {
+    fn route<'a>(&'a self, context: RequestContext, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
+        Box::pin(async move {
+            match self.answer(context, request).await {
+                Ok(response) => response,
+                Err(status) => respond::status(&status),
+            }
+        })
+    }
+}
+
+fn not_found() -> Response<Body> {
+    respond::text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
+}
+
+impl Endpoints {
+    async fn answer(&self, ctx: RequestContext, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        if !ctx.info.is_resource_request {
+            return Ok(self.document(&ctx, &request));
+        }
+        let info = Arc::clone(&ctx.info);
+        let table = self.registry.table().load();
+        let Some(resource) = table.get(&info.api_group, &info.api_version, &info.resource) else {
+            return Ok(self.document(&ctx, &request));
+        };
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        if Tunnels::serves(&info.api_group, &info.resource, &info.subresource) {
+            return self.tunnels.serve(&ctx, &query, request).await;
+        }
+        if info.parts.len() > 3 || (!resource.namespaced && info.resource != "namespaces" && !info.namespace.is_empty()) {
+            return Ok(not_found());
+        }
+        if !allowed(&info, resource) {
+            return Err(method_not_allowed(resource, &info));
+        }
+        if resource.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
+            return Err(method_not_allowed(resource, &info));
+        }
+        if Reviews::serves(&info.api_group, &info.resource) || is_token(&info) || actions::find(&info).is_some() {
+            return self.action(ctx, resource, &query, request).await;
+        }
+        let Some(version) = resource.version(&info.api_version) else { return Ok(not_found()) };
+        let offer = match info.verb.as_str() {
+            "watch" => Offer::Watch,
+            _ => Offer::All,
+        };
+        let accepted = negotiate::negotiate(request.headers(), &query, offer)?;
+        let presenter = Presenter {
+            registry: Arc::clone(&self.registry),
+            ctx,
+            resource: Arc::clone(resource),
+            version: version.version.clone(),
+            accepted,
+            include: IncludeObject::of(&query)?,
+        };
+        Call { endpoints: self, presenter, query }.serve(request).await
+    }
+
+    fn document(&self, ctx: &RequestContext, request: &Request<Incoming>) -> Response<Body> {
+        let found = self.documents.iter().find_map(|documents| documents.respond(&ctx.info.path, request.headers()));
+        if let Some(found) = found {
+            return found.map(full);
+        }
+        if ctx.info.path == "/" || ctx.info.path.is_empty() {
+            return respond::json(StatusCode::OK, &serde_json::json!({"paths": self.paths()}));
+        }
+        not_found()
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = OWN_PATHS.iter().map(|&path| path.to_owned()).collect();
+        for resource in self.registry.table().load().iter() {
+            for version in &resource.versions {
+                let group = &resource.group;
+                paths.push(if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}") });
+                if !group.is_empty() {
+                    paths.push(format!("/apis/{group}/{}", version.version));
+                }
+            }
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+
+    /// Reviews, tokens and other kinds that are posted and answered, but not stored.
+    async fn action(
+        &self,
+        ctx: RequestContext,
+        resource: &Arc<Resource>,
+        query: &Query,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
+        let info = Arc::clone(&ctx.info);
+        let accepted = negotiate::negotiate(request.headers(), query, Offer::ObjectOnly)?;
+        let options = super::options::write(query, "CreateOptions")?;
+        let (parts, incoming) = request.into_parts();
+        let media = body::media(&parts.headers)?;
+        let bytes = body::read(incoming).await?;
+        let (ty, api_version, kind) = match resource.subresource(&info.subresource) {
+            Some(sub) => (sub.ty.as_deref(), sub.gvk.api_version(), sub.gvk.kind.clone()),
+            None => {
+                let ty = resource.version(&info.api_version).map(|version| &*version.ty);
+                (ty, resource.api_version(&info.api_version), resource.kind.clone())
+            }
+        };
+        let ty = ty.ok_or_else(Status::no_such_path)?;
+        let object = super::verbs::decode(&ctx, ty, &api_version, &kind, &bytes, media, options.validation)?;
+        let answer = if let Some(action) = actions::find(&info) {
+            action(&self.registry, &ctx, resource, object).await?
+        } else if is_token(&info) {
+            let chain = self.registry.chain()?;
+            let issuer = self.issuer.as_ref().ok_or_else(|| {
+                Status::service_unavailable("this server issues no tokens: set --service-account-signing-key-file")
+            })?;
+            token_request::create(issuer, &*self.registry, chain, &ctx, object).await?
+        } else {
+            self.reviews.create(&ctx, object).await?
+        };
+        Ok(value_answer(StatusCode::CREATED, accepted, &answer))
+    }
+}
+
+fn is_token(info: &RequestInfo) -> bool {
+    info.api_group.is_empty() && info.resource == "serviceaccounts" && info.subresource == "token"
+}
+
+/// Whether the resource, or its subresource, knows the verb.
+fn allowed(info: &RequestInfo, resource: &Resource) -> bool {
+    let knows = |verbs: &[String]| verbs.iter().any(|verb| *verb == info.verb);
+    match info.subresource.as_str() {
+        "" => knows(&resource.verbs),
+        name => resource.subresource(name).is_some_and(|sub| knows(&sub.verbs)),
+    }
+}
+
+fn method_not_allowed(resource: &Resource, info: &RequestInfo) -> Status {
+    if !info.subresource.is_empty() && resource.subresource(&info.subresource).is_none() {
+        return Status::no_such_path();
+    }
+    Status::method_not_supported(&resource.group_resource(), &info.verb)
+}

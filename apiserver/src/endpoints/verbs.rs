@@ -1,0 +1,320 @@
+//! The verbs of resources: decode what came, let the registry do it, present what it answers.
+
+use std::time::Duration;
+
+use apimachinery::codec::{self, FieldValidation, Media};
+use apimachinery::gvk::GroupVersion;
+use apimachinery::patch;
+use apimachinery::schema::{self, Type};
+use apimachinery::status::Status;
+use bytes::Bytes;
+use component_base::serving::Body;
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::body::{self, PatchType};
+use super::compress::accepts_gzip;
+use super::options::{self, WriteOptions};
+use super::present::{Presenter, error_event};
+use super::route::Endpoints;
+use super::watch_stream::{WatchStream, single};
+use crate::http::request::{Query, RequestContext};
+use crate::registry::{DeleteOptions, Deleted, Listing, Object, Target, UpdateOptions};
+
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
+/// One request to a resource.
+pub struct Call<'a> {
+    /// Everything that is served.
+    pub endpoints: &'a Endpoints,
+    /// Its context, resource, version and negotiated form.
+    pub presenter: Presenter,
+    /// Its query.
+    pub query: Query,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct TypeMeta {
+    api_version: Option<String>,
+    kind: Option<String>,
+}
+
+/// What the body says it is. Broken bodies say nothing here; decoding refuses them.
+fn type_meta(bytes: &[u8], media: Media) -> TypeMeta {
+    match media {
+        Media::Json => serde_json::from_slice(bytes).unwrap_or_default(),
+        Media::Yaml => codec::parse(bytes, media).ok().and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default(),
+    }
+}
+
+/// An object from a body: of the expected kind and version, canonical; dropped fields become warnings.
+///
+/// # Errors
+/// 400.
+pub fn decode(
+    ctx: &RequestContext,
+    ty: &Type,
+    api_version: &str,
+    kind: &str,
+    bytes: &[u8],
+    media: Media,
+    validation: FieldValidation,
+) -> Result<Value, Status> {
+    let given = type_meta(bytes, media);
+    let given_kind = given.kind.unwrap_or_default();
+    let given_version = given.api_version.unwrap_or_default();
+    if !given_kind.is_empty() && given_kind != kind {
+        let version = GroupVersion::parse(&given_version).map(|gv| gv.version).unwrap_or_default();
+        return Err(Status::bad_request(format!(
+            "{given_kind} in version {version:?} cannot be handled as a {kind}: converting ({given_version}).{given_kind} to ({api_version}).{kind}: unknown conversion"
+        )));
+    }
+    if !given_version.is_empty() && given_version != api_version {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
+        )));
+    }
+    let decoded = codec::decode(ty, bytes, media, validation)?;
+    for warning in decoded.warnings {
+        ctx.warnings.add(warning);
+    }
+    let mut object = decoded.value;
+    object["kind"] = kind.into();
+    object["apiVersion"] = api_version.into();
+    Ok(object)
+}
+
+impl Call<'_> {
+    /// Serves the request.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub async fn serve(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        match self.presenter.ctx.info.verb.as_str() {
+            "get" => self.get().await,
+            "list" => self.list(request.headers()).await,
+            "watch" => self.watch().await,
+            "create" => self.create(request).await,
+            "update" => self.update(request).await,
+            "patch" => self.patch(request).await,
+            "delete" => self.delete(request).await,
+            "deletecollection" => self.delete_collection(request).await,
+            _ => Err(Status::method_not_supported(
+                &self.presenter.resource.group_resource(),
+                &self.presenter.ctx.info.verb,
+            )),
+        }
+    }
+
+    fn target(&self) -> Result<Target<'_>, Status> {
+        let Presenter { ctx, resource, version, .. } = &self.presenter;
+        let info = &ctx.info;
+        let collection = matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
+        Ok(Target {
+            ctx,
+            resource,
+            version: resource.version(version).ok_or_else(Status::no_such_path)?,
+            subresource: resource.subresource(&info.subresource),
+            namespace: if resource.namespaced { &info.namespace } else { "" },
+            name: if collection && info.parts.len() < 2 { "" } else { &info.name },
+        })
+    }
+
+    /// The kind that the endpoint speaks: the resource's, or its subresource's.
+    fn spoken(&self) -> Result<(&Type, String, String), Status> {
+        let Presenter { ctx, resource, version, .. } = &self.presenter;
+        if let Some(sub) = resource.subresource(&ctx.info.subresource)
+            && sub.gvk.kind != resource.kind
+        {
+            let ty = sub.ty.as_deref().ok_or_else(Status::no_such_path)?;
+            return Ok((ty, sub.gvk.api_version(), sub.gvk.kind.clone()));
+        }
+        let served = resource.version(version).ok_or_else(Status::no_such_path)?;
+        Ok((&served.ty, resource.api_version(version), resource.kind.clone()))
+    }
+
+    /// An object of the endpoint's kind as answer.
+    fn present(&self, code: StatusCode, object: &Object) -> Result<Response<Body>, Status> {
+        let (_, _, kind) = self.spoken()?;
+        if kind == self.presenter.resource.kind {
+            return Ok(self.presenter.object(code, object));
+        }
+        Ok(self.presenter.value_answer(code, object.value()))
+    }
+
+    async fn get(&self) -> Result<Response<Body>, Status> {
+        let target = self.target()?;
+        let registry = &self.endpoints.registry;
+        let version = self.query.get("resourceVersion").unwrap_or_default();
+        let object = match registry.get_scale(&target, version).await? {
+            Some(scale) => scale,
+            None => registry.get(&target, version).await?,
+        };
+        self.present(StatusCode::OK, &object)
+    }
+
+    async fn list(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+        let listing = self.endpoints.registry.list(&self.target()?, &options::read(&self.query)?).await?;
+        Ok(self.presenter.list(listing, accepts_gzip(headers)))
+    }
+
+    async fn watch(&self) -> Result<Response<Body>, Status> {
+        let options = options::watch(&self.query)?;
+        let timeout = match self.query.get("timeoutSeconds").and_then(|text| text.parse::<u64>().ok()) {
+            Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+            _ => self.endpoints.min_watch.mul_f64(1.0 + rand::random::<f64>()),
+        };
+        match self.endpoints.registry.watch(&self.target()?, &options).await {
+            Ok(watch) => {
+                let stop = self.endpoints.stop_watches.clone();
+                Ok(WatchStream::new(watch, self.presenter.clone(), options.bookmarks, timeout, stop).into_response())
+            }
+            // What went wrong after the options were understood is told within the stream, as upstream does.
+            Err(status) if matches!(status.code, 410 | 504) => Ok(single(error_event(&status))),
+            Err(status) => Err(status),
+        }
+    }
+
+    async fn object_of(&self, request: Request<Incoming>, options: WriteOptions) -> Result<Value, Status> {
+        let (ty, api_version, kind) = self.spoken()?;
+        let (parts, incoming) = request.into_parts();
+        let media = body::media(&parts.headers)?;
+        let bytes = body::read(incoming).await?;
+        decode(&self.presenter.ctx, ty, &api_version, &kind, &bytes, media, options.validation)
+    }
+
+    async fn create(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let options = options::write(&self.query, "CreateOptions")?;
+        let object = self.object_of(request, options).await?;
+        let created = self.endpoints.registry.create(&self.target()?, object).await?;
+        self.present(StatusCode::CREATED, &created)
+    }
+
+    async fn update(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let options = options::write(&self.query, "UpdateOptions")?;
+        let object = self.object_of(request, options).await?;
+        let change = |_: Option<&Value>| Ok(object.clone());
+        let registry = &self.endpoints.registry;
+        let (object, created) = registry.update(&self.target()?, &change, UpdateOptions::default()).await?;
+        self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
+    }
+
+    async fn patch(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let options = options::write(&self.query, "PatchOptions")?;
+        let (parts, incoming) = request.into_parts();
+        let patch_type = body::patch_type(&parts.headers, true)?;
+        if options.force && patch_type != PatchType::Apply {
+            return Err(force_without_apply());
+        }
+        let bytes = body::read(incoming).await?;
+        let (ty, api_version, kind) = self.spoken()?;
+        let change = self.patch_change(patch_type, &bytes, ty, options)?;
+        let typed = |now: Option<&Value>| {
+            let mut object = change(now)?;
+            object["kind"] = kind.clone().into();
+            object["apiVersion"] = api_version.clone().into();
+            Ok(object)
+        };
+        let registry = &self.endpoints.registry;
+        let (object, created) = registry.update(&self.target()?, &typed, UpdateOptions::default()).await?;
+        self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
+    }
+
+    fn patch_change<'c>(
+        &'c self,
+        patch_type: PatchType,
+        bytes: &'c Bytes,
+        ty: &'c Type,
+        options: WriteOptions,
+    ) -> Result<impl Fn(Option<&Value>) -> Result<Value, Status> + use<'c>, Status> {
+        let tree = match patch_type {
+            PatchType::Json => Value::Null,
+            PatchType::Merge | PatchType::Strategic => codec::parse(bytes, Media::Json)?,
+            PatchType::Apply => {
+                return Err(Status::unsupported_media_type("server-side apply is not implemented; use another patch"));
+            }
+        };
+        let ctx = &self.presenter.ctx;
+        Ok(move |now: Option<&Value>| {
+            let Some(now) = now else {
+                return Err(Status::not_found(&self.presenter.resource.group_resource(), &ctx.info.name));
+            };
+            let patched = match patch_type {
+                PatchType::Json => patch::json_patch(now, bytes)?,
+                PatchType::Strategic => patch::strategic_merge(ty, now, &tree)?,
+                PatchType::Merge | PatchType::Apply => {
+                    let mut patched = now.clone();
+                    patch::merge_patch(&mut patched, &tree);
+                    patched
+                }
+            };
+            let conforming = codec::conform(ty, patched, options.validation)?;
+            for warning in conforming.warnings {
+                ctx.warnings.add(warning);
+            }
+            Ok(conforming.value)
+        })
+    }
+
+    /// Options from the body, or from the query when there is none.
+    async fn delete_options(&self, request: Request<Incoming>) -> Result<DeleteOptions, Status> {
+        let (parts, incoming) = request.into_parts();
+        let bytes = body::read(incoming).await?;
+        if bytes.is_empty() {
+            return options::delete(&self.query);
+        }
+        let media = body::media(&parts.headers)?;
+        let ty = schema::by_name(DELETE_OPTIONS).ok_or_else(Status::no_such_path)?;
+        let given = type_meta(&bytes, media);
+        if given.kind.as_deref().is_some_and(|kind| !kind.is_empty() && kind != "DeleteOptions") {
+            return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+        }
+        let decoded = codec::decode(ty, &bytes, media, FieldValidation::Ignore)?;
+        let mut options = DeleteOptions::of(&decoded.value);
+        options.dry_run.extend(self.query.all("dryRun").map(str::to_owned));
+        Ok(options)
+    }
+
+    async fn delete(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let options = self.delete_options(request).await?;
+        let ctx = RequestContext {
+            dry_run: self.presenter.ctx.dry_run || !options.dry_run.is_empty(),
+            ..self.presenter.ctx.clone()
+        };
+        let target = Target { ctx: &ctx, ..self.target()? };
+        match self.endpoints.registry.delete(&target, &options).await? {
+            Deleted::Gone(status) => Ok(self.presenter.value_answer(StatusCode::OK, status.to_value())),
+            Deleted::Object { object, gone } => {
+                let code = if !gone && options.orphan_dependents == Some(false) {
+                    StatusCode::ACCEPTED
+                } else {
+                    StatusCode::OK
+                };
+                self.present(code, &object)
+            }
+        }
+    }
+
+    async fn delete_collection(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let options = self.delete_options(request).await?;
+        let ctx = RequestContext {
+            dry_run: self.presenter.ctx.dry_run || !options.dry_run.is_empty(),
+            ..self.presenter.ctx.clone()
+        };
+        let target = Target { ctx: &ctx, ..self.target()? };
+        let registry = &self.endpoints.registry;
+        let filter = registry.filter(&target, &options::read(&self.query)?)?;
+        let (revision, deleted) = registry.delete_collection(&target, &filter, &options).await?;
+        Ok(self.presenter.list(Listing::fixed(revision, deleted), false))
+    }
+}
+
+fn force_without_apply() -> Status {
+    use apimachinery::field::{FieldError, Path};
+    let error = FieldError::forbidden(Path::new("force"), "may not be specified for non-apply patch");
+    let kind = apimachinery::gvk::GroupKind { group: "meta.k8s.io".to_owned(), kind: "PatchOptions".to_owned() };
+    Status::invalid(&kind, "", &vec![error])
+}

@@ -1,0 +1,145 @@
+//! A watch as a stream of lines: first what is there, then what happens, bookmarks in between.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use component_base::BoxError;
+use component_base::serving::Body;
+use futures::StreamExt as _;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::present::Presenter;
+use crate::registry::Watch;
+use crate::storage::fanout::{Encoding, Next};
+
+/// Between two bookmarks.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// Events that wait together are sent together up to this size.
+const MAX_BATCH_BYTES: usize = 16 << 10;
+
+/// An open watch on its way out.
+pub struct WatchStream {
+    watch: Watch,
+    presenter: Presenter,
+    encoding: Encoding,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    stop: CancellationToken,
+    first: bool,
+}
+
+impl WatchStream {
+    /// Sends until `timeout` or `stop`.
+    pub fn new(
+        watch: Watch,
+        presenter: Presenter,
+        bookmarks: bool,
+        timeout: Duration,
+        stop: CancellationToken,
+    ) -> Self {
+        let encoding = presenter.encoding();
+        let now = Instant::now();
+        let next_bookmark = now + BOOKMARKS;
+        Self { watch, presenter, encoding, bookmarks, next_bookmark, deadline: now + timeout, stop, first: true }
+    }
+
+    /// The answer.
+    pub fn into_response(self) -> Response<Body> {
+        let content_type = self.presenter.accepted.content_type(true);
+        let stream = futures::stream::unfold(self, |mut stream| async move {
+            let bytes = stream.next().await?;
+            Some((bytes, stream))
+        });
+        respond(stream, content_type)
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.next_initial() {
+            return Some(bytes);
+        }
+        loop {
+            match self.watch.take() {
+                Next::Event(event, delivery) => {
+                    let bytes = self.presenter.event(&event, delivery, &self.encoding, self.first);
+                    self.first = false;
+                    return Some(self.with_waiting(bytes));
+                }
+                Next::Ended => return None,
+                Next::Empty => {}
+            }
+            tokio::select! {
+                () = self.watch.woken() => {}
+                () = self.stop.cancelled() => return None,
+                () = tokio::time::sleep_until(self.deadline) => return None,
+                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
+                    if let Some(bytes) = self.bookmark() {
+                        return Some(bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds what waits behind an event.
+    fn with_waiting(&mut self, bytes: Bytes) -> Bytes {
+        let mut batch: Option<BytesMut> = None;
+        loop {
+            if batch.as_ref().map_or(bytes.len(), BytesMut::len) >= MAX_BATCH_BYTES {
+                break;
+            }
+            // What is not an event (the end) is found again by the next call.
+            let Next::Event(event, delivery) = self.watch.take() else { break };
+            let batch = batch.get_or_insert_with(|| BytesMut::from(&bytes[..]));
+            batch.extend_from_slice(&self.presenter.event(&event, delivery, &self.encoding, false));
+        }
+        batch.map_or(bytes, BytesMut::freeze)
+    }
+
+    fn next_initial(&mut self) -> Option<Bytes> {
+        let mut listing = self.watch.initial.take()?;
+        let (presenter, first) = (&self.presenter, &mut self.first);
+        let mut out = BytesMut::new();
+        let more = listing.advance(|entry| {
+            out.extend_from_slice(&presenter.added(entry, std::mem::take(first)));
+            out.len() < MAX_BATCH_BYTES
+        });
+        if more {
+            self.watch.initial = Some(listing);
+        } else if self.watch.marks_end_of_initial {
+            out.extend_from_slice(&presenter.bookmark(listing.revision, true, std::mem::take(first)));
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    fn bookmark(&mut self) -> Option<Bytes> {
+        self.next_bookmark = Instant::now() + BOOKMARKS;
+        match self.watch.progress() {
+            Ok(revision) => Some(self.presenter.bookmark(revision, false, std::mem::take(&mut self.first))),
+            Err(Next::Event(event, delivery)) => {
+                Some(self.presenter.event(&event, delivery, &self.encoding, std::mem::take(&mut self.first)))
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// A stream of lines that ends after one.
+pub fn single(line: Bytes) -> Response<Body> {
+    respond(futures::stream::iter([line]), "application/json")
+}
+
+fn respond(
+    stream: impl futures::Stream<Item = Bytes> + Send + 'static,
+    content_type: &'static str,
+) -> Response<Body> {
+    let frames = stream.map(|bytes| Ok::<_, BoxError>(Frame::data(bytes)));
+    let mut response = Response::new(Body::new(StreamBody::new(frames)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
