@@ -15,6 +15,7 @@ pub mod http;
 pub mod objects;
 pub mod registry;
 pub mod resources;
+pub mod run;
 pub mod storage;
 pub mod tokens;
 pub mod tunnels;

@@ -1,2 +1,19 @@
-//! The kube-apiserver daemon.
-fn main() {}
+//! The kube-apiserver's process: flags, logs, `run`, exit code.
+
+use std::process::ExitCode;
+
+use apiserver::config::Config;
+use apiserver::flags::{Flags, LEGACY};
+use component_base::{daemon, flags, logging};
+
+fn main() -> ExitCode {
+    let flags: Flags = flags::parse("kube-apiserver", LEGACY);
+    logging::init(&flags.logging);
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let options = daemon::Options { worker_threads: threads.max(2), ..daemon::Options::default() };
+    daemon::main_with("kube-apiserver", options, |shutdown| async move {
+        let config = Config::from_flags(&flags)?;
+        apiserver::run::run(config, shutdown).await?;
+        Ok(())
+    })
+}

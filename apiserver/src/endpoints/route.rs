@@ -28,7 +28,32 @@ use crate::tunnels::Tunnels;
 /// Documents about what is served: discovery, OpenAPI.
 pub trait Documents: Send + Sync {
     /// The document at a path.
-    fn respond(&self, path: &str, headers: &HeaderMap) -> Option<Response<Bytes>>;
+    fn respond(&self, path: &str, query: &str, headers: &HeaderMap) -> Option<Response<Bytes>>;
+}
+
+impl Documents for super::discovery::Discovery {
+    fn respond(&self, path: &str, _: &str, headers: &HeaderMap) -> Option<Response<Bytes>> {
+        Self::respond(self, path, headers)
+    }
+}
+
+impl Documents for super::openapi::OpenApi {
+    fn respond(&self, path: &str, query: &str, headers: &HeaderMap) -> Option<Response<Bytes>> {
+        Self::respond(self, path, query, headers)
+    }
+}
+
+/// What verifiers of service-account tokens ask for.
+impl Documents for crate::tokens::Discovery {
+    fn respond(&self, path: &str, _: &str, _: &HeaderMap) -> Option<Response<Bytes>> {
+        let (media, document) = match path {
+            "/.well-known/openid-configuration" => ("application/json", &self.configuration),
+            "/openid/v1/jwks" => ("application/jwk-set+json", &self.key_set),
+            _ => return None,
+        };
+        let builder = Response::builder().header("content-type", media).header("cache-control", "public, max-age=3600");
+        builder.body(document.to_string().into()).ok()
+    }
 }
 
 /// Everything that is served below the filters.
@@ -112,7 +137,8 @@ impl Endpoints {
     }
 
     fn document(&self, ctx: &RequestContext, request: &Request<Incoming>) -> Response<Body> {
-        let found = self.documents.iter().find_map(|documents| documents.respond(&ctx.info.path, request.headers()));
+        let (query, headers) = (request.uri().query().unwrap_or_default(), request.headers());
+        let found = self.documents.iter().find_map(|documents| documents.respond(&ctx.info.path, query, headers));
         if let Some(found) = found {
             return found.map(full);
         }

@@ -5,6 +5,7 @@
 //! again on the present one before it is refused. Inside, objects are JSON trees in the stored version's form; the served
 //! version matters only at the edges. Knows nothing of HTTP.
 
+mod caches;
 mod create;
 mod delete;
 pub mod deletion;
@@ -38,6 +39,7 @@ use crate::storage::etcd::{Etcd, Stored};
 use crate::storage::lease::Leases;
 use crate::storage::probe::Probe;
 
+pub use caches::caches;
 pub use delete::Deleted;
 pub use deletion::DeleteOptions;
 pub use list::{Listing, ReadOptions};

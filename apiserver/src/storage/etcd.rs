@@ -3,7 +3,6 @@
 //! Guarantees: a write is conditional on what the caller saw, and tells what is there instead when it did not happen. Every
 //! call has a time limit. Knows keys and bytes only.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use etcd_client::{
@@ -12,28 +11,12 @@ use etcd_client::{
 };
 
 use super::{StorageError, diagnose, transform};
+use crate::config::EtcdConfig;
 
 /// How long a call may take.
 const CALL_SECONDS: u64 = 10;
-/// How long the servers may be silent when the daemon starts.
-const START_SECONDS: u64 = 30;
 /// Keys per page of a list.
 const PAGE_KEYS: i64 = 1000;
-
-/// Where etcd is and who we are to it.
-#[derive(Clone, Debug, Default)]
-pub struct EtcdConfig {
-    /// `--etcd-servers`
-    pub servers: Vec<String>,
-    /// `--etcd-cafile`
-    pub ca_file: Option<PathBuf>,
-    /// `--etcd-certfile`
-    pub cert_file: Option<PathBuf>,
-    /// `--etcd-keyfile`
-    pub key_file: Option<PathBuf>,
-    /// `--etcd-prefix`, with a leading and no trailing slash.
-    pub prefix: String,
-}
 
 /// A key as it lies in etcd.
 #[derive(Clone, Debug)]
@@ -68,9 +51,11 @@ impl std::fmt::Debug for Etcd {
     }
 }
 
-fn read(flag: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, StorageError> {
-    let Some(path) = path else { return Ok(None) };
-    let failed = |error: std::io::Error| StorageError::Config { flag, why: format!("{}: {error}", path.display()) };
+fn read(flag: &'static str, path: &str) -> Result<Option<Vec<u8>>, StorageError> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    let failed = |error: std::io::Error| StorageError::Config { flag, why: format!("{path}: {error}") };
     std::fs::read(path).map(Some).map_err(failed)
 }
 
@@ -109,9 +94,9 @@ impl Etcd {
     /// # Errors
     /// A file that cannot be read, or why no server can be used, with the step that fails.
     pub async fn connect(config: &EtcdConfig) -> Result<Self, StorageError> {
-        let ca = read("--etcd-cafile", config.ca_file.as_ref())?;
-        let cert = read("--etcd-certfile", config.cert_file.as_ref())?;
-        let key = read("--etcd-keyfile", config.key_file.as_ref())?;
+        let ca = read("--etcd-cafile", &config.ca_file)?;
+        let cert = read("--etcd-certfile", &config.cert_file)?;
+        let key = read("--etcd-keyfile", &config.key_file)?;
         let identity = match (cert, key) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
@@ -150,7 +135,7 @@ impl Etcd {
     }
 
     async fn await_answer(&self, config: &EtcdConfig, material: &diagnose::Material) -> Result<(), StorageError> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(START_SECONDS);
+        let deadline = tokio::time::Instant::now() + config.start_timeout;
         loop {
             let probe = tokio::time::timeout(Duration::from_secs(3), self.revision()).await;
             let why = match probe {

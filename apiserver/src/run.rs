@@ -1,0 +1,188 @@
+//! Start-up order and wiring, top to bottom; returns when shutdown is complete.
+//!
+//! Order: bind the port (so that a port in use is said before anything is written), etcd, caches, registry, who may come in
+//! and what they may do, admission, then the background tasks, and last serving. On shutdown: readiness fails, watches end,
+//! requests in flight end, then the background tasks.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::authn;
+use crate::authz;
+use crate::bootstrap::desired::{Facts, UnreadableFile};
+use crate::bootstrap::{self, RegistryStore};
+use crate::config::Config;
+use crate::endpoints::discovery::Discovery;
+use crate::endpoints::openapi::OpenApi;
+use crate::endpoints::reviews::Reviews;
+use crate::endpoints::route::{Documents, Endpoints};
+use crate::http::chain::{Chain, Route};
+use crate::http::health::Health;
+use crate::http::limits::InFlight;
+use crate::http::metrics::RequestMetrics;
+use crate::http::server::SecurePort;
+use crate::objects::Objects;
+use crate::registry::{Registry, caches};
+use crate::resources::{self, SharedTable};
+use crate::storage::StorageError;
+use crate::storage::clock::Clock;
+use crate::storage::compaction;
+use crate::storage::etcd::Etcd;
+use crate::tokens;
+use crate::tunnels::{self, Tunnels};
+use crate::{admission, http};
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port.
+    #[error(transparent)]
+    Bind(#[from] component_base::serving::BindError),
+    /// etcd.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// Authentication.
+    #[error(transparent)]
+    Authn(#[from] authn::ConfigError),
+    /// Authorization.
+    #[error(transparent)]
+    Authz(#[from] authz::ConfigError),
+    /// Admission.
+    #[error(transparent)]
+    Admission(#[from] admission::ConfigError),
+    /// Keys of service accounts.
+    #[error(transparent)]
+    Keys(#[from] tokens::KeyError),
+    /// Credentials towards kubelets.
+    #[error(transparent)]
+    Kubelets(#[from] tunnels::kubelet::ConfigError),
+    /// A file that others must get to know.
+    #[error(transparent)]
+    File(#[from] UnreadableFile),
+}
+
+/// Runs the server until `shutdown`.
+///
+/// # Errors
+/// What could not be started, with flag and file.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
+    let port = SecurePort::bind(&config)?;
+    let etcd = Etcd::connect(&config.etcd).await?;
+    let table = SharedTable::new(resources::table());
+    let clock = Clock::start(etcd.clone(), caches(&etcd, &table.load())).await?;
+    let options = config.options.clone();
+    let registry = Registry::new(etcd.clone(), Arc::clone(&clock), table.clone(), options, config.event_ttl);
+    let registry = Arc::new(registry);
+    let objects: Arc<dyn Objects> = registry.clone();
+
+    let authz = Arc::new(authz::build(&config.authz)?);
+    authz.follow(&registry);
+    let authn = Arc::new(authn::build(&config.authn, &objects)?);
+    let parts = admission::Parts { objects: Arc::clone(&objects), authz: Arc::clone(&authz), quota: registry.clone() };
+    let chain = Arc::new(admission::build(&config.admission, &parts)?);
+    registry.admit_through(Arc::clone(&chain));
+
+    let address = port.local_addr();
+    let external = external_address(&config, address.port());
+    let issued = tokens::build(&config.tokens, &format!("https://{external}"))?;
+    let kubelets = tunnels::kubelet::Kubelets::new(config.kubelet.clone())?;
+    let stop_watches = CancellationToken::new();
+    let mut documents: Vec<Box<dyn Documents>> =
+        vec![Box::new(Discovery::new(table.clone(), external)), Box::new(OpenApi::new(table))];
+    if let Some(discovery) = issued.discovery {
+        documents.push(Box::new(discovery));
+    }
+    let endpoints = Endpoints {
+        registry: Arc::clone(&registry),
+        reviews: Reviews { authn: Arc::clone(&authn), authz: Arc::clone(&authz) },
+        issuer: issued.issuer,
+        tunnels: Tunnels { kubelets, objects: Arc::clone(&objects), authz: Arc::clone(&authz), admission: chain },
+        documents,
+        min_watch: config.limits.min_watch,
+        stop_watches: stop_watches.clone(),
+    };
+    let route: Arc<dyn Route> = Arc::new(endpoints);
+    let filters = http::chain::Chain {
+        authn,
+        authz,
+        in_flight: InFlight::new(&config.limits),
+        health: health(&clock, &objects),
+        metrics: RequestMetrics::default(),
+        timeout: config.limits.timeout,
+        route,
+    };
+    let facts = Facts::of(&config, address.port())?;
+    tracing::info!(%address, revision = clock.revision(), "Serving securely");
+    serve(&config, port, filters, Background { etcd, clock, registry, facts }, stop_watches, shutdown).await;
+    Ok(())
+}
+
+/// What runs beside the requests.
+struct Background {
+    etcd: Etcd,
+    clock: Arc<Clock>,
+    registry: Arc<Registry>,
+    facts: Facts,
+}
+
+async fn serve(
+    config: &Config,
+    port: SecurePort,
+    filters: Chain,
+    background: Background,
+    stop_watches: CancellationToken,
+    shutdown: CancellationToken,
+) {
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let Background { etcd, clock, registry, facts } = background;
+    tasks.spawn(Arc::clone(&clock).run(stop.clone()));
+    if let Some(interval) = config.etcd.compaction_interval {
+        tasks.spawn(compaction::run(etcd.clone(), clock, interval, stop.clone()));
+    }
+    let bootstrap_stop = stop.clone();
+    tasks.spawn(async move {
+        bootstrap::run(&RegistryStore::new(registry, etcd), &facts, bootstrap_stop).await;
+    });
+    port.serve(config, Arc::new(filters), stop_watches, shutdown).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// `host:port` under which clients of any network reach this server.
+fn external_address(config: &Config, port: u16) -> String {
+    if config.external_host.is_empty() {
+        return std::net::SocketAddr::new(config.advertise_address, port).to_string();
+    }
+    if config.external_host.contains(':') {
+        return config.external_host.clone();
+    }
+    format!("{}:{port}", config.external_host)
+}
+
+/// The checks, under upstream's names.
+fn health(clock: &Arc<Clock>, objects: &Arc<dyn Objects>) -> Health {
+    let health = Health::default();
+    health.add("log", || Ok(()));
+    let followed = Arc::clone(clock);
+    health.add("etcd", move || {
+        if followed.is_following() { Ok(()) } else { Err("no events arrive from etcd".to_owned()) }
+    });
+    let found = |objects: &Arc<dyn Objects>, resource, name: &'static str| {
+        let objects = Arc::clone(objects);
+        move || match objects.get(resource, "", name) {
+            Some(_) => Ok(()),
+            None => Err("not finished".to_owned()),
+        }
+    };
+    let namespaces = found(objects, ("", "namespaces"), "default");
+    health.add_ready("poststarthook/start-system-namespaces-controller", namespaces);
+    let roles = found(objects, ("rbac.authorization.k8s.io", "clusterrolebindings"), "system:node-proxier");
+    health.add_ready("poststarthook/rbac/bootstrap-roles", roles);
+    let classes = found(objects, ("scheduling.k8s.io", "priorityclasses"), "system-node-critical");
+    health.add_ready("poststarthook/scheduling/bootstrap-system-priority-classes", classes);
+    health
+}
