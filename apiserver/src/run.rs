@@ -168,9 +168,12 @@ fn health(clock: &Arc<Clock>, objects: &Arc<dyn Objects>) -> Health {
     let health = Health::default();
     health.add("log", || Ok(()));
     let followed = Arc::clone(clock);
-    health.add("etcd", move || {
-        if followed.is_following() { Ok(()) } else { Err("no events arrive from etcd".to_owned()) }
-    });
+    health.add(
+        "etcd",
+        move || {
+            if followed.is_following() { Ok(()) } else { Err("no events arrive from etcd".to_owned()) }
+        },
+    );
     let found = |objects: &Arc<dyn Objects>, resource, name: &'static str| {
         let objects = Arc::clone(objects);
         move || match objects.get(resource, "", name) {

@@ -13,17 +13,15 @@ use crate::registry::{Registry, Target, UpdateOptions};
 use crate::resources::Resource;
 
 /// Carries an action out.
-pub type Action = for<'a> fn(
-    &'a Arc<Registry>,
-    &'a RequestContext,
-    &'a Arc<Resource>,
-    Value,
-) -> BoxFuture<'a, Result<Value, Status>>;
+pub type Action =
+    for<'a> fn(&'a Arc<Registry>, &'a RequestContext, &'a Arc<Resource>, Value) -> BoxFuture<'a, Result<Value, Status>>;
 
 /// The action that a request asks for.
 pub fn find(info: &RequestInfo) -> Option<Action> {
     match (info.api_group.as_str(), info.resource.as_str(), info.subresource.as_str()) {
-        ("", "pods", "binding") | ("", "bindings", "") => Some(|registry, ctx, _, body| Box::pin(bind(registry, ctx, body))),
+        ("", "pods", "binding") | ("", "bindings", "") => {
+            Some(|registry, ctx, _, body| Box::pin(bind(registry, ctx, body)))
+        }
         _ => None,
     }
 }

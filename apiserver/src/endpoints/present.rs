@@ -128,11 +128,15 @@ impl Presenter {
             }
             Shape::Metadata(beta) => {
                 let api_version = table::api_version(beta);
-                format!("{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+                format!(
+                    "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
+                )
             }
             Shape::Table(beta) => {
                 let (api_version, columns) = (table::api_version(beta), self.columns());
-                format!("{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":[")
+                format!(
+                    "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
+                )
             }
         }
     }

@@ -107,7 +107,8 @@ impl Endpoints {
         if Tunnels::serves(&info.api_group, &info.resource, &info.subresource) {
             return self.tunnels.serve(&ctx, &query, request).await;
         }
-        if info.parts.len() > 3 || (!resource.namespaced && info.resource != "namespaces" && !info.namespace.is_empty()) {
+        if info.parts.len() > 3 || (!resource.namespaced && info.resource != "namespaces" && !info.namespace.is_empty())
+        {
             return Ok(not_found());
         }
         if !allowed(&info, resource) {

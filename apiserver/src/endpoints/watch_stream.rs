@@ -134,10 +134,7 @@ pub fn single(line: Bytes) -> Response<Body> {
     respond(futures::stream::iter([line]), "application/json")
 }
 
-fn respond(
-    stream: impl futures::Stream<Item = Bytes> + Send + 'static,
-    content_type: &'static str,
-) -> Response<Body> {
+fn respond(stream: impl futures::Stream<Item = Bytes> + Send + 'static, content_type: &'static str) -> Response<Body> {
     let frames = stream.map(|bytes| Ok::<_, BoxError>(Frame::data(bytes)));
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));

@@ -12,8 +12,10 @@ use crate::storage::etcd::Etcd;
 use crate::storage::probe::{FieldPath, Probe, Zero};
 
 /// Fields whose value does not stand where their name says.
-const ELSEWHERE: [(&str, &str, &[&str]); 2] =
-    [("events", "source", &["source.component", "reportingComponent"]), ("jobs", "status.successful", &["status.succeeded"])];
+const ELSEWHERE: [(&str, &str, &[&str]); 2] = [
+    ("events", "source", &["source.component", "reportingComponent"]),
+    ("jobs", "status.successful", &["status.succeeded"]),
+];
 /// The field by which watches of many clients differ: every kubelet watches the pods of its node.
 const INDEXED: &str = "spec.nodeName";
 
@@ -36,7 +38,8 @@ fn fields(resource: &Resource, known: &mut Vec<FieldPath>) {
                 continue;
             }
             let elsewhere = ELSEWHERE.iter().find(|(plural, field, _)| *plural == resource.plural && field == name);
-            let paths = elsewhere.map_or_else(|| vec![name.to_string()], |(_, _, at)| at.iter().map(|&p| p.to_owned()).collect());
+            let paths = elsewhere
+                .map_or_else(|| vec![name.to_string()], |(_, _, at)| at.iter().map(|&p| p.to_owned()).collect());
             let zero = paths.first().map_or(Zero::Empty, |path| zero(&version.ty, path));
             known.push(FieldPath { name: name.to_string(), paths, zero });
         }
