@@ -342,8 +342,16 @@ mod tests {
         let file = dir.path().join("k.yaml");
         let head = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
         std::fs::write(&file, format!("{head}maxPods: 10\nport: 1\nclusterDNS: [10.0.0.2]\n")).unwrap();
-        std::fs::write(dir.path().join("10-a.conf"), format!("{head}maxPods: 20\nevictionHard: {{a: b}}\n")).unwrap();
-        std::fs::write(dir.path().join("20-b.conf"), format!("{head}maxPods: 30\nevictionHard: {{c: d}}\n")).unwrap();
+        std::fs::write(
+            dir.path().join("10-a.conf"),
+            format!("{head}maxPods: 20\nevictionHard: {{memory.available: 1Mi}}\n"),
+        )
+        .unwrap();
+        std::fs::write(
+            dir.path().join("20-b.conf"),
+            format!("{head}maxPods: 30\nevictionHard: {{nodefs.available: 1%}}\n"),
+        )
+        .unwrap();
         let file = format!("--config={}", file.display());
         let dir = format!("--config-dir={}", dir.path().display());
         let config = config(&[&file, &dir, "--port=2", "--hostname-override=n"]).unwrap();

@@ -201,19 +201,18 @@ impl Manager {
             hash: pod.annotation(labels::CONFIG_MIRROR).unwrap_or_default().to_owned(),
             deleting: pod.deletion_requested(),
         };
-        let known = self.mirrors.insert(key.clone(), (pod, mirror.clone())).map(|(_, m)| m);
+        let known = self.mirrors.insert(key.clone(), (Arc::clone(&pod), mirror.clone())).map(|(_, m)| m);
         if let Some(uid) = self.names.get(&key).cloned() {
-            self.attach_mirror(&uid, mirror.clone()).await;
+            self.attach_mirror(&uid, &pod, mirror.clone()).await;
             if known != Some(mirror) {
                 self.wake(&uid);
             }
         }
     }
 
-    async fn attach_mirror(&mut self, uid: &str, mirror: Mirror) {
+    async fn attach_mirror(&mut self, uid: &str, pod: &Pod, mirror: Mirror) {
         let Some(slot) = self.slots.get_mut(uid) else { return };
-        slot.api_uid = (!mirror.deleting).then(|| mirror.uid.clone());
-        slot.desired.mirror = Some(mirror);
+        slot.attach(pod, mirror);
         self.report(uid).await;
     }
 
@@ -234,11 +233,8 @@ impl Manager {
             let uid = pod.uid().to_owned();
             self.names.insert(key.clone(), uid.clone());
             self.insert(pod);
-            if let Some((_, mirror)) = self.mirrors.get(&key).cloned() {
-                if let Some(slot) = self.slots.get_mut(&uid) {
-                    slot.api_uid = (!mirror.deleting).then(|| mirror.uid.clone());
-                    slot.desired.mirror = Some(mirror);
-                }
+            if let (Some((pod, mirror)), Some(slot)) = (self.mirrors.get(&key), self.slots.get_mut(&uid)) {
+                slot.attach(pod, mirror.clone());
             }
             self.wake(&uid);
         }
@@ -467,6 +463,17 @@ impl Slot {
             reached: false,
             api_uid: None,
             targets: 0,
+        }
+    }
+}
+
+impl Slot {
+    /// Takes a static pod's mirror: its status is what the API was told of the pod.
+    fn attach(&mut self, pod: &Pod, mirror: Mirror) {
+        self.api_uid = (!mirror.deleting).then(|| mirror.uid.clone());
+        self.desired.mirror = Some(mirror);
+        if self.desired.pod.status != pod.status {
+            Arc::make_mut(&mut self.desired.pod).status = pod.status.clone();
         }
     }
 }

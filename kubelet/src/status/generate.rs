@@ -105,8 +105,15 @@ fn container_status(input: &Input<'_>, role: Role, spec: &core::Container) -> co
                     .filter(|p| p.restart_count == status.restart_count)
                     .and_then(|p| p.last_state.clone())
             });
-            status.started = Some(has_started(spec, latest, input.probes));
-            status.ready = is_ready(input, role, spec, latest);
+            // A restarted kubelet has no verdicts yet; until its probes speak, what the API was told still holds.
+            let told = previous(input.previous, &spec.name).filter(|p| p.container_id == status.container_id);
+            let running = latest.state == State::Running;
+            let silent = |kind| !input.probes.contains_key(&(latest.id.clone(), kind));
+            let was_started = running && silent(ProbeKind::Startup) && told.is_some_and(|t| t.started == Some(true));
+            let started = was_started || has_started(spec, latest, input.probes);
+            let was_ready = started && silent(ProbeKind::Readiness) && told.is_some_and(|t| t.ready);
+            status.started = Some(started);
+            status.ready = is_ready(input, role, spec, latest, started) || (role != Role::Init && was_ready);
             status
         }
     };
@@ -229,13 +236,13 @@ fn terminated(input: &Input<'_>, container: &Container) -> Option<core::Containe
     Some(core::ContainerState { terminated: Some(end), ..Default::default() })
 }
 
-fn is_ready(input: &Input<'_>, role: Role, spec: &core::Container, latest: &Container) -> bool {
+fn is_ready(input: &Input<'_>, role: Role, spec: &core::Container, latest: &Container, started: bool) -> bool {
     match role {
         Role::Init => latest.state == State::Exited && latest.exit_code == 0,
         Role::Ephemeral => false,
         Role::Sidecar | Role::Regular => {
             let verdict = input.probes.get(&(latest.id.clone(), ProbeKind::Readiness));
-            has_started(spec, latest, input.probes) && (spec.readiness_probe.is_none() || verdict == Some(&true))
+            started && (spec.readiness_probe.is_none() || verdict == Some(&true))
         }
     }
 }

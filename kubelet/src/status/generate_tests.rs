@@ -139,3 +139,17 @@ fn eviction_fails_the_pod() {
     assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("Evicted")));
     assert_eq!(condition(&status, "DisruptionTarget"), ("True", "TerminationByKubelet"));
 }
+
+#[test]
+fn a_restarted_kubelet_trusts_what_it_told() {
+    let spec = json!({"spec": {"containers": [{"name": "a", "readinessProbe": {}, "startupProbe": {}}]},
+        "status": {"containerStatuses": [{"name": "a", "containerID": "containerd://a-id", "ready": true,
+            "started": true, "image": "", "imageID": "", "restartCount": 0}]}});
+    let pod = pod(spec);
+    let running = actual(vec![container("a", State::Running, 0)], true);
+    let status = run(&pod, &running, &Reasons::new(), None);
+    assert_eq!(condition(&status, "Ready").0, "True");
+    let other = Container { id: "b-id".into(), ..container("a", State::Running, 0) };
+    let status = run(&pod, &actual(vec![other], true), &Reasons::new(), None);
+    assert_eq!(condition(&status, "Ready").0, "False");
+}

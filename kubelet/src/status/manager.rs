@@ -154,6 +154,8 @@ fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String,
     for (name, value) in new {
         let before = old.get(name);
         let changed = match name.as_str() {
+            // A pod is acknowledged once.
+            "startTime" if before.is_some_and(|b| !b.is_null()) => false,
             // Others' conditions are not ours to compare or send.
             "conditions" => value.as_array().into_iter().flatten().any(|c| !has_condition(before, c)),
             _ => before != Some(value),
