@@ -59,21 +59,33 @@ async fn look(context: &Context, policy: Policy) -> Result<(), CriError> {
 
 /// Moves the log aside under a dated name and deletes the oldest.
 fn rotate(log: &Path, max_files: usize) -> std::io::Result<()> {
-    let name = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let directory = log.parent().unwrap_or(Path::new("/"));
-    let mut old: Vec<PathBuf> = std::fs::read_dir(directory)?
-        .flatten()
-        .map(|e| e.path())
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{name}."))))
-        .collect();
-    old.sort();
+    let mut old = files_of(log);
+    old.retain(|path| path != log);
     // The one in use and the one made now count too.
     let keep = max_files.saturating_sub(2);
     for path in &old[..old.len().saturating_sub(keep)] {
         std::fs::remove_file(path)?;
     }
     let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S");
-    std::fs::rename(log, directory.join(format!("{name}.{stamp}")))
+    let mut aside = log.as_os_str().to_owned();
+    aside.push(format!(".{stamp}"));
+    std::fs::rename(log, aside)
+}
+
+/// A container's log and those moved aside, oldest first.
+pub fn files_of(log: &Path) -> Vec<PathBuf> {
+    let (Some(directory), Some(name)) = (log.parent(), log.file_name()) else { return Vec::new() };
+    let name = name.to_string_lossy().into_owned();
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|e| e.path());
+    let own = |p: &PathBuf| {
+        p.file_name().is_some_and(|n| {
+            let n = n.to_string_lossy();
+            n == name || n.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.'))
+        })
+    };
+    let mut files: Vec<PathBuf> = entries.filter(own).collect();
+    files.sort();
+    files
 }
 
 #[cfg(test)]

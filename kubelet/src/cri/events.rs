@@ -23,8 +23,8 @@ const RELIST_PERIOD_WITH_EVENTS: Duration = Duration::from_secs(300);
 /// A report of the generator.
 #[derive(Debug)]
 pub enum RuntimeReport {
-    /// Pods in which something changed since the last report.
-    Changed(Vec<String>),
+    /// Pods in which something changed since the last report, and whether the runtime still has anything of them.
+    Changed(Vec<(String, bool)>),
     /// The runtime could not be asked.
     Down(CriError),
 }
@@ -49,8 +49,8 @@ async fn relist(runtime: &Runtime) -> Result<Seen, CriError> {
     Ok(seen)
 }
 
-/// The pods that differ between two relists.
-fn changed(old: &Seen, new: &Seen) -> HashSet<String> {
+/// The pods that differ between two relists, and whether they are in the new one.
+fn changed(old: &Seen, new: &Seen) -> Vec<(String, bool)> {
     let mut pods = HashSet::new();
     for (id, (state, uid)) in new {
         if old.get(id).is_none_or(|(before, _)| before != state) {
@@ -62,7 +62,8 @@ fn changed(old: &Seen, new: &Seen) -> HashSet<String> {
             pods.insert(uid.clone());
         }
     }
-    pods
+    let present: HashSet<&String> = new.values().map(|(_, uid)| uid).collect();
+    pods.into_iter().map(|uid| (present.contains(&uid), uid)).map(|(here, uid)| (uid, here)).collect()
 }
 
 /// Runs until shutdown, sending reports.
@@ -76,7 +77,7 @@ pub async fn run(runtime: Runtime, reports: mpsc::Sender<RuntimeReport>, shutdow
             Ok(now) => {
                 let pods = changed(&seen, &now);
                 seen = now;
-                (first || !pods.is_empty()).then(|| RuntimeReport::Changed(pods.into_iter().collect()))
+                (first || !pods.is_empty()).then(|| RuntimeReport::Changed(pods))
             }
             Err(error) => Some(RuntimeReport::Down(error)),
         };
@@ -102,7 +103,7 @@ async fn follow(
     let Some(events) = stream else { return std::future::pending().await };
     while let Ok(Some(event)) = events.message().await {
         let uid = event.pod_sandbox_status.and_then(|s| s.metadata).map(|m| m.uid).unwrap_or_default();
-        if !uid.is_empty() && reports.send(RuntimeReport::Changed(vec![uid])).await.is_err() {
+        if !uid.is_empty() && reports.send(RuntimeReport::Changed(vec![(uid, true)])).await.is_err() {
             return;
         }
     }
@@ -122,6 +123,6 @@ mod tests {
         let new = seen(&[("a", 0, "p1"), ("b", 2, "p2"), ("d", 1, "p4")]);
         let mut pods: Vec<_> = changed(&old, &new).into_iter().collect();
         pods.sort();
-        assert_eq!(pods, ["p2", "p3", "p4"]);
+        assert_eq!(pods, [("p2".into(), true), ("p3".into(), false), ("p4".into(), true)]);
     }
 }

@@ -260,9 +260,11 @@ impl Manager {
             }
             RuntimeReport::Changed(uids) => {
                 self.parts.runtime_health.send_if_modified(|known| known.take().is_some());
-                for uid in uids {
+                for (uid, here) in uids {
                     self.wake(&uid);
-                    self.in_runtime.insert(uid);
+                    if here {
+                        self.in_runtime.insert(uid);
+                    }
                 }
                 self.end_unknown();
             }

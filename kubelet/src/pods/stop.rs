@@ -1,16 +1,19 @@
 //! Stopping containers and pods: preStop hook, then the runtime's TERM and KILL, within one grace period.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
 use super::hooks;
 use super::plan::{self, Kill, ProbeKind};
+use super::start::log_link;
 use super::types::Pod;
 use crate::context::Context;
-use crate::cri::snapshot::PodActual;
+use crate::cri::snapshot::{Container, PodActual};
 use crate::cri::{CriError, api};
 use crate::events::Kind;
+use crate::logs;
 
 /// What a container gets for TERM even when its hook took all the grace.
 const MIN_GRACE_SECONDS: i64 = 2;
@@ -85,7 +88,7 @@ pub async fn pod(context: &Context, pod: &Pod, actual: &PodActual, grace_seconds
 /// The first refusal.
 pub async fn remove(context: &Context, actual: &PodActual) -> Result<(), CriError> {
     for container in &actual.containers {
-        remove_container(context, &container.id).await?;
+        remove_container(context, actual, container).await?;
     }
     for sandbox in &actual.sandboxes {
         remove_sandbox(context, &sandbox.id).await?;
@@ -93,9 +96,18 @@ pub async fn remove(context: &Context, actual: &PodActual) -> Result<(), CriErro
     Ok(())
 }
 
-async fn remove_container(context: &Context, id: &str) -> Result<(), CriError> {
-    let result = context.runtime.remove_container(api::RemoveContainerRequest { container_id: id.to_owned() }).await;
-    result.map(|_| ()).or_else(|e| if e.is_not_found() { Ok(()) } else { Err(e) })
+/// Removes one container's record, its logs and the link to them.
+async fn remove_container(context: &Context, actual: &PodActual, container: &Container) -> Result<(), CriError> {
+    let request = api::RemoveContainerRequest { container_id: container.id.clone() };
+    let result = context.runtime.remove_container(request).await;
+    result.map(|_| ()).or_else(|e| if e.is_not_found() { Ok(()) } else { Err(e) })?;
+    let link = log_link(&actual.name, &actual.namespace, &container.name, &container.id);
+    // What is already gone is as it should be.
+    let _ = std::fs::remove_file(context.dirs.container_logs.join(link));
+    for log in logs::files_of(Path::new(&container.log_path)) {
+        let _ = std::fs::remove_file(log);
+    }
+    Ok(())
 }
 
 async fn remove_sandbox(context: &Context, id: &str) -> Result<(), CriError> {
@@ -113,7 +125,7 @@ pub async fn prune(context: &Context, actual: &PodActual) {
         let newest_finished = !container.is_live() && !seen.contains(&container.name.as_str());
         if container.is_live() || newest_finished {
             kept_sandboxes.push(&container.sandbox_id);
-        } else if let Err(error) = remove_container(context, &container.id).await {
+        } else if let Err(error) = remove_container(context, actual, container).await {
             tracing::warn!(container = %container.id, %error, "Cannot remove an old container");
         }
         if !container.is_live() {

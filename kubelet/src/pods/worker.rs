@@ -369,10 +369,6 @@ impl Pass<'_> {
         let actual = self.look().await?;
         stop::remove(self.context, &actual).await.map_err(|e| e.to_string())?;
         let context = self.context;
-        for container in &actual.containers {
-            let link = start::log_link(&actual.name, &actual.namespace, &container.name, &container.id);
-            let _ = std::fs::remove_file(context.dirs.container_logs.join(link));
-        }
         let pod = self.pod();
         let logs = if actual.name.is_empty() {
             super::container::log_directory(&context.dirs.pod_logs, pod.namespace(), pod.name(), pod.uid())
