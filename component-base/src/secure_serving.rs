@@ -122,3 +122,48 @@ fn parse_sni(text: &str) -> Result<SniCert, SecureServingError> {
     let names = names.split(',').filter(|n| !n.is_empty()).map(str::to_owned).collect();
     Ok(SniCert { cert: PathBuf::from(cert), key: PathBuf::from(key), names })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+
+    #[derive(clap::Parser, Debug)]
+    struct Flags {
+        #[command(flatten)]
+        serving: SecureServingFlags,
+    }
+
+    fn parse(args: &[&str]) -> SecureServingFlags {
+        crate::flags::parse_from::<Flags>("demo", &[], args.iter().map(OsString::from)).unwrap().0.serving
+    }
+
+    #[tokio::test]
+    async fn port_zero_serves_nothing_and_no_files_mean_self_signed() {
+        assert!(parse(&["--secure-port=0"]).bind("demo", 10257, None).unwrap().is_none());
+        assert!(parse(&["--tls-min-version=VersionTLS13"]).tls("demo", None).is_ok());
+        assert!(parse(&["--tls-min-version=1.3"]).tls("demo", None).is_err());
+    }
+
+    #[test]
+    fn certificate_and_key_go_together() {
+        let error = parse(&["--tls-cert-file=/x"]).tls("demo", None).unwrap_err().to_string();
+        assert!(error.contains("must be given together"), "{error}");
+        let error = parse(&["--tls-sni-cert-key=x"]).tls("demo", None).unwrap_err().to_string();
+        assert!(error.contains("certfile,keyfile"), "{error}");
+        let sni = parse_sni("a.crt,a.key:x.example,*.y.example").unwrap();
+        assert_eq!(sni.names, ["x.example", "*.y.example"]);
+    }
+
+    #[test]
+    fn files_of_the_certificate_directory_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = crate::tls::self_signed_pem(&["localhost".to_owned()]).unwrap();
+        std::fs::write(dir.path().join("demo.crt"), cert).unwrap();
+        std::fs::write(dir.path().join("demo.key"), "not a key").unwrap();
+        let flags = parse(&[&format!("--cert-dir={}", dir.path().display())]);
+        assert!(flags.tls("demo", None).unwrap_err().to_string().contains("demo.key"));
+        std::fs::write(dir.path().join("demo.key"), key).unwrap();
+        assert!(flags.tls("demo", None).is_ok());
+    }
+}

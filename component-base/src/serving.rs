@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +47,9 @@ pub struct ConnInfo {
     /// Whether the connection is encrypted.
     pub tls: bool,
 }
+
+/// Connections that wait to be accepted: after a restart all nodes come at once.
+const BACKLOG: u32 = 4096;
 
 /// Bounds of a server.
 #[derive(Clone, Copy, Debug)]
@@ -126,10 +129,14 @@ impl Server {
             std::io::ErrorKind::AddrNotAvailable => BindError::NoSuchAddress(addr),
             _ => BindError::Other { addr, source },
         };
-        // std sets SO_REUSEADDR, so a restart does not wait for TIME_WAIT; `0.0.0.0` stays IPv4 only as upstream's does.
-        let listener = std::net::TcpListener::bind(addr).map_err(fail)?;
-        listener.set_nonblocking(true).map_err(fail)?;
-        Self::from_listener(listener)
+        let open = || -> std::io::Result<std::net::TcpListener> {
+            let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            // A restart must not wait for the connections of the last run.
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr)?;
+            socket.listen(BACKLOG)?.into_std()
+        };
+        Self::from_listener(open().map_err(fail)?)
     }
 
     /// Takes over a bound listener (socket activation, `SO_REUSEPORT`).

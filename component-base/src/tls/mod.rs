@@ -17,6 +17,8 @@ pub use certificate::{
 };
 pub use client::{ClientTlsOptions, client_config};
 pub use rustls::pki_types::CertificateDer;
+#[cfg(test)]
+pub(crate) use server::self_signed_pem;
 pub use server::{ClientCa, ServerTls, ServerTlsOptions, SniCert};
 
 /// What can be wrong with keys, certificates and their files.
