@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use component_base::net::Cidr;
-use component_base::tls::{ServerTls, ServerTlsOptions, SniCert, TlsError};
+use component_base::tls::{ClientCa, ServerTls, ServerTlsOptions, SniCert, TlsError};
 
 use crate::admission::AdmissionConfig;
 use crate::authn::{AuthnConfig, request_header};
@@ -199,7 +199,7 @@ impl Config {
         };
         let advertise_address = match flags.advertise_address {
             Some(address) => address,
-            None if !flags.bind_address.is_unspecified() => flags.bind_address,
+            None if !flags.bind_address.is_unspecified() && !flags.bind_address.is_loopback() => flags.bind_address,
             None => outward_address()?,
         };
         Ok(Self {
@@ -274,9 +274,19 @@ fn warn_without_effect(flags: &Flags) {
 
 fn serving_tls(flags: &Flags) -> Result<ServerTls, InvalidConfig> {
     let sni = flags.tls_sni_cert_key.iter().map(|text| sni(text)).collect::<Result<_, _>>()?;
+    let authorities: Vec<PathBuf> =
+        flags.client_ca_file.iter().chain(&flags.requestheader_client_ca_file).cloned().collect();
+    let client_ca = match authorities.is_empty() {
+        true => None,
+        false => Some(ClientCa::from_files(&authorities).map_err(|source| InvalidConfig::Tls {
+            flag: "client-ca-file, --requestheader-client-ca-file",
+            source,
+        })?),
+    };
     let options = ServerTlsOptions {
         min_version: flags.tls_min_version.clone(),
         cipher_suites: flags.tls_cipher_suites.clone(),
+        client_ca,
         sni,
         ..ServerTlsOptions::default()
     };

@@ -1,7 +1,7 @@
 //! Which strategy belongs to which resource: the one list of kinds with a file of their own. A kind without a line does
 //! what the facts alone say.
 
-use super::{Conversion, Strategy};
+use super::{Conversion, NameRule, Strategy};
 use super::{
     admission_registration, apps, autoscaling, batch, certificates, core, discovery, dra, flowcontrol, networking,
     policy, quota, rbac, storage,
@@ -23,6 +23,9 @@ pub fn strategy(group: &str, plural: &str) -> Strategy {
         ("", "secrets") => core::simple::SECRET,
         ("", "serviceaccounts") => core::simple::SERVICE_ACCOUNT,
         ("", "services") => core::service::STRATEGY,
+        ("apiregistration.k8s.io", "apiservices") => {
+            Strategy { names: NameRule(apimachinery::validation::path_segment_name), ..Strategy::DEFAULT }
+        }
         ("apps", "controllerrevisions") => apps::revision::CONTROLLER_REVISION,
         ("apps", "daemonsets") => apps::daemon_set::STRATEGY,
         ("apps", "deployments") => apps::deployment::STRATEGY,
