@@ -276,13 +276,14 @@ fn serving_tls(flags: &Flags) -> Result<ServerTls, InvalidConfig> {
     let sni = flags.tls_sni_cert_key.iter().map(|text| sni(text)).collect::<Result<_, _>>()?;
     let authorities: Vec<PathBuf> =
         flags.client_ca_file.iter().chain(&flags.requestheader_client_ca_file).cloned().collect();
-    let client_ca = match authorities.is_empty() {
-        true => None,
-        false => Some(ClientCa::from_files(&authorities).map_err(|source| InvalidConfig::Tls {
-            flag: "client-ca-file, --requestheader-client-ca-file",
-            source,
-        })?),
-    };
+    let client_ca =
+        match authorities.is_empty() {
+            true => None,
+            false => Some(ClientCa::from_files(&authorities).map_err(|source| InvalidConfig::Tls {
+                flag: "client-ca-file, --requestheader-client-ca-file",
+                source,
+            })?),
+        };
     let options = ServerTlsOptions {
         min_version: flags.tls_min_version.clone(),
         cipher_suites: flags.tls_cipher_suites.clone(),
