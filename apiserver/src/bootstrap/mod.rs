@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use apimachinery::status::Status;
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -31,6 +32,9 @@ pub const PERIOD: Duration = Duration::from_secs(10);
 pub const MASTER_LEASE: Duration = Duration::from_secs(15);
 /// Pause after a first round that failed.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Default objects of a kind that are made at the same time.
+const MAX_WRITES_AT_ONCE: usize = 16;
 
 /// Writing objects as the server itself.
 pub trait Store: Send + Sync {
@@ -165,8 +169,12 @@ async fn make_defaults(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
         note(name, ensure(store, ("", "namespaces"), &desired::namespace(name), keep).await);
     }
     for (resource, objects, reconcile) in defaults() {
-        for object in objects {
-            note(apimachinery::meta::name(object), ensure(store, resource, object, reconcile).await);
+        let made = objects.iter().map(|object| async move {
+            (apimachinery::meta::name(object), ensure(store, resource, object, reconcile).await)
+        });
+        let mut made = futures::stream::iter(made).buffer_unordered(MAX_WRITES_AT_ONCE);
+        while let Some((name, result)) = made.next().await {
+            note(name, result);
         }
     }
     note("kubernetes", make_service_range(store, facts).await);
