@@ -153,6 +153,13 @@ fn message(resource: ResourceName) -> &'static str {
     }
 }
 
+fn named<'a>(
+    object: &'a Value,
+    made: impl Future<Output = Result<(), Status>> + Send + 'a,
+) -> BoxFuture<'a, (&'a str, Result<(), Status>)> {
+    Box::pin(async move { (apimachinery::meta::name(object), made.await) })
+}
+
 /// Everything that is made once. Goes on after a failure, so that one bad object does not keep the others away; the first
 /// failure is returned.
 async fn make_defaults(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
@@ -169,9 +176,8 @@ async fn make_defaults(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
         note(name, ensure(store, ("", "namespaces"), &desired::namespace(name), keep).await);
     }
     for (resource, objects, reconcile) in defaults() {
-        let made = objects.iter().map(|object| async move {
-            (apimachinery::meta::name(object), ensure(store, resource, object, reconcile).await)
-        });
+        let made: Vec<BoxFuture<'_, (&str, Result<(), Status>)>> =
+            objects.iter().map(|object| named(object, ensure(store, resource, object, reconcile))).collect();
         let mut made = futures::stream::iter(made).buffer_unordered(MAX_WRITES_AT_ONCE);
         while let Some((name, result)) = made.next().await {
             note(name, result);
