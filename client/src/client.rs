@@ -28,6 +28,7 @@ const MAX_RECONNECTS: u32 = 3;
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    limiter: Option<Arc<Limiter>>,
     token: Option<TokenSource>,
 }
 
@@ -37,7 +38,6 @@ pub type TokenSource = Arc<dyn Fn() -> Option<HeaderValue> + Send + Sync>;
 struct Inner {
     connection: Connection,
     user_agent: HeaderValue,
-    limiter: Option<Limiter>,
 }
 
 impl std::fmt::Debug for Client {
@@ -51,16 +51,22 @@ impl Client {
     pub fn new(config: ClientConfig) -> Result<Self, ClientConfigError> {
         let user_agent =
             HeaderValue::try_from(&config.user_agent).unwrap_or_else(|_| HeaderValue::from_static("hardway"));
-        let limiter = Limiter::new(config.qps, config.burst);
-        let inner = Inner { connection: Connection::new(config.access)?, user_agent, limiter };
-        Ok(Self { inner: Arc::new(inner), token: None })
+        let limiter = Limiter::new(config.qps, config.burst).map(Arc::new);
+        let inner = Inner { connection: Connection::new(config.access)?, user_agent };
+        Ok(Self { inner: Arc::new(inner), limiter, token: None })
     }
 
     /// The same connection with another identity: `token` gives the `Authorization` header of each request. The
     /// connection itself must not carry a client certificate, which would win over the token.
     #[must_use]
     pub fn with_token(&self, token: TokenSource) -> Self {
-        Self { inner: Arc::clone(&self.inner), token: Some(token) }
+        Self { token: Some(token), ..self.clone() }
+    }
+
+    /// The same connection with limits of its own: requests per second (0 or less is no limit) and at once.
+    #[must_use]
+    pub fn with_limits(&self, qps: f32, burst: u32) -> Self {
+        Self { limiter: Limiter::new(qps, burst).map(Arc::new), ..self.clone() }
     }
 
     /// URL of the server.
@@ -92,7 +98,7 @@ impl Client {
     pub async fn stream(&self, request: Request<Bytes>) -> Result<Response<Incoming>, ClientError> {
         let what = format!("{} {}", request.method(), request.uri());
         for attempt in 0.. {
-            if let Some(limiter) = &self.inner.limiter {
+            if let Some(limiter) = &self.limiter {
                 limiter.acquire().await;
             }
             let response = self.send(&request, &what).await?;

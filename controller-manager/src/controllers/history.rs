@@ -44,12 +44,13 @@ pub fn template_of(revision: &ControllerRevisionView) -> Value {
 }
 
 /// Finds the revision of `template` among those that `owner` controls, or plans to make it. Rolling back to an older
-/// template gives its revision a new number. `annotations` go onto a new revision.
+/// template gives its revision a new number. `annotations`, and the hash as `hash_label`, go onto a new revision.
 pub fn history(
     owner: &Subject,
     template: &Value,
     collisions: i32,
     owned: &[Arc<ControllerRevisionView>],
+    hash_label: &str,
     annotations: &Value,
 ) -> History {
     let data = data_of(template);
@@ -62,7 +63,7 @@ pub fn history(
         let hash = encode_hash(hash_of(template, collisions));
         let name = format!("{}-{hash}", owner.key.name);
         let mut labels = template["metadata"]["labels"].clone();
-        labels[HASH_LABEL] = json!(hash);
+        labels[hash_label] = json!(hash);
         let body = json!({
             "apiVersion": "apps/v1",
             "kind": "ControllerRevision",
@@ -90,7 +91,7 @@ pub fn history(
             change: json!({"metadata": {"resourceVersion": current.metadata.resource_version}, "revision": next}),
         });
     }
-    let hash = current.metadata.labels.get(HASH_LABEL).cloned().unwrap_or_default();
+    let hash = current.metadata.labels.get(hash_label).cloned().unwrap_or_default();
     History { name: current.metadata.name.clone(), hash, actions, old }
 }
 

@@ -19,6 +19,7 @@ pub mod revision;
 pub mod root_ca_certificate_publisher_controller;
 pub mod serviceaccount_controller;
 pub mod slices;
+pub mod statefulset_controller;
 pub mod table;
 pub mod taint_eviction_controller;
 pub mod ttl_controller;

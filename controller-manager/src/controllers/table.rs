@@ -6,7 +6,8 @@ use super::{
     certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
     endpoints_controller, endpointslice_controller, garbage_collector_controller, namespace_controller,
     node_ipam_controller, node_lifecycle_controller, pod_garbage_collector_controller, replicaset_controller,
-    root_ca_certificate_publisher_controller, serviceaccount_controller, taint_eviction_controller, ttl_controller,
+    root_ca_certificate_publisher_controller, serviceaccount_controller, statefulset_controller,
+    taint_eviction_controller, ttl_controller,
 };
 use crate::framework::Setup;
 
@@ -81,7 +82,7 @@ pub const TABLE: &[Entry] = &[
     missing("service-cidr-controller", ""),
     on("serviceaccount-controller", "serviceaccount", serviceaccount_controller::register),
     missing("serviceaccount-token-controller", "serviceaccount-token"),
-    missing("statefulset-controller", "statefulset"),
+    on("statefulset-controller", "statefulset", statefulset_controller::register),
     missing_off("storage-version-migrator-controller", "svm"),
     missing_off("storageversion-garbage-collector-controller", "storage-version-gc"),
     on("taint-eviction-controller", "", taint_eviction_controller::register),

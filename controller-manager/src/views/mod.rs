@@ -14,6 +14,7 @@ pub mod pod;
 pub mod rbac;
 pub mod selector;
 pub mod service;
+pub mod volume;
 pub mod workloads;
 
 use client::informer::Cached;

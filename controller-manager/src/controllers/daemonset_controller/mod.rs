@@ -142,7 +142,8 @@ impl DaemonSets {
         let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, |_| true);
         self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
         let collisions = set.status.collision_count.unwrap_or(0);
-        let mut found = history(subject, &set.spec.template, collisions, &claims.owned, &revision_annotations(set));
+        let annotations = revision_annotations(set);
+        let mut found = history(subject, &set.spec.template, collisions, &claims.owned, HASH_LABEL, &annotations);
         if is_deleting(&set.metadata) {
             return Ok(Some(found));
         }

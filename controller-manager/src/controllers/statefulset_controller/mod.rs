@@ -1,0 +1,180 @@
+//! `statefulset-controller`: pods with names, order and claims of their own.
+//!
+//! Pods' names follow from their ordinals, so a lagging cache at worst tries to create what exists, which the server
+//! refuses.
+
+pub mod identity;
+pub mod reconcile;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use serde_json::json;
+
+use self::identity::ordinal;
+use self::reconcile::{Revision, Snapshot, reconcile, status_change};
+use super::history::{HASH_LABEL, History, clean_up, data_of, history, template_of};
+use super::wake::{watch_dependents, watch_owners};
+use crate::framework::claim::claim;
+use crate::framework::{
+    Action, Controller, EventKind, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncError, SyncResult,
+    Target, View,
+};
+use crate::views::meta::is_deleting;
+use crate::views::orphans_of;
+use crate::views::pod::{self, PodView};
+use crate::views::volume::ClaimView;
+use crate::views::workloads::{self, ControllerRevisionView, StatefulSetView};
+
+/// The hash on revisions of stateful sets.
+const REVISION_HASH: &str = "controller.kubernetes.io/hash";
+
+/// Registers `statefulset-controller`.
+pub fn register(setup: &mut Setup) {
+    let queue = setup.queue("statefulset");
+    let sets = setup.stores.of::<StatefulSetView>();
+    let pods = setup.stores.of::<PodView>();
+    let revisions = setup.stores.of::<ControllerRevisionView>();
+    let claims = setup.stores.of::<ClaimView>();
+    let unwatched = Arc::new(Expectations::default());
+    watch_owners(&sets, &queue, &unwatched);
+    let selecting = sets.clone();
+    let selects = move |pod: &PodView| {
+        let all = selecting.by_index(workloads::BY_NAMESPACE, &pod.metadata.namespace);
+        all.iter()
+            .filter(|set| set.spec.selector.matches(&pod.metadata.labels))
+            .map(|set| Key::of(&set.metadata))
+            .collect()
+    };
+    watch_dependents(&pods, StatefulSetView::RESOURCE.kind.as_ref(), &queue, &unwatched, selects);
+    let executor = setup.executor("statefulset-controller");
+    let workers = setup.config.concurrent.stateful_set;
+    setup.workers(queue, workers, StatefulSets { sets, pods, revisions, claims, executor });
+}
+
+struct StatefulSets {
+    sets: Store<StatefulSetView>,
+    pods: Store<PodView>,
+    revisions: Store<ControllerRevisionView>,
+    claims: Store<ClaimView>,
+    executor: Executor,
+}
+
+impl Controller for StatefulSets {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(self.step(key))
+    }
+}
+
+impl StatefulSets {
+    async fn step(&self, key: &Key) -> SyncResult {
+        let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(None) };
+        let subject = Subject::of(&StatefulSetView::RESOURCE, &set.metadata);
+        let owned_revisions = self.claim_revisions(&set, &subject).await?;
+        let pods = self.claim_pods(&set, &subject).await?;
+        let Some(found) = self.history(&set, &subject, &owned_revisions).await? else { return Ok(None) };
+        let update = Revision { name: found.name.clone(), template: set.spec.template.clone() };
+        let current =
+            owned_revisions.iter().find(|revision| revision.metadata.name == set.status.current_revision).map_or_else(
+                || update.clone(),
+                |revision| Revision { name: revision.metadata.name.clone(), template: template_of(revision) },
+            );
+        let exists = |name: &str| self.claims.get(&key.namespace, name).is_some();
+        let snapshot = Snapshot { set: &set, pods: &pods, current, update, claims: &exists, now: Timestamp::now() };
+        let step = reconcile(&snapshot);
+        let again_after = step.plan.again_after;
+        let result = self.run(&subject, step.plan).await;
+        if let Some(change) = status_change(&set, &step.status).filter(|_| result.is_ok()) {
+            let target = Target::of(&StatefulSetView::RESOURCE, &set.metadata);
+            self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+        }
+        let mut in_use: BTreeSet<&str> =
+            pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH_LABEL)).map(String::as_str).collect();
+        in_use.insert(&snapshot.current.name);
+        let actions = clean_up(&found.old, set.spec.revision_history_limit, &in_use);
+        self.executor.run(Plan { actions, again_after: None }).await?;
+        result.map(|()| again_after)
+    }
+
+    async fn run(&self, subject: &Subject, plan: Plan) -> Result<(), SyncError> {
+        for action in plan.actions {
+            let what = match &action {
+                Action::Create { body, .. } => Some((body["kind"].clone(), body["metadata"]["name"].clone())),
+                _ => None,
+            };
+            match (self.executor.apply(action).await, what) {
+                (Err(error), Some((kind, name))) if !error.is_already_exists() => {
+                    if error.is_namespace_terminating() {
+                        return Ok(());
+                    }
+                    let (kind, name) = (kind.as_str().unwrap_or_default(), name.as_str().unwrap_or_default());
+                    let note =
+                        format!("create {kind} {name} in StatefulSet {} failed error: {error}", subject.key.name);
+                    self.executor.event(subject, EventKind::Warning, "FailedCreate", note);
+                    return Err(error);
+                }
+                (result, _) => result?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn claim_pods(&self, set: &StatefulSetView, subject: &Subject) -> Result<Vec<Arc<PodView>>, SyncError> {
+        let mut candidates = self.pods.by_index(pod::BY_OWNER, &subject.uid);
+        candidates.extend(self.pods.by_index(pod::BY_OWNER, &orphans_of(&subject.key.namespace)));
+        let name = &set.metadata.name;
+        let named = |pod: &PodView| ordinal(name, &pod.metadata.name).is_some();
+        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, named);
+        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
+        Ok(claims.owned)
+    }
+
+    async fn claim_revisions(
+        &self,
+        set: &StatefulSetView,
+        subject: &Subject,
+    ) -> Result<Vec<Arc<ControllerRevisionView>>, SyncError> {
+        let mut candidates = self.revisions.by_index(workloads::BY_OWNER, &subject.uid);
+        candidates.extend(self.revisions.by_index(workloads::BY_OWNER, &orphans_of(&subject.key.namespace)));
+        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, |_| true);
+        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
+        Ok(claims.owned)
+    }
+
+    /// The revision of the present template; None when its name was taken by another one (the collision is counted).
+    async fn history(
+        &self,
+        set: &StatefulSetView,
+        subject: &Subject,
+        owned: &[Arc<ControllerRevisionView>],
+    ) -> Result<Option<History>, SyncError> {
+        let collisions = set.status.collision_count.unwrap_or(0);
+        let annotations = json!(set.metadata.annotations);
+        let mut found = history(subject, &set.spec.template, collisions, owned, REVISION_HASH, &annotations);
+        if is_deleting(&set.metadata) {
+            return Ok(Some(found));
+        }
+        for action in std::mem::take(&mut found.actions) {
+            match self.executor.apply(action).await {
+                Err(error) if error.is_already_exists() => {
+                    let existing: ControllerRevisionView =
+                        self.executor.get(&subject.key.namespace, &found.name).await?;
+                    if existing.data == data_of(&set.spec.template) {
+                        continue;
+                    }
+                    let change = json!({"status": {"collisionCount": collisions + 1}});
+                    let target = Target::of(&StatefulSetView::RESOURCE, &set.metadata);
+                    self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+                    return Ok(None);
+                }
+                Err(error) if error.is_namespace_terminating() => return Ok(None),
+                result => result?,
+            }
+        }
+        Ok(Some(found))
+    }
+}

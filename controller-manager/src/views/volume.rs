@@ -1,0 +1,20 @@
+//! Persistent volume claims.
+
+use apimachinery::meta::ObjectMeta;
+use client::resources;
+use serde::Deserialize;
+
+use super::namespace_index;
+
+/// By namespace.
+pub const BY_NAMESPACE: &str = "namespace";
+
+/// A claim.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimView {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+}
+
+crate::view!(ClaimView, resources::PERSISTENT_VOLUME_CLAIMS, [(BY_NAMESPACE, namespace_index)]);
