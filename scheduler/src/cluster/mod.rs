@@ -102,6 +102,11 @@ impl Cluster {
         self.placed.get(key)
     }
 
+    /// Number of pods on nodes.
+    pub fn placed_len(&self) -> usize {
+        self.placed.len()
+    }
+
     /// All pods on nodes, in no order.
     pub fn all_placed(&self) -> impl Iterator<Item = &Placed> {
         self.placed.values()

@@ -317,29 +317,58 @@ fn perform(cluster: &mut Cluster, change: &Change, i: usize) -> Option<Arc<PodIn
     None
 }
 
+/// The default profile, and two in which everything that can be set is set otherwise.
+fn some_profiles() -> [Profile; 3] {
+    let spread = json!({"defaultingType": "List", "defaultConstraints": [
+        {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"},
+        {"maxSkew": 2, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}]});
+    let added = json!({"addedAffinity": {
+        "preferredDuringSchedulingIgnoredDuringExecution":
+            [{"weight": 9, "preference": {"matchExpressions": [{"key": "rack", "operator": "In", "values": ["r1"]}]}}]}});
+    let resources = json!([{"name": "cpu", "weight": 3}, {"name": "memory", "weight": 1}, {"name": "ephemeral-storage", "weight": 2}]);
+    let shape =
+        json!([{"utilization": 0, "score": 2}, {"utilization": 60, "score": 10}, {"utilization": 100, "score": 1}]);
+    let ratio = json!({"scoringStrategy": {"type": "RequestedToCapacityRatio", "resources": resources,
+        "requestedToCapacityRatio": {"shape": shape}}});
+    let files = json!([
+        {"schedulerName": "default-scheduler"},
+        {"schedulerName": "b", "pluginConfig": [{"name": "PodTopologySpread", "args": spread},
+            {"name": "NodeAffinity", "args": added}, {"name": "NodeResourcesFit", "args": ratio},
+            {"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 77}}]},
+        {"schedulerName": "c", "plugins": {"multiPoint": {"disabled": [{"name": "TaintToleration"}, {"name": "NodePorts"}],
+            "enabled": [{"name": "ImageLocality", "weight": 7}]}, "filter": {"disabled": [{"name": "PodTopologySpread"}]}},
+            "pluginConfig": [{"name": "InterPodAffinity", "args": {"ignorePreferredTermsOfExistingPods": true}},
+                {"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated"}}},
+                {"name": "NodeResourcesBalancedAllocation", "args": {"resources": resources}}]},
+    ]);
+    let files: Vec<crate::config::file::FileProfile> = serde_json::from_value(files).unwrap();
+    crate::config::file::profiles(&files).unwrap().try_into().unwrap()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
     /// After any history, every class that was ever used gives what an evaluation from scratch gives.
     #[test]
     fn incremental_equals_naive(changes in prop::collection::vec(any_change(), 1..60)) {
-        let profiles = [Profile::default_for("default-scheduler")];
+        let profiles = some_profiles();
         let (mut cluster, mut evaluator) = (Cluster::default(), Evaluator::default());
         let mut seen: Vec<Arc<PodInfo>> = Vec::new();
         for (i, change) in changes.iter().enumerate() {
             let Some(pod) = perform(&mut cluster, change, i) else { continue };
             seen.push(pod);
-            for pod in &seen {
-                let ranking = evaluator.rank(&mut cluster, &profiles, 0, pod).unwrap();
-                let (nodes, scores) = naive(&cluster, &profiles[0], pod);
+            for (i, pod) in seen.iter().enumerate() {
+                let at = i % profiles.len();
+                let ranking = evaluator.rank(&mut cluster, &profiles, at, pod).unwrap();
+                let (nodes, scores) = naive(&cluster, &profiles[at], pod);
                 prop_assert_eq!(Some(ranking.nodes.clone()), nodes);
                 if scores.len() > 1 {
                     let totals: Vec<i64> = scores.iter().map(|s| s.total).collect();
                     prop_assert_eq!(&ranking.totals, &totals);
                 }
-                let diagnosis = evaluator.diagnose(&mut cluster, &profiles, 0, pod);
+                let diagnosis = evaluator.diagnose(&mut cluster, &profiles, at, pod);
                 prop_assert_eq!(diagnosis.rejections.len() + ranking.nodes.len(), cluster.nodes.len());
-                let state = CycleState::new(&cluster, &profiles[0], &pod.template).unwrap();
+                let state = CycleState::new(&cluster, &profiles[at], &pod.template).unwrap();
                 for (id, rejection) in &diagnosis.rejections {
                     let view = NodeView::of(&cluster, *id).unwrap();
                     let from_scratch = state.filter(&view).err();

@@ -102,6 +102,7 @@ impl Scheduler {
             self.cluster.nominate(pod, "");
         }
         self.report_unschedulable(pod, message, self.cluster.nomination(&pod.key));
+        self.stats.incoming("ScheduleAttemptFailure", "unschedulable", 1);
         let now = self.now_ms();
         if diagnosis.nodes == 0 {
             self.queue.unschedulable(&pod.key, crate::plugins::Plugin::ALL.iter().map(|(p, _)| *p).collect(), now);
@@ -137,6 +138,7 @@ impl Scheduler {
     /// Puts a pod back after something that is not its fault.
     pub(super) fn error(&mut self, pod: &Arc<PodInfo>, why: &str) {
         self.report_error(pod, why);
+        self.stats.incoming("ScheduleAttemptFailure", "backoff", 1);
         let now = self.now_ms();
         self.queue.failed(&pod.key, now);
     }

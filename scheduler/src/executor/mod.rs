@@ -96,6 +96,7 @@ impl Scheduler {
                 tried += 1;
             }
             self.stats.pending(&self.queue);
+            self.stats.known([self.cluster.nodes.len(), self.cluster.placed_len(), self.in_flight]);
             if shutdown.is_cancelled() {
                 return;
             }

@@ -160,6 +160,9 @@ impl Scheduler {
         }
         let is_new = self.queue.get(&info.key).is_none();
         self.queue.upsert(info, gated, self.now_ms());
+        if is_new {
+            self.stats.incoming("UnscheduledPodAdd", if gated { "gated" } else { "active" }, 1);
+        }
         if is_new && gated {
             self.report_gated(info);
         }
@@ -168,7 +171,8 @@ impl Scheduler {
     /// Tells waiting pods what happened.
     pub(super) fn tell(&mut self, event: &Event<'_>) {
         let now = self.now_ms();
-        self.queue.on_event(event, &self.cluster.world, now);
+        let moved = self.queue.on_event(event, &self.cluster.world, now);
+        self.stats.incoming(event.name(), "backoff", moved);
     }
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use component_base::metrics::{self, Counter, Family, Gauge, Histogram};
 
-use crate::plugins::Plugin;
 use crate::queue::{Millis, Queue};
 
 const ATTEMPT_BUCKETS: &[f64] =
@@ -42,7 +41,8 @@ pub struct Stats {
     attempt_seconds: Family<Histogram>,
     algorithm_seconds: Arc<Histogram>,
     pending: [Arc<Gauge>; 4],
-    unschedulable: Family<Gauge>,
+    incoming: Family<Counter>,
+    cache: [Arc<Gauge>; 3],
     attempts_per_pod: Arc<Histogram>,
     sli_seconds: Family<Histogram>,
     /// Preemptions considered.
@@ -56,6 +56,11 @@ impl Stats {
     pub fn new() -> Self {
         let pending =
             metrics::gauge("scheduler_pending_pods", "Number of pending pods, by the queue type.", &["queue"]);
+        let cache = metrics::gauge(
+            "scheduler_cache_size",
+            "Number of nodes, pods, and assumed (bound) pods in the scheduler cache.",
+            &["type"],
+        );
         Self {
             attempts: metrics::counter(
                 "scheduler_schedule_attempts_total",
@@ -76,11 +81,12 @@ impl Stats {
             )
             .one(),
             pending: ["active", "backoff", "unschedulable", "gated"].map(|queue| pending.with(&[queue])),
-            unschedulable: metrics::gauge(
-                "scheduler_unschedulable_pods",
-                "The number of unschedulable pods broken down by plugin name.",
-                &["plugin", "profile"],
+            incoming: metrics::counter(
+                "scheduler_queue_incoming_pods_total",
+                "Number of pods added to scheduling queues by event and queue type.",
+                &["event", "queue"],
             ),
+            cache: ["nodes", "pods", "assumed_pods"].map(|kind| cache.with(&[kind])),
             attempts_per_pod: metrics::histogram(
                 "scheduler_pod_scheduling_attempts",
                 "Number of attempts to successfully schedule a pod.",
@@ -128,20 +134,24 @@ impl Stats {
         self.sli_seconds.with(&[&label]).observe(waited_ms as f64 / 1000.0);
     }
 
-    /// Notes the length of the queues.
-    pub fn pending(&self, queue: &Queue) {
-        for (gauge, n) in self.pending.iter().zip(queue.counts()) {
+    /// Notes that a pod entered a queue.
+    pub fn incoming(&self, event: &str, queue: &str, pods: usize) {
+        if pods > 0 {
+            self.incoming.with(&[event, queue]).add(pods as u64);
+        }
+    }
+
+    /// Notes what is known: nodes, pods on them, and how many of those are not confirmed yet.
+    pub fn known(&self, sizes: [usize; 3]) {
+        for (gauge, n) in self.cache.iter().zip(sizes) {
             gauge.set(n as f64);
         }
     }
 
-    /// Notes which plugins hold pods back.
-    pub fn held_back(&self, profile: &str, queue: &Queue) {
-        let by_plugin = queue.unschedulable_by_plugin();
-        for (plugin, name) in Plugin::ALL {
-            if let Some(n) = by_plugin.get(&plugin) {
-                self.unschedulable.with(&[name, profile]).set(*n as f64);
-            }
+    /// Notes the length of the queues.
+    pub fn pending(&self, queue: &Queue) {
+        for (gauge, n) in self.pending.iter().zip(queue.counts()) {
+            gauge.set(n as f64);
         }
     }
 }

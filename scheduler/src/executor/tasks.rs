@@ -88,7 +88,7 @@ impl Scheduler {
 
     /// Writes that a pod fits nowhere, and where room is being made for it, if the API does not have that already.
     pub(super) fn report_unschedulable(&self, pod: &Arc<PodInfo>, message: &str, nominated: Option<&str>) {
-        tracing::debug!(pod = %pod.key, message, "unschedulable");
+        tracing::debug!(pod = %pod.key, why = message, "unschedulable");
         self.recorder.event(&reference(pod), EventType::Warning, "FailedScheduling", "Scheduling", message);
         self.write_condition(pod, "Unschedulable", message, nominated);
     }

@@ -57,6 +57,21 @@ const VOLUMES: &[Plugin] =
     &[Plugin::VolumeBinding, Plugin::VolumeZone, Plugin::VolumeRestrictions, Plugin::NodeVolumeLimits];
 
 impl Event<'_> {
+    /// Upstream's name of the event, for metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NodeAdded(_) => "NodeAdd",
+            Self::NodeChanged(..) => "NodeUpdate",
+            Self::NodeRemoved => "NodeDelete",
+            Self::PodPlaced(_) => "AssignedPodAdd",
+            Self::PodRemoved(_) => "AssignedPodDelete",
+            Self::PodChanged(..) => "AssignedPodUpdate",
+            Self::Volumes => "PersistentVolumeClaimUpdate",
+            Self::Namespace => "NamespaceUpdate",
+            Self::NominationEnded => "UnscheduledPodDelete",
+        }
+    }
+
     /// The plugins that may care.
     pub fn listeners(&self) -> PluginSet {
         let list = match self {

@@ -5,7 +5,7 @@
 //! does, pods that back off for having been unschedulable are tried early when nothing else is to be done.
 //! Pure: the caller tells the time (milliseconds of any clock that does not go back).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 pub mod hints;
@@ -215,17 +215,6 @@ impl Queue {
             self.put(key, State::Backoff, now);
         }
         moved.len()
-    }
-
-    /// Pods that wait for an event, by the plugins that rejected them.
-    pub fn unschedulable_by_plugin(&self) -> BTreeMap<Plugin, usize> {
-        let mut out = BTreeMap::new();
-        for (plugins, keys) in &self.unschedulable {
-            for p in plugins.iter() {
-                *out.entry(p).or_default() += keys.len();
-            }
-        }
-        out
     }
 
     fn set_ready(&mut self, key: &PodKey, now: Millis) {
