@@ -4,6 +4,7 @@
 //! Contract: pure functions over `serde_json::Value` and bytes. No I/O, no tokio, no clock, no randomness; nothing here
 //! knows of a daemon, of etcd or of HTTP (beyond status codes). Nothing panics on any input.
 
+pub mod apply;
 pub mod codec;
 pub mod field;
 pub mod gvk;

@@ -1,0 +1,346 @@
+//! Walks over values by their schema: which fields a value sets, how two values differ, merging, removing.
+//!
+//! Follows upstream's structured-merge-diff: atomic places are one field, keyed lists are walked by key, structs field by
+//! field. Values that do not fit their schema are treated as one field.
+
+use serde_json::{Map, Value};
+
+use super::set::FieldSet;
+use crate::schema::{Field, Kind, ListType, MapType, Slot, Special, Type};
+
+/// How a place is walked.
+#[derive(Clone, Copy)]
+pub enum Shape<'t> {
+    /// One field: scalars and what is owned whole.
+    Leaf,
+    /// A struct.
+    Struct(&'t Type),
+    /// A map with entries of their own.
+    Map(&'t Slot),
+    /// A list whose elements are identified by value.
+    Set(&'t Slot),
+    /// A list whose elements are identified by keys.
+    Keyed(&'t Slot, &'t [&'static str]),
+}
+
+impl<'t> Shape<'t> {
+    /// The shape of a slot.
+    pub fn of(slot: &'t Slot) -> Self {
+        match &slot.kind {
+            Kind::Ref(ty) if ty.special == Special::No => match (slot.map_type, ty.map_type) {
+                (MapType::Granular, _) | (MapType::Unset, MapType::Unset | MapType::Granular) => Self::Struct(ty),
+                _ => Self::Leaf,
+            },
+            Kind::Map(entry) if slot.map_type != MapType::Atomic => Self::Map(entry),
+            Kind::List(element) => match slot.list_type {
+                ListType::Set => Self::Set(element),
+                ListType::Map => Self::Keyed(element, &slot.list_keys),
+                ListType::Unset | ListType::Atomic => Self::Leaf,
+            },
+            _ => Self::Leaf,
+        }
+    }
+
+    fn is_object(self) -> bool {
+        matches!(self, Self::Struct(_) | Self::Map(_))
+    }
+
+    fn is_list(self) -> bool {
+        matches!(self, Self::Set(_) | Self::Keyed(..))
+    }
+
+    /// The field of a struct; map entries and unknown names have none.
+    fn field(self, name: &str) -> Option<&'t Field> {
+        match self {
+            Self::Struct(ty) => ty.field(name),
+            _ => None,
+        }
+    }
+
+    /// The shape of a member of an object.
+    fn member(self, name: &str) -> Shape<'t> {
+        match self {
+            Self::Struct(_) => self.field(name).map_or(Self::Leaf, |field| Self::of(&field.slot)),
+            Self::Map(entry) => Self::of(entry),
+            _ => Self::Leaf,
+        }
+    }
+
+    fn element(self) -> Shape<'t> {
+        match self {
+            Self::Set(slot) | Self::Keyed(slot, _) => Self::of(slot),
+            _ => Self::Leaf,
+        }
+    }
+
+    /// The path element of a list's element; `Err` names the missing key.
+    fn identify(self, item: &Value) -> Result<String, &'t str> {
+        let Self::Keyed(slot, keys) = self else { return Ok(format!("v:{item}")) };
+        let mut identity = Map::new();
+        for key in keys {
+            let given = item.get(key).filter(|v| !v.is_null()).cloned();
+            let default = || match &slot.kind {
+                Kind::Ref(ty) => ty.field(key).and_then(|field| field.slot.default.to_value()),
+                _ => None,
+            };
+            identity.insert((*key).to_owned(), given.or_else(default).ok_or(*key)?);
+        }
+        Ok(format!("k:{}", Value::Object(identity)))
+    }
+
+    /// Elements with their identities; those without one are left out.
+    fn elements(self, items: &[Value]) -> Vec<(String, &Value)> {
+        items.iter().filter_map(|item| Some((self.identify(item).ok()?, item))).collect()
+    }
+}
+
+fn object(value: Option<&Value>) -> Option<&Map<String, Value>> {
+    value.and_then(Value::as_object).filter(|map| !map.is_empty())
+}
+
+fn list(value: Option<&Value>) -> Option<&Vec<Value>> {
+    value.and_then(Value::as_array).filter(|items| !items.is_empty())
+}
+
+/// Fits where an object (or a list) is expected.
+fn fits(value: Option<&Value>, is: fn(&Value) -> bool) -> bool {
+    value.is_none_or(|v| v.is_null() || is(v))
+}
+
+/// Which fields differ between two values.
+#[derive(Default)]
+pub struct Comparison {
+    /// Only in the second.
+    pub added: FieldSet,
+    /// In both, with different values.
+    pub modified: FieldSet,
+    /// Only in the first.
+    pub removed: FieldSet,
+}
+
+impl Comparison {
+    fn attach(&mut self, element: &str, child: Self) {
+        self.added.attach(element, child.added);
+        self.modified.attach(element, child.modified);
+        self.removed.attach(element, child.removed);
+    }
+}
+
+/// Compares two values of a shape.
+pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Comparison {
+    let mut result = Comparison::default();
+    if old == new {
+        return result;
+    }
+    if shape.is_object() && fits(old, Value::is_object) && fits(new, Value::is_object) {
+        let (olds, news) = (object(old), object(new));
+        if olds.is_some() || news.is_some() {
+            let empty = Map::new();
+            let (olds, news) = (olds.unwrap_or(&empty), news.unwrap_or(&empty));
+            for key in olds.keys().chain(news.keys().filter(|key| !olds.contains_key(*key))) {
+                let child = compare(shape.member(key), olds.get(key), news.get(key));
+                result.attach(&format!("f:{key}"), child);
+            }
+            result.added.member = old.is_none();
+            result.removed.member = new.is_none();
+            return result;
+        }
+    }
+    if shape.is_list() && fits(old, Value::is_array) && fits(new, Value::is_array) {
+        let (olds, news) = (list(old), list(new));
+        if olds.is_some() || news.is_some() {
+            let olds = olds.map(|items| shape.elements(items)).unwrap_or_default();
+            let news = news.map(|items| shape.elements(items)).unwrap_or_default();
+            for (id, item) in &olds {
+                let other = news.iter().find(|(other, _)| other == id).map(|(_, item)| *item);
+                result.attach(id, compare(shape.element(), Some(*item), other));
+            }
+            for (id, item) in news.iter().filter(|(id, _)| !olds.iter().any(|(other, _)| other == id)) {
+                result.attach(id, compare(shape.element(), None, Some(*item)));
+            }
+            result.added.member = old.is_none();
+            result.removed.member = new.is_none();
+            return result;
+        }
+    }
+    match (old, new) {
+        (None, _) => result.added.member = true,
+        (_, None) => result.removed.member = true,
+        _ => result.modified.member = true,
+    }
+    result
+}
+
+/// The fields that a value sets.
+pub fn field_set(shape: Shape<'_>, value: &Value) -> FieldSet {
+    let mut set = FieldSet::default();
+    match value {
+        Value::Object(map) if shape.is_object() => {
+            for (key, item) in map {
+                let mut child = field_set(shape.member(key), item);
+                // Map entries are owned as such; fields of structs only through what is in them.
+                child.member |=
+                    item.is_null() || item.as_object().is_some_and(Map::is_empty) || shape.field(key).is_none();
+                set.attach(&format!("f:{key}"), child);
+            }
+        }
+        Value::Array(items) if shape.is_list() => {
+            for (id, item) in shape.elements(items) {
+                let mut child = field_set(shape.element(), item);
+                child.member = true;
+                set.attach(&id, child);
+            }
+        }
+        Value::Null if shape.is_object() || shape.is_list() => {}
+        _ => set.member = true,
+    }
+    set
+}
+
+/// The first value with the second laid over it.
+pub fn merge(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Value {
+    if shape.is_object() && fits(old, Value::is_object) && fits(new, Value::is_object) {
+        let (olds, news) = (object(old), object(new));
+        if olds.is_some() || news.is_some() {
+            let mut result = olds.cloned().unwrap_or_default();
+            for (key, item) in news.into_iter().flatten() {
+                let merged = merge(shape.member(key), olds.and_then(|m| m.get(key)), Some(item));
+                result.insert(key.clone(), merged);
+            }
+            return Value::Object(result);
+        }
+    }
+    if shape.is_list() && fits(old, Value::is_array) && fits(new, Value::is_array) {
+        let olds = list(old).map(|items| shape.elements(items)).unwrap_or_default();
+        let news = list(new).map(|items| shape.elements(items)).unwrap_or_default();
+        if !olds.is_empty() || !news.is_empty() {
+            return Value::Array(merge_lists(shape, &olds, &news));
+        }
+    }
+    new.or(old).cloned().unwrap_or_default()
+}
+
+/// Interleaves two lists: elements of the second keep their order, those only in the first keep their place between them.
+fn merge_lists(shape: Shape<'_>, olds: &[(String, &Value)], news: &[(String, &Value)]) -> Vec<Value> {
+    let find = |list: &[(String, &Value)], id: &str| list.iter().position(|(other, _)| other == id);
+    let mut shared = news.iter().filter(|(id, _)| find(olds, id).is_some()).map(|(id, _)| id.as_str());
+    let mut next_shared = shared.next();
+    let mut result = Vec::with_capacity(olds.len().max(news.len()));
+    let mut taken: Vec<&str> = Vec::new();
+    let (mut left, mut right) = (0, 0);
+    while left < olds.len() || right < news.len() {
+        if let (Some((l, _)), Some((r, _))) = (olds.get(left), news.get(right))
+            && l != r
+            && find(news, l).is_some()
+            && next_shared.is_some_and(|next| next != l)
+        {
+            // Shared, but it comes later in the second list.
+            left += 1;
+            continue;
+        }
+        let same = matches!((olds.get(left), news.get(right)), (Some((l, _)), Some((r, _))) if l == r);
+        if let Some((id, item)) = olds.get(left).filter(|_| !same) {
+            if find(news, id).is_none() {
+                result.push((*item).clone());
+                left += 1;
+                continue;
+            }
+            if taken.contains(&id.as_str()) {
+                left += 1;
+            }
+        }
+        if let Some((id, item)) = news.get(right) {
+            let old = find(olds, id).map(|at| olds[at].1);
+            result.push(merge(shape.element(), old, Some(*item)));
+            taken.push(id);
+            right += 1;
+            if same {
+                left += 1;
+            }
+            if next_shared == Some(id.as_str()) {
+                next_shared = shared.next();
+            }
+        }
+    }
+    result
+}
+
+/// A value without the fields of a set; what becomes empty turns to null.
+pub fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Value {
+    match value {
+        Value::Object(map) if shape.is_object() => {
+            let mut result = Map::new();
+            for (key, item) in map {
+                match set.children.get(&format!("f:{key}")) {
+                    Some(below) if below.member => {}
+                    Some(below) => {
+                        result.insert(key.clone(), remove(shape.member(key), item, below));
+                    }
+                    None => {
+                        result.insert(key.clone(), item.clone());
+                    }
+                }
+            }
+            if result.is_empty() { Value::Null } else { Value::Object(result) }
+        }
+        Value::Array(items) if shape.is_list() => {
+            let mut result = Vec::new();
+            for item in items {
+                match shape.identify(item).ok().and_then(|id| set.children.get(&id)) {
+                    Some(below) if below.member => {}
+                    Some(below) => result.push(remove(shape.element(), item, below)),
+                    None => result.push(item.clone()),
+                }
+            }
+            if result.is_empty() { Value::Null } else { Value::Array(result) }
+        }
+        other => other.clone(),
+    }
+}
+
+/// The set with every struct field on the way to a member made a member too.
+pub fn with_named_fields(shape: Shape<'_>, set: &FieldSet) -> FieldSet {
+    let mut result = FieldSet { member: set.member, ..FieldSet::default() };
+    for (element, child) in &set.children {
+        let (below, named) = match element.strip_prefix("f:") {
+            Some(name) => (shape.member(name), shape.field(name).is_some()),
+            None => (shape.element(), false),
+        };
+        let mut child = with_named_fields(below, child);
+        child.member |= named;
+        result.children.insert(element.clone(), child);
+    }
+    result
+}
+
+/// Why a configuration does not fit its type; `None` when it does.
+pub fn misfit(shape: Shape<'_>, value: &Value) -> Option<String> {
+    match value {
+        Value::Object(map) if shape.is_object() => map.iter().find_map(|(key, item)| {
+            if let Shape::Struct(ty) = shape
+                && ty.field(key).is_none()
+            {
+                return Some(format!(".{key}: field not declared in schema"));
+            }
+            misfit(shape.member(key), item).map(|why| format!(".{key}{why}"))
+        }),
+        Value::Array(items) if shape.is_list() => {
+            let mut seen: Vec<String> = Vec::new();
+            items.iter().enumerate().find_map(|(index, item)| match shape.identify(item) {
+                Err(key) => Some(format!(
+                    ": element {index}: associative list with keys has an element that omits key field \"{key}\""
+                )),
+                Ok(id) if seen.contains(&id) => Some(format!(": duplicate entries for key {id}")),
+                Ok(id) => {
+                    let why = misfit(shape.element(), item).map(|why| format!("[{id}]{why}"));
+                    seen.push(id);
+                    why
+                }
+            })
+        }
+        Value::Null => None,
+        _ if shape.is_object() => Some(": expected map".to_owned()),
+        _ if shape.is_list() => Some(": expected list".to_owned()),
+        _ => None,
+    }
+}
