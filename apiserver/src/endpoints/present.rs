@@ -58,6 +58,7 @@ impl Presenter {
             version: &self.version,
             subresource: "",
             options: self.registry.options(),
+            allocators: None,
         }
     }
 

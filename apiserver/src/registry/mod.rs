@@ -5,6 +5,7 @@
 //! again on the present one before it is refused. Inside, objects are JSON trees in the stored version's form; the served
 //! version matters only at the edges. Knows nothing of HTTP.
 
+pub mod allocators;
 mod caches;
 mod create;
 mod delete;
@@ -88,6 +89,7 @@ pub struct Registry {
     table: SharedTable,
     options: ServerOptions,
     chain: OnceLock<Arc<admission::Chain>>,
+    allocators: allocators::Allocators,
 }
 
 impl<'a> Target<'a> {
@@ -193,7 +195,8 @@ impl Registry {
     /// Over a clock that has started. Events live for `event_ttl`.
     pub fn new(etcd: Etcd, clock: Arc<Clock>, table: SharedTable, options: ServerOptions, event_ttl: Duration) -> Self {
         let leases = Leases::new(etcd.clone(), event_ttl);
-        Self { etcd, clock, leases, table, options, chain: OnceLock::new() }
+        let allocators = allocators::Allocators::new(etcd.clone(), Arc::clone(&clock));
+        Self { etcd, clock, leases, table, options, chain: OnceLock::new(), allocators }
     }
 
     /// Sets the admission chain, once, before the first write.
@@ -242,6 +245,7 @@ impl Registry {
             version: &target.version.version,
             subresource: target.subresource_name(),
             options: &self.options,
+            allocators: Some(&self.allocators),
         }
     }
 

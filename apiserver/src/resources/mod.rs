@@ -13,7 +13,7 @@ pub mod check;
 pub mod core;
 mod discovery;
 mod dra;
-mod edit;
+pub mod edit;
 mod flowcontrol;
 mod kinds;
 mod meta;
@@ -38,6 +38,7 @@ use serde_json::Value;
 
 use crate::config::ServerOptions;
 use crate::http::request::RequestContext;
+use crate::registry::allocators::Allocators;
 use kinds::{conversion, strategy, subresource_strategy};
 
 /// One resource in all its served versions.
@@ -192,6 +193,8 @@ pub struct HookContext<'a> {
     pub subresource: &'a str,
     /// The server's configuration.
     pub options: &'a ServerOptions,
+    /// Gives out addresses and ports; `None` where nothing is written.
+    pub allocators: Option<&'a Allocators>,
 }
 
 /// Undoes or keeps what [`Strategy::allocate`] reserved. Dropped without [`Rollback::undo`], the reservation stays.

@@ -11,6 +11,7 @@ use apimachinery::field::ErrorList;
 use apimachinery::validation as names;
 use serde_json::{Value, json};
 
+use crate::registry::allocators;
 use crate::resources::check::{At, Check, dual_stack, parse_ip};
 use crate::resources::edit::{array_mut, at_mut, remove, set, set_default};
 use crate::resources::{HookContext, meta};
@@ -20,11 +21,14 @@ use crate::resources::{NameRule, Strategy};
 pub const STRATEGY: Strategy = Strategy {
     names: NameRule(names::dns1123_label),
     default: defaults,
+    prepare_create: |service, _| families::prepare(service, None),
     prepare_update,
     validate,
     validate_update,
     warnings: view::warnings,
     cells: Some(view::cells),
+    allocate: Some(allocators::allocate),
+    release: Some(allocators::release),
     ..Strategy::DEFAULT
 };
 
@@ -96,6 +100,7 @@ fn defaults(service: &mut Value, cx: &HookContext) {
 }
 
 fn prepare_update(service: &mut Value, old: &Value, _: &HookContext) {
+    families::prepare(service, Some(old));
     families::drop_what_the_type_no_longer_has(service, old);
     if service["spec"]["type"] != "LoadBalancer" {
         at_mut(service, "status", |status| set(status, "loadBalancer", json!({})));
