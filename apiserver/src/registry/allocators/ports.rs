@@ -53,21 +53,11 @@ impl Ports<'_> {
         let size = u64::from(high - low) + 1;
         let band = reserved_band(size);
         let free = |port: &u16| !mine.contains(port) && !(self.taken)(*port);
-        let dynamic = (band..size).len();
+        let dynamic = size - band;
         let upper = (0..dynamic).map(|i| band + (self.seed + i) % dynamic.max(1));
         let lower = (0..band).map(|i| (self.seed + i) % band.max(1));
         let mut offsets = upper.chain(lower).filter_map(|offset| u16::try_from(u64::from(low) + offset).ok());
         offsets.find(free).ok_or(PortError::Full)
-    }
-}
-
-trait Len {
-    fn len(&self) -> u64;
-}
-
-impl Len for std::ops::Range<u64> {
-    fn len(&self) -> u64 {
-        self.end.saturating_sub(self.start)
     }
 }
 
@@ -152,7 +142,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn service(ty: &str, ports: Value) -> Value {
+    fn service(ty: &str, ports: &Value) -> Value {
         json!({"spec": {"type": ty, "ports": ports}})
     }
 
@@ -162,7 +152,7 @@ mod tests {
 
     #[test]
     fn chosen_ports_come_from_the_upper_band() {
-        let mut s = service("NodePort", json!([{"port": 80}, {"port": 81}]));
+        let mut s = service("NodePort", &json!([{"port": 80}, {"port": 81}]));
         let new = assign(&mut s, None, &all(&|_| false)).unwrap();
         assert_eq!(new.len(), 2);
         assert!(new.iter().all(|port| *port >= 30_000 + 86) && new[0] != new[1]);
@@ -172,7 +162,7 @@ mod tests {
     #[test]
     fn asked_for_ports_must_be_free_and_in_range() {
         for (port, taken) in [(30_001, true), (80, false)] {
-            let mut s = service("NodePort", json!([{"port": 80, "nodePort": port}]));
+            let mut s = service("NodePort", &json!([{"port": 80, "nodePort": port}]));
             let Err(PortError::Refused(errors)) = assign(&mut s, None, &all(&|_| taken)) else { panic!("refused") };
             assert_eq!(errors[0].path.to_string(), "spec.ports[0].nodePort");
         }
@@ -180,10 +170,10 @@ mod tests {
 
     #[test]
     fn held_ports_are_not_asked_for_again_and_types_without_them_get_none() {
-        let old = service("NodePort", json!([{"port": 80, "nodePort": 30_500}]));
+        let old = service("NodePort", &json!([{"port": 80, "nodePort": 30_500}]));
         let mut s = old.clone();
         assert_eq!(assign(&mut s, Some(&old), &all(&|_| true)).unwrap(), Vec::<u16>::new());
-        let mut s = service("ClusterIP", json!([{"port": 80}]));
+        let mut s = service("ClusterIP", &json!([{"port": 80}]));
         assert_eq!(assign(&mut s, None, &all(&|_| true)).unwrap(), Vec::<u16>::new());
     }
 
@@ -191,7 +181,7 @@ mod tests {
     fn two_protocols_of_a_port_share_a_node_port() {
         let mut s = service(
             "NodePort",
-            json!([{"port": 53, "protocol": "TCP", "nodePort": 30_053}, {"port": 53, "protocol": "UDP"}]),
+            &json!([{"port": 53, "protocol": "TCP", "nodePort": 30_053}, {"port": 53, "protocol": "UDP"}]),
         );
         assign(&mut s, None, &all(&|_| false)).unwrap();
         assert_eq!(s["spec"]["ports"][1]["nodePort"], 30_053);
@@ -199,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_full_range_says_so() {
-        let mut s = service("NodePort", json!([{"port": 80}]));
+        let mut s = service("NodePort", &json!([{"port": 80}]));
         assert!(matches!(assign(&mut s, None, &all(&|_| true)), Err(PortError::Full)));
     }
 }

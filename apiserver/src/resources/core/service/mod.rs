@@ -29,7 +29,6 @@ pub const STRATEGY: Strategy = Strategy {
     cells: Some(view::cells),
     allocate: Some(allocators::allocate),
     release: Some(allocators::release),
-    ..Strategy::DEFAULT
 };
 
 /// `services/status`.
