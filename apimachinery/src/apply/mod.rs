@@ -205,14 +205,20 @@ pub fn update(ty: &Type, live: Option<&Value>, object: &mut Value, writer: &Writ
     write_entries(object, entries);
 }
 
-/// The entries after a write by `writer` that turned `before` into `after`.
-fn record(ty: &Type, before: &Value, after: &Value, mut entries: Vec<Entry>, writer: &Writer) -> Vec<Entry> {
+/// What a write sets and what it removes, without what the endpoint resets.
+fn changes(ty: &Type, before: &Value, after: &Value, ignored: &FieldSet) -> (FieldSet, FieldSet) {
     let compared = walk::compare(Shape::Struct(ty), Some(before), Some(after));
     let written = compared.modified.union(&compared.added);
+    (written.recursive_difference(ignored), compared.removed.recursive_difference(ignored))
+}
+
+/// The entries after a write by `writer` that turned `before` into `after`.
+fn record(ty: &Type, before: &Value, after: &Value, mut entries: Vec<Entry>, writer: &Writer) -> Vec<Entry> {
+    let (written, removed) = changes(ty, before, after, &FieldSet::of_fields(writer.reset_fields));
     for entry in &mut entries {
-        entry.fields = entry.fields.difference(&written).difference(&compared.removed);
+        entry.fields = entry.fields.difference(&written).difference(&removed);
     }
-    let owned = written.recursive_difference(&FieldSet::of_fields(writer.reset_fields)).difference(&UNOWNED);
+    let owned = written.difference(&UNOWNED);
     if !owned.is_empty() {
         let mut own = Entry::of(writer, false, owned);
         if let Some(at) = entries.iter().position(|entry| entry.is_same(&own)) {
@@ -283,8 +289,7 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, force: bool, write
     if let Some(previous) = &previous {
         merged = prune(shape, &merged, &previous.fields, &own, &entries);
     }
-    let compared = walk::compare(shape, Some(&before), Some(&merged));
-    let written = compared.modified.union(&compared.added);
+    let (written, removed) = changes(ty, &before, &merged, &ignored);
     let conflicts: Vec<(&Entry, FieldSet)> = entries
         .iter()
         .map(|entry| (entry, entry.fields.intersection(&written)))
@@ -294,7 +299,7 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, force: bool, write
         return Err(conflict(&conflicts));
     }
     for entry in &mut entries {
-        entry.fields = entry.fields.difference(&written).difference(&compared.removed);
+        entry.fields = entry.fields.difference(&written).difference(&removed);
     }
     own.fields = own.fields.difference(&UNOWNED);
     if let Some(previous) = previous

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use apimachinery::codec::{self, FieldValidation, Media};
-use apimachinery::gvk::GroupVersion;
+use apimachinery::field::{FieldError, Path};
+use apimachinery::gvk::{GroupKind, GroupVersion};
 use apimachinery::patch;
 use apimachinery::schema::{self, Type};
 use apimachinery::status::Status;
@@ -21,7 +22,7 @@ use super::present::{Presenter, error_event};
 use super::route::Endpoints;
 use super::watch_stream::{WatchStream, single};
 use crate::http::request::{Query, RequestContext};
-use crate::registry::{DeleteOptions, Deleted, Listing, Object, Target, UpdateOptions};
+use crate::registry::{DeleteOptions, Deleted, Listing, Object, Target, UpdateOptions, ownership};
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
@@ -206,9 +207,7 @@ impl Call<'_> {
         let options = options::write(&self.query, "PatchOptions")?;
         let (parts, incoming) = request.into_parts();
         let patch_type = body::patch_type(&parts.headers, true)?;
-        if options.force && patch_type != PatchType::Apply {
-            return Err(force_without_apply());
-        }
+        check_apply(patch_type, options.force, self.query.get("fieldManager").unwrap_or_default())?;
         let bytes = body::read(incoming).await?;
         let (ty, api_version, kind) = self.spoken()?;
         let change = self.patch_change(patch_type, &bytes, ty, options)?;
@@ -219,7 +218,8 @@ impl Call<'_> {
             Ok(object)
         };
         let registry = &self.endpoints.registry;
-        let (object, created) = registry.update(&self.target()?, &typed, UpdateOptions::default()).await?;
+        let applied = patch_type == PatchType::Apply;
+        let (object, created) = registry.update(&self.target()?, &typed, UpdateOptions { applied }).await?;
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
     }
 
@@ -233,12 +233,15 @@ impl Call<'_> {
         let tree = match patch_type {
             PatchType::Json => Value::Null,
             PatchType::Merge | PatchType::Strategic => codec::parse(bytes, Media::Json)?,
-            PatchType::Apply => {
-                return Err(Status::unsupported_media_type("server-side apply is not implemented; use another patch"));
-            }
+            PatchType::Apply => codec::parse(bytes, Media::Yaml)?,
         };
         let ctx = &self.presenter.ctx;
+        let target = self.target()?;
         Ok(move |now: Option<&Value>| {
+            if patch_type == PatchType::Apply {
+                let applied = ownership::apply(&target, now, &tree, options.force)?;
+                return Ok(codec::conform(ty, applied, options.validation)?.value);
+            }
             let Some(now) = now else {
                 return Err(Status::not_found(&self.presenter.resource.group_resource(), &ctx.info.name));
             };
@@ -312,9 +315,16 @@ impl Call<'_> {
     }
 }
 
-fn force_without_apply() -> Status {
-    use apimachinery::field::{FieldError, Path};
-    let error = FieldError::forbidden(Path::new("force"), "may not be specified for non-apply patch");
-    let kind = apimachinery::gvk::GroupKind { group: "meta.k8s.io".to_owned(), kind: "PatchOptions".to_owned() };
-    Status::invalid(&kind, "", &vec![error])
+/// An apply names its manager, and only an apply may be forced.
+fn check_apply(patch_type: PatchType, force: bool, manager: &str) -> Result<(), Status> {
+    let error = match patch_type {
+        PatchType::Apply if manager.is_empty() => {
+            FieldError::required(Path::new("fieldManager"), "is required for apply patch")
+        }
+        PatchType::Apply => return Ok(()),
+        _ if force => FieldError::forbidden(Path::new("force"), "may not be specified for non-apply patch"),
+        _ => return Ok(()),
+    };
+    let kind = GroupKind { group: "meta.k8s.io".to_owned(), kind: "PatchOptions".to_owned() };
+    Err(Status::invalid(&kind, "", &vec![error]))
 }

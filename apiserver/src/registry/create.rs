@@ -7,7 +7,7 @@ use apimachinery::status::Status;
 use apimachinery::validation;
 use serde_json::Value;
 
-use super::{Object, Registry, Target, at_revision, canonicalize, encode, metadata};
+use super::{Object, Registry, Target, at_revision, canonicalize, encode, metadata, ownership};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::etcd::Written;
@@ -39,9 +39,22 @@ impl Registry {
     ///
     /// # Errors
     /// What admission, validation or storage says; 409 when the name is taken.
-    pub async fn create(&self, target: &Target<'_>, mut object: Value) -> Result<Object, Status> {
+    pub async fn create(&self, target: &Target<'_>, object: Value) -> Result<Object, Status> {
+        self.create_owned(target, object, false).await
+    }
+
+    /// The same; `owned` tells that the object already says who owns what.
+    pub(super) async fn create_owned(
+        &self,
+        target: &Target<'_>,
+        mut object: Value,
+        owned: bool,
+    ) -> Result<Object, Status> {
         settle_namespace(target, &mut object)?;
         (target.strategy().default)(&mut object, &self.hooks(target));
+        if !owned {
+            ownership::record(target, None, &mut object);
+        }
         target.to_storage(&mut object);
         let chain = self.chain()?;
         let request = target.admission(Operation::Create, None);

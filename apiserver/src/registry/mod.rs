@@ -13,6 +13,7 @@ pub mod deletion;
 pub mod list;
 pub mod metadata;
 mod objects;
+pub mod ownership;
 mod scale;
 mod update;
 mod watch;

@@ -10,7 +10,7 @@ use apimachinery::validation;
 use serde_json::Value;
 
 use super::create::settle_namespace;
-use super::{Change, Current, Object, Registry, Target, at_revision, canonicalize, encode, metadata};
+use super::{Change, Current, Object, Registry, Target, at_revision, canonicalize, encode, metadata, ownership};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::cache::ResourceCache;
@@ -24,8 +24,8 @@ const MODIFIED: &str = "the object has been modified; please apply your changes 
 /// How an update may go beyond its facts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UpdateOptions {
-    /// Creates the object when it is absent, whatever the facts say (apply).
-    pub force_create: bool,
+    /// The change is a server-side apply: it creates an absent object, and has itself recorded who owns what.
+    pub applied: bool,
 }
 
 /// What an update comes to.
@@ -66,7 +66,7 @@ impl Registry {
                 }
                 return self.create_by_update(target, change, options).await.map(|object| (object, true));
             };
-            let plan = self.plan_update(target, change, now).await;
+            let plan = self.plan_update(target, change, now, options).await;
             if !fresh && !matches!(plan, Ok(Plan::Put(..))) {
                 let live = self.live(&cache, &key).await?;
                 fresh = true;
@@ -137,7 +137,7 @@ impl Registry {
         options: UpdateOptions,
     ) -> Result<Object, Status> {
         let allowed = target.subresource.is_none() && target.behaviour().allow_create_on_update;
-        if !allowed && !options.force_create {
+        if !allowed && !options.applied {
             return Err(target.not_found());
         }
         let object = change(None)?;
@@ -154,11 +154,17 @@ impl Registry {
         meta::set_resource_version(&mut object, "");
         meta::set_name(&mut object, target.name);
         let create = Target { subresource: None, ..*target };
-        self.create(&create, object).await
+        self.create_owned(&create, object, options.applied).await
     }
 
     /// What the update comes to on top of `now`.
-    async fn plan_update(&self, target: &Target<'_>, change: Change<'_>, now: &Current) -> Result<Plan, Status> {
+    async fn plan_update(
+        &self,
+        target: &Target<'_>,
+        change: Change<'_>,
+        now: &Current,
+        options: UpdateOptions,
+    ) -> Result<Plan, Status> {
         let old = &now.value;
         let mut served = old.clone();
         target.from_storage(&mut served);
@@ -167,6 +173,9 @@ impl Registry {
         settle_namespace(target, &mut object)?;
         let hooks = self.hooks(target);
         (target.strategy().default)(&mut object, &hooks);
+        if !options.applied {
+            ownership::record(target, Some(&served), &mut object);
+        }
         target.to_storage(&mut object);
         let chain = self.chain()?;
         // The lives of the target and of the object differ; the request is made anew for each call.
