@@ -78,6 +78,9 @@ fn kubelet(cluster: &Cluster) -> String {
         "failCgroupV1": false,
         "failSwapOn": false,
         "oomScoreAdj": 0,
+        // a machine that is also used for other things may have a fuller disk than a dedicated node
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%",
+            "nodefs.inodesFree": "5%"},
     });
     format!("{config:#}\n")
 }

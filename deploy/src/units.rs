@@ -133,7 +133,7 @@ fn controller_manager(cluster: &Cluster) -> Unit {
         pki("tls-private-key-file", "controller-manager-serving.key"),
         "--leader-elect=true".to_owned(),
         "--use-service-account-credentials=true".to_owned(),
-        "--controllers=*,bootstrap-signer-controller,token-cleaner-controller".to_owned(),
+        "--controllers=*".to_owned(),
         pki("root-ca-file", "ca.crt"),
         pki("service-account-private-key-file", "sa.key"),
         pki("cluster-signing-cert-file", "ca.crt"),
