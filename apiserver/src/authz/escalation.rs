@@ -76,7 +76,8 @@ async fn check_binding(authz: &Union, write: &Write<'_>) -> Result<(), Status> {
     }
     let rules = authz.rbac.read(|index| index.rules(write.namespace, &role).cloned());
     let Some(rules) = rules else {
-        return Err(Status::not_found(&GroupResource::new(GROUP, resource), &role.name));
+        // Named by the resource that is written, as upstream.
+        return Err(Status::not_found(&GroupResource::new(GROUP, write.resource), &role.name));
     };
     refuse(authz, write, &rules)
 }

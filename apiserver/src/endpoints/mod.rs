@@ -10,6 +10,7 @@ pub mod options;
 pub mod present;
 pub mod reviews;
 pub mod route;
+pub mod shape;
 pub mod table;
 pub mod token_request;
 pub mod verbs;

@@ -16,7 +16,7 @@ use super::present::{Presenter, value_answer};
 use super::reviews::Reviews;
 use super::table::IncludeObject;
 use super::verbs::Call;
-use super::{actions, body, token_request};
+use super::{actions, body, shape, token_request};
 use crate::http::chain::Route;
 use crate::http::request::{Query, RequestContext, RequestInfo};
 use crate::http::respond;
@@ -107,16 +107,7 @@ impl Endpoints {
         if Tunnels::serves(&info.api_group, &info.resource, &info.subresource) {
             return self.tunnels.serve(&ctx, &query, request).await;
         }
-        if info.parts.len() > 3 || (!resource.namespaced && info.resource != "namespaces" && !info.namespace.is_empty())
-        {
-            return Ok(not_found());
-        }
-        if !allowed(&info, resource) {
-            return Err(method_not_allowed(resource, &info));
-        }
-        if resource.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch") {
-            return Err(method_not_allowed(resource, &info));
-        }
+        shape::check(&info, request.method(), resource)?;
         if Reviews::serves(&info.api_group, &info.resource) || is_token(&info) || actions::find(&info).is_some() {
             return self.action(ctx, resource, &query, request).await;
         }
@@ -139,14 +130,34 @@ impl Endpoints {
 
     fn document(&self, ctx: &RequestContext, request: &Request<Incoming>) -> Response<Body> {
         let (query, headers) = (request.uri().query().unwrap_or_default(), request.headers());
-        let found = self.documents.iter().find_map(|documents| documents.respond(&ctx.info.path, query, headers));
+        let path = ctx.info.path.as_str();
+        let found = self.documents.iter().find_map(|documents| documents.respond(path, query, headers));
         if let Some(found) = found {
+            let any_method = path == "/apis" || !path.starts_with("/api");
+            if !any_method && request.method() != http::Method::GET {
+                return respond::status(&shape::method_not_allowed());
+            }
             return found.map(full);
         }
-        if ctx.info.path == "/" || ctx.info.path.is_empty() {
+        if path == "/" || path.is_empty() {
             return respond::json(StatusCode::OK, &serde_json::json!({"paths": self.paths()}));
         }
+        if self.is_api_path(path) {
+            return respond::status(&Status::no_such_path());
+        }
         not_found()
+    }
+
+    /// Below the core group or a group that is served: what is missing there is told as a Status.
+    fn is_api_path(&self, path: &str) -> bool {
+        let mut segments = path.trim_start_matches('/').split('/');
+        match (segments.next(), segments.next()) {
+            (Some("api"), Some(_)) => true,
+            (Some("apis"), Some(group)) => {
+                segments.next().is_some() && self.registry.table().load().iter().any(|r| r.group == group)
+            }
+            _ => false,
+        }
     }
 
     fn paths(&self) -> Vec<String> {
@@ -205,20 +216,4 @@ impl Endpoints {
 
 fn is_token(info: &RequestInfo) -> bool {
     info.api_group.is_empty() && info.resource == "serviceaccounts" && info.subresource == "token"
-}
-
-/// Whether the resource, or its subresource, knows the verb.
-fn allowed(info: &RequestInfo, resource: &Resource) -> bool {
-    let knows = |verbs: &[String]| verbs.iter().any(|verb| *verb == info.verb);
-    match info.subresource.as_str() {
-        "" => knows(&resource.verbs),
-        name => resource.subresource(name).is_some_and(|sub| knows(&sub.verbs)),
-    }
-}
-
-fn method_not_allowed(resource: &Resource, info: &RequestInfo) -> Status {
-    if !info.subresource.is_empty() && resource.subresource(&info.subresource).is_none() {
-        return Status::no_such_path();
-    }
-    Status::method_not_supported(&resource.group_resource(), &info.verb)
 }

@@ -114,6 +114,9 @@ impl Chain {
                 response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
                 Some(response)
             }
+            "/version" | "/version/" if parts.method != http::Method::GET => {
+                Some(respond::status(&crate::endpoints::shape::method_not_allowed()))
+            }
             "/version" | "/version/" => {
                 let version = serde_json::to_value(component_base::version::info()).unwrap_or_default();
                 Some(respond::json(StatusCode::OK, &version))

@@ -68,7 +68,8 @@ impl RequestInfo {
     /// Reads method, path (percent-decoded) and query.
     pub fn parse(method: &http::Method, path: &str, query: &Query) -> Self {
         let mut info = Self { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
-        let segments: Vec<&str> = path.trim_matches('/').split('/').filter(|s| !s.is_empty()).collect();
+        // Empty segments stay: `namespaces//pods` is all namespaces, `v1//pods` is nothing.
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let rest = match segments.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
                 info.api_version = (*version).to_owned();

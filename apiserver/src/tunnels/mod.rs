@@ -24,7 +24,8 @@ use self::locate::LogOptions;
 use self::relay::Target;
 use crate::admission::{self, Chain, Operation};
 use crate::authz::{Attributes, Union};
-use crate::http::request::{Query, RequestContext, RequestInfo};
+use crate::endpoints::shape::method_not_allowed;
+use crate::http::request::{Query, RequestContext};
 use crate::objects::{Objects, find};
 
 /// Longest error text of a kubelet that is quoted.
@@ -64,10 +65,10 @@ impl Tunnels {
     ) -> Result<Response<Body>, Status> {
         let info = &ctx.info;
         match (info.resource.as_str(), info.subresource.as_str()) {
-            ("pods", "log") if info.verb != "get" => Err(not_supported(info)),
+            ("pods", "log") if info.verb != "get" => Err(method_not_allowed()),
             ("pods", "log") => self.log(ctx, query).await,
             ("pods", "exec" | "attach" | "portforward") if !matches!(info.verb.as_str(), "get" | "create") => {
-                Err(not_supported(info))
+                Err(method_not_allowed())
             }
             ("pods", "exec" | "attach" | "portforward") => self.stream(ctx, query, request).await,
             ("pods", "proxy") => self.pod_proxy(ctx, request).await,
@@ -206,10 +207,6 @@ impl Tunnels {
         let id = locate::SchemeNamePort { port: port.to_string(), ..id };
         proxy::forward_plain(&id, address, path, request).await
     }
-}
-
-fn not_supported(info: &RequestInfo) -> Status {
-    Status::method_not_supported(&GroupResource::new("", &*info.resource), &info.verb)
 }
 
 /// A backend that could not be reached, as upstream words it.

@@ -189,8 +189,15 @@ impl PodSecurity {
     }
 }
 
+/// What is told: the warn label's policy, or without one whatever is enforced.
+fn warn_policy(namespace: &Value) -> Policy {
+    let mode =
+        if label(namespace, "warn").is_none() && label(namespace, "enforce").is_some() { "enforce" } else { "warn" };
+    policy(namespace, mode)
+}
+
 fn warn(request: &Request<'_>, namespace: &Value, metadata: &Value, spec: &Value) {
-    let policy = policy(namespace, "warn");
+    let policy = warn_policy(namespace);
     if let Some(why) = judge(policy, metadata, spec) {
         request.ctx.warnings.add(format!("would violate PodSecurity \"{policy}\": {why}"));
     }
