@@ -458,3 +458,60 @@ fn clean_up(cluster: &mut Cluster) {
     assert!(left.contains("203.0.113.7"), "{left}");
     assert!(cluster.node.ask(CLUSTER_IP).is_err());
 }
+
+/// The same daemon against the real API server and etcd, all in one namespace: what it is allowed to see and how it is told.
+#[test]
+fn follows_the_real_api_server() {
+    if !is_root() {
+        println!("skipped: network namespaces need root");
+        return;
+    }
+    let node = Namespace::new("api");
+    let pod = Namespace::new("api-pod");
+    node.connect("pod", "10.88.3.1", &pod, "10.88.3.2");
+    node.ip("route add default via 10.88.3.2");
+    start_backend(&pod, "real");
+    // children live where the thread that starts them lives
+    let plane = node.inside(|| tests::ControlPlane::start(tests::Options::default())).join().expect("a control plane");
+    let objects = plane.path("objects.json");
+    let made = [
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}, "spec": {"podCIDR": "10.88.3.0/24"}}),
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": "10.0.7.7", "ports": [{"port": 80, "targetPort": 8080}]}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "web-1", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
+            "endpoints": [{"addresses": ["10.88.3.2"], "conditions": {"ready": true}}],
+            "ports": [{"port": 8080, "protocol": "TCP", "name": ""}]}),
+    ];
+    let list = made.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    std::fs::write(&objects, list).expect("a file");
+    let kubectl = |arguments: &[&str]| {
+        let kubeconfig = plane.kubeconfig().display().to_string();
+        output(node.command("kubectl").arg("--kubeconfig").arg(kubeconfig).args(arguments))
+    };
+    kubectl(&["create", "-f", &objects.display().to_string()]).expect("objects are made");
+    let address =
+        [json!({"op": "add", "path": "/status/addresses", "value": [{"type": "InternalIP", "address": "10.88.3.1"}]})];
+    let address = json!(address).to_string();
+    kubectl(&["patch", "node", "node-a", "--subresource=status", "--type=json", "-p", &address]).expect("an address");
+    let log = plane.path("proxy.log");
+    let mut command = node.command(bin("kube-proxy"));
+    command.arg(format!("--kubeconfig={}", plane.path("kube-proxy.conf").display())).args([
+        "--hostname-override=node-a",
+        "--detect-local-mode=NodeCIDR",
+        "--healthz-bind-address=",
+        "--metrics-bind-address=",
+        "--conntrack-max-per-core=0",
+        "-v=4",
+    ]);
+    let _proxy = Process::start(&mut command, &log);
+    let words = || std::fs::read_to_string(&log).unwrap_or_default();
+    eventually("an answer through the Service", || {
+        node.ask("10.0.7.7:80").map_err(|why| format!("{why}\n{}", words()))
+    });
+    kubectl(&["delete", "endpointslice", "web-1"]).expect("it is deleted");
+    eventually("refusal without endpoints", || match node.ask("10.0.7.7:80") {
+        Err(why) if why.contains("refused") => Ok(()),
+        other => Err(format!("{other:?}\n{}", words())),
+    });
+}
