@@ -36,7 +36,7 @@ pub async fn create(
     let account = find(objects, accounts, namespace, name)
         .await?
         .ok_or_else(|| Status::not_found(&GroupResource::new("", accounts.1), name))?;
-    complete(&mut body, issuer, ctx)?;
+    complete(&mut body, ctx)?;
     let request = admission::Request {
         ctx,
         operation: admission::Operation::Create,
@@ -48,6 +48,10 @@ pub async fn create(
         old: None,
     };
     chain.admit(&request, Some(&mut body)).await?;
+    // after admission: that of nodes compares what was asked for with what the pod's volumes say, where empty means this
+    if body["spec"]["audiences"].as_array().is_none_or(Vec::is_empty) {
+        set(&mut body["spec"], "audiences", issuer.api_audiences().to_vec());
+    }
     let errors = validate(&body);
     if !errors.is_empty() {
         let kind = GroupKind { group: "authentication.k8s.io".to_owned(), kind: "TokenRequest".to_owned() };
@@ -68,7 +72,7 @@ pub async fn create(
 }
 
 /// Fills in what the client left out, after checking that the body speaks of the URL's account.
-fn complete(body: &mut Value, issuer: &Issuer, ctx: &RequestContext) -> Result<(), Status> {
+fn complete(body: &mut Value, ctx: &RequestContext) -> Result<(), Status> {
     for (field, of_url) in [("name", &ctx.info.name), ("namespace", &ctx.info.namespace)] {
         let given = body["metadata"][field].as_str().unwrap_or_default();
         if !given.is_empty() && given != of_url {
@@ -84,9 +88,6 @@ fn complete(body: &mut Value, issuer: &Issuer, ctx: &RequestContext) -> Result<(
         set(body, "spec", json!({}));
     }
     let spec = &mut body["spec"];
-    if spec["audiences"].as_array().is_none_or(Vec::is_empty) {
-        set(spec, "audiences", issuer.api_audiences().to_vec());
-    }
     if spec["expirationSeconds"].is_null() {
         set(spec, "expirationSeconds", DEFAULT_SECONDS);
     }
