@@ -413,12 +413,13 @@ impl Plugin for NodeRestriction {
         node_of(&request.ctx.user).is_some()
     }
 
-    fn validate<'a>(
+    /// Among the mutating plugins, as upstream: it judges what the node asked for, before the server fills in more.
+    fn admit<'a>(
         &'a self,
         request: &'a Request<'_>,
-        object: Option<&'a Value>,
+        object: Option<&'a mut Value>,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(self.check(request, object))
+        Box::pin(self.check(request, object.map(|object| &*object)))
     }
 }
 
@@ -552,7 +553,7 @@ mod tests {
                 name,
                 old: old.as_ref(),
             };
-            let result = plugin.validate(&request, object.as_ref()).await;
+            let result = plugin.admit(&request, object.clone().as_mut()).await;
             assert_eq!(result.is_ok(), allowed, "{what}: {result:?}");
         }
     }
