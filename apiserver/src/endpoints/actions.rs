@@ -8,6 +8,7 @@ use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
+use super::eviction::evict;
 use crate::http::request::{RequestContext, RequestInfo};
 use crate::registry::{Registry, Target, UpdateOptions};
 use crate::resources::Resource;
@@ -22,6 +23,12 @@ pub fn find(info: &RequestInfo) -> Option<Action> {
         ("", "pods", "binding") | ("", "bindings", "") => {
             Some(|registry, ctx, _, body| Box::pin(bind(registry, ctx, body)))
         }
+        ("", "pods", "eviction") => Some(|registry, ctx, pods, body| {
+            Box::pin(async move {
+                evict(registry, ctx, pods, body).await?;
+                Ok(success(201))
+            })
+        }),
         _ => None,
     }
 }
@@ -40,7 +47,7 @@ async fn bind(registry: &Arc<Registry>, ctx: &RequestContext, binding: Value) ->
     }
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     let kind = binding["target"]["kind"].as_str().unwrap_or_default();
-    check_target(name, node, kind)?;
+    check_target(node, kind)?;
     let table = registry.table().load();
     let resource = table.by_plural("", "pods").ok_or_else(Status::no_such_path)?;
     let version = resource.version("v1").ok_or_else(Status::no_such_path)?;
@@ -54,7 +61,8 @@ async fn bind(registry: &Arc<Registry>, ctx: &RequestContext, binding: Value) ->
             [(meta::uid(&binding), meta::uid(now)), (meta::resource_version(&binding), meta::resource_version(now))]
         {
             if !wanted.is_empty() && wanted != there {
-                return Err(conflict(format!("Precondition failed: {wanted} in precondition, {there} in object meta")));
+                let why = format!("Precondition failed: {wanted} in precondition, {there} in object meta");
+                return Err(Status::conflict(&pods, name, &why));
             }
         }
         if meta::deletion_timestamp(now).is_some() {
@@ -73,7 +81,7 @@ async fn bind(registry: &Arc<Registry>, ctx: &RequestContext, binding: Value) ->
     Ok(success(201))
 }
 
-fn check_target(name: &str, node: &str, kind: &str) -> Result<(), Status> {
+fn check_target(node: &str, kind: &str) -> Result<(), Status> {
     use apimachinery::field::{ErrorList, FieldError, Path};
     let mut errors = ErrorList::new();
     let target = Path::new("target");
@@ -86,8 +94,9 @@ fn check_target(name: &str, node: &str, kind: &str) -> Result<(), Status> {
     if errors.is_empty() {
         return Ok(());
     }
-    let kind = apimachinery::gvk::GroupKind { group: String::new(), kind: "Binding".to_owned() };
-    Err(Status::invalid(&kind, name, &errors))
+    // Upstream's list of errors is no Status, so that it becomes a 500 without a reason.
+    let sentence = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(Status::failure(500, "", sentence))
 }
 
 fn assigned(pod: &Value, binding: &Value, node: &str, ctx: &RequestContext) -> Value {

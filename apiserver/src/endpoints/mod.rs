@@ -4,6 +4,7 @@ pub mod actions;
 pub mod body;
 pub mod compress;
 pub mod discovery;
+pub mod eviction;
 pub mod negotiate;
 pub mod openapi;
 pub mod options;
