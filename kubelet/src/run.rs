@@ -98,6 +98,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         "Starting kubelet {}",
         component_base::version::GIT_VERSION
     );
+    component_base::metrics::gauge("kubelet_node_name", "The node's name. The count is always 1.", &["node"])
+        .with(&[&config.node_name])
+        .set(1.0);
     let recorder = match &client {
         Some(client) => Recorder::start(client, "kubelet", &config.node_name, shutdown.clone()),
         None => Recorder::silent(),
@@ -171,8 +174,12 @@ fn start(
     let (messages, inbox) = mpsc::channel(MAX_MESSAGES);
     let (prober, targets) = mpsc::channel(MAX_MESSAGES);
     let (health_sender, runtime_health) = watch::channel(None);
-    let view =
-        NodeView { name: config.node_name.clone(), labels: BTreeMap::new(), allocatable: facts.allocatable.clone() };
+    let view = NodeView {
+        name: config.node_name.clone(),
+        labels: BTreeMap::new(),
+        allocatable: facts.allocatable.clone(),
+        unsafe_sysctls: config.file.allowed_unsafe_sysctls.clone(),
+    };
     let (view_sender, view) = watch::channel(view);
     let (pressure_sender, pressure) = watch::channel(Pressure::default());
     let statuses = client.as_ref().map(|client| {

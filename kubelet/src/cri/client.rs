@@ -3,8 +3,10 @@
 //! Guarantees: `connect` does no I/O, so the kubelet starts before its runtime; each call connects when needed.
 //! Errors keep the runtime's gRPC code, which the callers use to tell "gone" from "failed".
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use component_base::metrics::{self, Counter, Family};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
@@ -25,6 +27,27 @@ pub struct CriError {
     /// The runtime's words.
     pub message: String,
 }
+
+/// Waits for a call and counts it.
+async fn count<T>(
+    call: &'static str,
+    answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CriError> {
+    OPERATIONS.with(&[call]).inc();
+    answer.await.map(tonic::Response::into_inner).map_err(|status| {
+        OPERATION_ERRORS.with(&[call]).inc();
+        CriError::new(call, &status)
+    })
+}
+
+static OPERATIONS: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    let help = "Cumulative number of runtime operations by operation type.";
+    metrics::counter("kubelet_runtime_operations_total", help, &["operation_type"])
+});
+static OPERATION_ERRORS: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    let help = "Cumulative number of runtime operation errors by operation type.";
+    metrics::counter("kubelet_runtime_operations_errors_total", help, &["operation_type"])
+});
 
 impl CriError {
     fn new(call: &'static str, status: &Status) -> Self {
@@ -50,8 +73,7 @@ macro_rules! calls {
     ($service:ident: $($(#[$doc:meta])* $name:ident($req:ident) -> $res:ident;)*) => {
         impl Runtime {
             $($(#[$doc])* pub async fn $name(&self, request: api::$req) -> Result<api::$res, CriError> {
-                self.$service.clone().$name(with_deadline(request, self.timeout)).await
-                    .map(tonic::Response::into_inner).map_err(|s| CriError::new(stringify!($name), &s))
+                count(stringify!($name), self.$service.clone().$name(with_deadline(request, self.timeout))).await
             })*
         }
     };

@@ -6,8 +6,10 @@
 //! without them it is upstream's generic period of one second, made of two list calls whatever the number of pods.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
+use component_base::metrics::{self, Family, Histogram};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +68,11 @@ fn changed(old: &Seen, new: &Seen) -> Vec<(String, bool)> {
     pods.into_iter().map(|uid| (present.contains(&uid), uid)).map(|(here, uid)| (uid, here)).collect()
 }
 
+static RELIST: LazyLock<Family<Histogram>> = LazyLock::new(|| {
+    let help = "Duration in seconds for relisting pods in PLEG.";
+    metrics::histogram("kubelet_pleg_relist_duration_seconds", help, &[], metrics::DEFAULT_BUCKETS)
+});
+
 /// Runs until shutdown, sending reports.
 pub async fn run(runtime: Runtime, reports: mpsc::Sender<RuntimeReport>, shutdown: CancellationToken) {
     let mut seen = Seen::new();
@@ -73,7 +80,10 @@ pub async fn run(runtime: Runtime, reports: mpsc::Sender<RuntimeReport>, shutdow
     let mut stream = runtime.container_events().await.ok();
     loop {
         let period = if stream.is_some() { RELIST_PERIOD_WITH_EVENTS } else { RELIST_PERIOD };
-        let report = match relist(&runtime).await {
+        let began = Instant::now();
+        let listed = relist(&runtime).await;
+        RELIST.one().observe_duration(began.elapsed());
+        let report = match listed {
             Ok(now) => {
                 let pods = changed(&seen, &now);
                 seen = now;

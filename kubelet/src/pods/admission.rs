@@ -16,6 +16,34 @@ pub struct NodeView {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub allocatable: Amounts,
+    /// Unsafe sysctls that pods may set; a trailing `*` matches the rest.
+    pub unsafe_sysctls: Vec<String>,
+}
+
+/// Sysctls that are confined to the pod's namespaces and harm nobody else.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+/// A sysctl that the pod may not set.
+fn forbidden_sysctl<'a>(pod: &'a Pod, allowed: &[String]) -> Option<&'a str> {
+    let wanted = pod.spec.security_context.iter().flat_map(|s| s.sysctls.iter().flatten());
+    let fits = |name: &str, pattern: &String| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    wanted.map(|s| s.name.as_str()).find(|name| !SAFE_SYSCTLS.contains(name) && !allowed.iter().any(|p| fits(name, p)))
 }
 
 /// A refusal: (reason, message) of the Failed pod.
@@ -46,6 +74,9 @@ pub fn admit<'a>(
     if labels_known && !node_matches(pod, node) {
         let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return refuse("NodeAffinity", message.to_owned());
+    }
+    if let Some(name) = forbidden_sysctl(pod, &node.unsafe_sysctls) {
+        return refuse("SysctlForbidden", format!("forbidden sysctl: \"{name}\" not allowlisted"));
     }
     if let Some(port) = taken_port(pod, others.clone()) {
         let message = format!("Predicate NodePorts failed: host port {port} is in use");
@@ -149,6 +180,7 @@ mod tests {
             name: "n1".into(),
             labels: BTreeMap::from([("zone".into(), "a".into())]),
             allocatable: Amounts::from([("cpu".into(), 1000), ("pods".into(), 2)]),
+            unsafe_sysctls: vec!["net.core.*".into()],
         };
         let with = |spec: serde_json::Value| {
             let mut spec = spec;
@@ -170,6 +202,9 @@ mod tests {
         let affinity = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
             {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}}}});
         assert_eq!(reason(&with(affinity), &[]), None);
+        let sysctl = |name: &str| with(json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
+        assert_eq!(reason(&sysctl("net.core.somaxconn"), &[]), None);
+        assert_eq!(reason(&sysctl("kernel.msgmax"), &[]), Some("SysctlForbidden".into()));
         assert_eq!(reason(&with(json!({"os": {"name": "windows"}})), &[]), Some("PodOSNotSupported".into()));
     }
 }

@@ -6,9 +6,10 @@
 //! removed once every source of pods has spoken.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use component_base::metrics::{self, Family, Gauge};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
@@ -26,6 +27,9 @@ use crate::cri::labels;
 use crate::events::Kind;
 use crate::probes::prober::Targets;
 use crate::status;
+
+static RUNNING_PODS: LazyLock<Family<Gauge>> =
+    LazyLock::new(|| metrics::gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox", &[]));
 
 /// Something that the manager should know.
 #[derive(Debug)]
@@ -305,7 +309,7 @@ impl Manager {
             slot.goal = Goal::Stop;
             slot.desired.termination =
                 Some(Termination { grace_seconds: pod.grace_seconds(), ..Termination::default() });
-        } else if !pod.deletion_requested() {
+        } else if !pod.deletion_requested() && !was_accepted(&pod) {
             if let Err((reason, message)) = self.admit(&pod) {
                 self.parts.context.events.pod(&pod, Kind::Warning, &reason, &message);
                 slot.goal = Goal::Stop;
@@ -401,6 +405,11 @@ impl Manager {
         slot.probes.retain(|(id, _), _| ids.contains(id));
         let changed = *slot.status != *status;
         slot.status = status;
+        if changed {
+            let running = self.slots.values().filter(|s| s.status.phase.as_deref() == Some("Running")).count();
+            RUNNING_PODS.one().set(f64::from(u32::try_from(running).unwrap_or(u32::MAX)));
+        }
+        let Some(slot) = self.slots.get_mut(&uid) else { return };
         if slot.targets + targets.targets.len() > 0 {
             slot.targets = targets.targets.len();
             let _ = self.parts.prober.send(targets).await;
@@ -508,6 +517,12 @@ impl Job {
         // A closed channel means that the kubelet ends.
         let _ = self.out.send(Message::Finished { uid, memory: self.memory, outcome }).await;
     }
+}
+
+/// A pod that already ran here was accepted by an earlier life of the kubelet.
+fn was_accepted(pod: &Pod) -> bool {
+    let statuses = [&pod.status.container_statuses, &pod.status.init_container_statuses];
+    statuses.into_iter().flatten().flatten().any(|s| s.container_id.is_some())
 }
 
 /// Uids of pods that have a directory here, from an earlier life of the kubelet.
