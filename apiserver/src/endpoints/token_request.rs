@@ -58,6 +58,10 @@ pub async fn create(
         return Err(Status::invalid(&kind, "", &errors));
     }
     chain.validate(&request, Some(&body)).await?;
+    // Only now: admission compares what a node asked for with what its pod's volumes name, which may be nothing.
+    if body["spec"]["audiences"].as_array().is_none_or(Vec::is_empty) {
+        set(&mut body["spec"], "audiences", issuer.api_audiences().to_vec());
+    }
     let mut grant = Grant { namespace: namespace.to_owned(), account: bound(&account), ..Grant::default() };
     bind(objects, &body["spec"]["boundObjectRef"], name, &mut grant).await?;
     shorten(&mut body, issuer, ctx);
