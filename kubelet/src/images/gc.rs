@@ -95,11 +95,14 @@ async fn collect(
     let images = context.runtime.list_images(api::ListImagesRequest { filter: None }).await?.images;
     let containers = context.runtime.list_containers(api::ListContainersRequest { filter: None }).await?.containers;
     let used: HashSet<&String> = containers.iter().map(|c| &c.image_ref).collect();
+    let sandbox = sandbox_image(context).await;
     seen.retain(|id, _| images.iter().any(|i| &i.id == id));
     let mut candidates = Vec::new();
     for image in &images {
         let times = seen.entry(image.id.clone()).or_insert((now, Timestamp::UNIX_EPOCH));
-        let in_use = used.contains(&image.id) || image.repo_digests.iter().any(|d| used.contains(d));
+        let in_use = used.contains(&image.id)
+            || image.repo_digests.iter().any(|d| used.contains(d))
+            || sandbox.as_ref().is_some_and(|s| image.repo_tags.contains(s) || image.repo_digests.contains(s));
         if in_use || image.pinned {
             times.1 = now;
         } else {
@@ -131,6 +134,14 @@ async fn collect(
         tracing::info!(image = id, "Removed an unused image");
     }
     Ok(())
+}
+
+/// The image of sandboxes, which no container shows as used; runtimes that pin it need no look, older ones tell it in
+/// their verbose status.
+async fn sandbox_image(context: &Context) -> Option<String> {
+    let status = context.runtime.status(api::StatusRequest { verbose: true }).await.ok()?;
+    let config: serde_json::Value = serde_json::from_str(status.info.get("config")?).ok()?;
+    config["sandboxImage"].as_str().map(super::with_default_tag)
 }
 
 #[cfg(test)]

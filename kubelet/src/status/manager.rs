@@ -183,11 +183,30 @@ fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String,
 
 /// Lists that merge by a key need a word for the entries that are gone.
 fn directed(name: &str, value: &Value, before: Option<&Value>) -> Value {
-    let (Value::Array(items), "podIPs" | "hostIPs") = (value, name) else { return value.clone() };
+    let Value::Array(items) = value else { return value.clone() };
+    if name == "conditions" {
+        return items.iter().map(|condition| without_leftovers(condition, before)).collect();
+    }
+    if !matches!(name, "podIPs" | "hostIPs") {
+        return value.clone();
+    }
     let ip = |v: &Value| v["ip"].clone();
     let gone = before.and_then(Value::as_array).into_iter().flatten();
     let gone = gone.filter(|b| !items.iter().any(|i| ip(i) == ip(b))).map(|b| json!({"$patch": "delete", "ip": ip(b)}));
     Value::Array(items.iter().cloned().chain(gone).collect())
+}
+
+/// A merged condition keeps what the new one does not say; what is gone must be said to be.
+fn without_leftovers(condition: &Value, before: Option<&Value>) -> Value {
+    let mut condition = condition.clone();
+    let mut list = before.and_then(Value::as_array).into_iter().flatten();
+    let Some(old) = list.find(|c| c["type"] == condition["type"]) else { return condition };
+    for field in ["reason", "message"] {
+        if condition.get(field).is_none() && old.get(field).is_some() {
+            condition[field] = Value::Null;
+        }
+    }
+    condition
 }
 
 fn has_condition(list: Option<&Value>, condition: &Value) -> bool {
@@ -208,9 +227,9 @@ mod tests {
     #[test]
     fn only_differences_are_written() {
         let old = map(json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x", "nominatedNodeName": "n",
-            "conditions": [{"type": "Ready", "status": "True"}, {"type": "other/gate", "status": "True"}]}));
+            "conditions": [{"type": "Ready", "status": "True", "reason": "r"}, {"type": "other/gate", "status": "True"}]}));
         let same = map(json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x",
-            "conditions": [{"type": "Ready", "status": "True"}]}));
+            "conditions": [{"type": "Ready", "status": "True", "reason": "r"}]}));
         assert!(difference(&old, &same).is_empty());
         let new = map(json!({"phase": "Running", "podIPs": [{"ip": "2"}],
             "conditions": [{"type": "Ready", "status": "False"}]}));
@@ -218,7 +237,7 @@ mod tests {
         assert_eq!(
             changes,
             json!({"podIPs": [{"ip": "2"}, {"$patch": "delete", "ip": "1"}], "reason": null,
-                "conditions": [{"type": "Ready", "status": "False"}]})
+                "conditions": [{"type": "Ready", "status": "False", "reason": null}]})
         );
     }
 }
