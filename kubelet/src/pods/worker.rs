@@ -96,7 +96,7 @@ impl Pass<'_> {
             Err(message) => {
                 self.memory.failures += 1;
                 let delay = retry_delay(self.memory.failures);
-                tracing::error!(pod = %self.pod().full_name(), retry_in = %delay, "Error syncing pod: {message}");
+                tracing::error!(pod = %self.pod().full_name(), retry_in = format!("{delay:#}"), "Error syncing pod: {message}");
                 Outcome { again_at: Some(Timestamp::now() + delay), ..Outcome::default() }
             }
         }

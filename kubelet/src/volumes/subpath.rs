@@ -6,7 +6,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::{mounts, pod_dir};
@@ -66,12 +66,15 @@ fn open_beneath(volume: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
 }
 
 fn make_beneath(volume: &OwnedFd, path: &str) -> Result<(), Errno> {
+    // Made directories get the volume's own mode, so that whoever may write there may write here.
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(volume)?.st_mode & 0o7777);
     let mut done = String::new();
     for part in path.split('/').filter(|p| !p.is_empty()) {
         let parent = if done.is_empty() { "." } else { &done };
         let dir = open_beneath(volume, parent)?;
-        match rustix::fs::mkdirat(&dir, part, Mode::from_raw_mode(0o750)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        match rustix::fs::mkdirat(&dir, part, mode) {
+            Ok(()) => rustix::fs::chmodat(&dir, part, mode, AtFlags::empty())?,
+            Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
         done = if done.is_empty() { part.to_owned() } else { format!("{done}/{part}") };
