@@ -53,6 +53,11 @@ impl ScaleView {
         object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or_default().into();
         let version = meta::resource_version(scale).to_owned();
         meta::set_resource_version(&mut object, &version);
+        // Another uid than the object's is a precondition that fails.
+        if !meta::uid(scale).is_empty() {
+            let uid = meta::uid(scale).to_owned();
+            meta::set_uid(&mut object, &uid);
+        }
         object
     }
 }
@@ -100,6 +105,12 @@ impl Registry {
                     "the name of the object ({name}) does not match the name on the URL ({})",
                     target.name
                 )));
+            }
+            let namespace = meta::namespace(&wanted);
+            if !namespace.is_empty() && namespace != target.namespace {
+                return Err(Status::bad_request(
+                    "the namespace of the provided object does not match the namespace sent on the request",
+                ));
             }
             validate(target, &wanted)?;
             Ok(view.take_over(now, &wanted))
