@@ -6,6 +6,7 @@
 mod client;
 mod config;
 mod connection;
+mod decode;
 pub mod delegated;
 mod error;
 pub mod events;

@@ -164,7 +164,8 @@ pub(crate) fn with_query(mut path: String, query: &[(&str, String)]) -> String {
 }
 
 fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ClientError> {
-    serde_json::from_slice(bytes).map_err(|e| ClientError::Decode { request: what.to_owned(), reason: e.to_string() })
+    crate::decode::from_slice(bytes)
+        .map_err(|e| ClientError::Decode { request: what.to_owned(), reason: e.to_string() })
 }
 
 fn request(method: Method, path: &str, content_type: &str, body: Bytes) -> Result<Request<Bytes>, ClientError> {

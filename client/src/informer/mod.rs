@@ -258,7 +258,7 @@ impl<T: Cached> Task<T> {
             serde_json::from_slice(line).map_err(|e| Ended::Broken(format!("event is not understood: {e}")))?;
         let raw = event.object.get();
         match event.kind {
-            "ADDED" | "MODIFIED" | "DELETED" => match serde_json::from_str::<T>(raw) {
+            "ADDED" | "MODIFIED" | "DELETED" => match crate::decode::from_slice::<T>(raw.as_bytes()) {
                 Ok(object) => {
                     object.meta().resource_version.clone_into(version);
                     if event.kind == "DELETED" {
