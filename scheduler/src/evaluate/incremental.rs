@@ -4,6 +4,7 @@
 //! Guarantees the same feasible nodes and totals as `naive`. Memory is bounded by `MAX_CACHED_ROWS` and `MAX_CLASSES`; the class that was
 //! not used for longest goes first.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -57,7 +58,8 @@ impl Evaluator {
         class.trim(MAX_HEARD_TEMPLATES);
         class.catch_up(cluster, profile);
         let minima = class.minima();
-        let judge = Judge { class, cluster, profile, pod, need: need.as_ref(), minima: &minima };
+        let judge =
+            Judge { class, cluster, profile, pod, need: need.as_ref(), minima: &minima, state: OnceCell::new() };
         let nodes: Vec<NodeId> = cluster.nodes.ids().filter(|id| judge.rejection(*id).is_none()).collect();
         let totals = if nodes.len() > 1 { totals(class, cluster, profile, &nodes) } else { Vec::new() };
         Ok(Ranking { nodes, totals })
@@ -85,7 +87,8 @@ impl Evaluator {
         let Some(class) = self.classes.get_mut(&key) else { return out };
         class.catch_up(cluster, profile);
         let minima = class.minima();
-        let judge = Judge { class, cluster, profile, pod, need: need.as_ref(), minima: &minima };
+        let judge =
+            Judge { class, cluster, profile, pod, need: need.as_ref(), minima: &minima, state: OnceCell::new() };
         for id in cluster.nodes.ids() {
             let elsewhere = names.as_ref().is_some_and(|n| !n.contains(&**cluster.nodes.name(id)));
             let rejection = if elsewhere {
@@ -175,6 +178,8 @@ struct Judge<'a> {
     pod: &'a PodInfo,
     need: Option<&'a Need>,
     minima: &'a [i64],
+    /// Made for the first node that has nominated pods.
+    state: OnceCell<Option<CycleState<'a>>>,
 }
 
 impl Judge<'_> {
@@ -197,8 +202,8 @@ impl Judge<'_> {
         if self.cluster.nominated.is_empty() || !self.cluster.nominated.contains_key(&**self.cluster.nodes.name(id)) {
             return None;
         }
-        let state = CycleState::new(self.cluster, self.profile, &self.pod.template).ok()?;
-        by_nominated(&state, self.cluster, self.pod, &NodeView::of(self.cluster, id)?)
+        let state = self.state.get_or_init(|| CycleState::new(self.cluster, self.profile, &self.pod.template).ok());
+        by_nominated(state.as_ref()?, self.cluster, self.pod, &NodeView::of(self.cluster, id)?)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use client::Client;
 use client::events::Recorder;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
@@ -33,7 +33,9 @@ use sources::Sources;
 use stats::Stats;
 
 /// Bindings and evictions that may be under way at once.
-const MAX_IN_FLIGHT: usize = 512;
+const MAX_IN_FLIGHT: usize = 128;
+/// Conditions that may be written at once; further ones wait their turn.
+const MAX_WRITES: usize = 32;
 /// Attempts between two looks at the inbox.
 const ATTEMPTS_PER_LOOK: usize = 16;
 
@@ -51,6 +53,7 @@ pub struct Scheduler {
     in_flight: usize,
     outcomes: mpsc::Receiver<Outcome>,
     report: mpsc::Sender<Outcome>,
+    writes: Arc<Semaphore>,
     stats: Stats,
 }
 
@@ -78,6 +81,7 @@ impl Scheduler {
             in_flight: 0,
             outcomes,
             report,
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
             stats: Stats::new(),
         }
     }

@@ -38,6 +38,7 @@ impl Scheduler {
 
     fn not_bound(&mut self, b: &Binding, why: &str) {
         let pod = &b.pod;
+        tracing::info!(pod = %pod.key, node = %b.node, why, "not bound");
         let name = self.profiles[b.profile].scheduler_name.clone();
         self.stats.attempt(&name, Attempt::Error, b.began.elapsed());
         for (_, volume) in &b.volumes.bind {

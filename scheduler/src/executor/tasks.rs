@@ -122,9 +122,12 @@ impl Scheduler {
         if *pod.nominated != *nominated {
             status["nominatedNodeName"] = if nominated.is_empty() { Value::Null } else { json!(nominated) };
         }
-        let (client, key) = (self.client.clone(), pod.key.clone());
+        let (client, key, writes) = (self.client.clone(), pod.key.clone(), self.writes.clone());
+        let patch = Patch::Strategic(json!({"status": status}));
         tokio::spawn(async move {
-            match patch_status(&client, &key, &Patch::Strategic(json!({"status": status}))).await {
+            let _turn = writes.acquire().await;
+            // Boxed, so that a task that waits for its turn is small.
+            match Box::pin(patch_status(&client, &key, &patch)).await {
                 Err(error) if !error.is_not_found() => tracing::warn!(pod = %key, %error, "cannot write the condition"),
                 _ => {}
             }
