@@ -11,6 +11,7 @@ pub mod gvk;
 pub mod int_or_string;
 pub mod meta;
 pub mod patch;
+pub mod proto;
 pub mod quantity;
 pub mod resources;
 pub mod schema;

@@ -33,6 +33,8 @@ pub enum Media {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`; has no unknown or duplicate fields to tell of.
+    Protobuf,
 }
 
 /// What happens to unknown and duplicate fields (`fieldValidation=`).
@@ -69,6 +71,7 @@ pub fn decode(ty: &Type, bytes: &[u8], media: Media, validation: FieldValidation
             seed.deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v)).map_err(|e| e.to_string())
         }
         Media::Yaml => with_yaml(bytes, |deserializer| seed.deserialize(deserializer)),
+        Media::Protobuf => crate::proto::decode(ty, bytes).map_err(|e| e.to_string()),
     };
     let mut value = outcome.map_err(|error| refuse(report.failure().as_deref().unwrap_or(&error)))?;
     let warnings = report.into_problems();
@@ -113,6 +116,7 @@ pub fn parse(bytes: &[u8], media: Media) -> Result<Value, Status> {
             seed.deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v)).map_err(|e| e.to_string())
         }
         Media::Yaml => with_yaml(bytes, |deserializer| seed.deserialize(deserializer)),
+        Media::Protobuf => Err("protobuf cannot be read without its type".to_owned()),
     };
     outcome.map_err(|error| Status::bad_request(format!("error decoding the request: {error}")))
 }

@@ -1,6 +1,7 @@
 //! Reading a request's body: bounded, and in a media type that the endpoint takes.
 
 use apimachinery::codec::Media;
+use apimachinery::proto;
 use apimachinery::status::Status;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -47,8 +48,9 @@ pub fn media(headers: &HeaderMap) -> Result<Media, Status> {
     match content_type(headers).as_str() {
         "" | "application/json" => Ok(Media::Json),
         "application/yaml" => Ok(Media::Yaml),
+        proto::MEDIA_TYPE => Ok(Media::Protobuf),
         other => Err(Status::unsupported_media_type(format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {other:?})"
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf (got {other:?})"
         ))),
     }
 }
@@ -104,6 +106,7 @@ mod tests {
         };
         assert_eq!(media(&HeaderMap::new()).unwrap(), Media::Json);
         assert_eq!(media(&headers("Application/YAML; charset=utf-8")).unwrap(), Media::Yaml);
+        assert_eq!(media(&headers(proto::MEDIA_TYPE)).unwrap(), Media::Protobuf);
         assert_eq!(media(&headers("text/plain")).unwrap_err().code, 415);
         let strategic = headers("application/strategic-merge-patch+json");
         assert_eq!(patch_type(&strategic, true).unwrap(), PatchType::Strategic);

@@ -6,6 +6,7 @@ use apimachinery::codec::{self, FieldValidation, Media};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::gvk::{GroupKind, GroupVersion};
 use apimachinery::patch;
+use apimachinery::proto;
 use apimachinery::schema::{self, Type};
 use apimachinery::status::Status;
 use bytes::Bytes;
@@ -48,6 +49,10 @@ fn type_meta(bytes: &[u8], media: Media) -> TypeMeta {
     match media {
         Media::Json => serde_json::from_slice(bytes).unwrap_or_default(),
         Media::Yaml => codec::parse(bytes, media).ok().and_then(|v| serde_json::from_value(v).ok()).unwrap_or_default(),
+        Media::Protobuf => {
+            let envelope = proto::open(bytes).ok();
+            envelope.map(|e| TypeMeta { api_version: Some(e.api_version), kind: Some(e.kind) }).unwrap_or_default()
+        }
     }
 }
 
