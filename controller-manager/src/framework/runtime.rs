@@ -134,8 +134,8 @@ async fn work(controller: Arc<impl Controller>, key: Key) -> Result<Requeue, Syn
     match controller.sync(&key).await {
         Ok(None) => Ok(Requeue::Done),
         Ok(Some(delay)) => Ok(Requeue::After(delay)),
-        // Somebody else was faster: look at the newer state.
-        Err(error) if error.is_conflict() => Ok(Requeue::Now),
+        // Somebody else was faster, or the object is gone and the cache will say so: look at the newer state.
+        Err(error) if error.is_conflict() || error.is_not_found() => Ok(Requeue::Now),
         Err(error) => Err(error),
     }
 }

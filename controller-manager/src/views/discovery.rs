@@ -4,6 +4,7 @@ use apimachinery::meta::ObjectMeta;
 use client::resources;
 use serde::{Deserialize, Serialize};
 
+use super::meta::or_empty;
 use super::service::{EndpointPort, TargetRef};
 
 /// Names the service a slice belongs to.
@@ -22,8 +23,10 @@ pub struct EndpointSliceView {
     /// `IPv4`, `IPv6`, `FQDN`.
     pub address_type: String,
     /// At most 1000, by upstream's rule 100.
+    #[serde(deserialize_with = "or_empty")]
     pub endpoints: Vec<Endpoint>,
     /// What all of them serve.
+    #[serde(deserialize_with = "or_empty")]
     pub ports: Vec<EndpointPort>,
 }
 

@@ -92,6 +92,11 @@ pub fn to_value<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
+/// For lists that the API writes as `null` when they are empty.
+pub fn or_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// A number of pods as the API counts them.
 pub fn count(length: usize) -> i32 {
     i32::try_from(length).unwrap_or(i32::MAX)

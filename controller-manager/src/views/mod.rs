@@ -3,6 +3,7 @@
 //! Contract: a view holds only what some controller reads. Because a view is not the whole object it is never written
 //! back; changes travel as patches. Templates that are copied into new objects are kept as plain JSON values.
 
+pub mod batch;
 pub mod certificates;
 pub mod config;
 pub mod crd;

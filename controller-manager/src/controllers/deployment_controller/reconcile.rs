@@ -328,33 +328,32 @@ impl<'a> Rollout<'a> {
         let Some(new) = &self.new else { return false };
         let min_available = self.deployment.spec.replicas - max_unavailable(self.deployment);
         let new_unavailable = new.replicas - new.view.status.available_replicas;
-        let mut unhealthy_allowed = all_pods - min_available - new_unavailable;
-        if self.old.iter().all(|set| set.replicas == 0) || unhealthy_allowed <= 0 {
+        let mut allowed = all_pods - min_available - new_unavailable;
+        if self.old.iter().all(|set| set.replicas == 0) || allowed <= 0 {
             return false;
         }
-        let mut shrunk = false;
+        let before = allowed;
         for index in 0..self.old.len() {
-            let (name, size) = (self.old[index].meta().name.clone(), self.old[index].replicas);
-            let unhealthy = size - self.old[index].view.status.available_replicas;
-            let cut = unhealthy.min(unhealthy_allowed);
-            if size > 0 && cut > 0 {
-                self.resize(&name, size - cut, true);
-                unhealthy_allowed -= cut;
-                shrunk = true;
-            }
+            let unhealthy = self.old[index].replicas - self.old[index].view.status.available_replicas;
+            allowed -= self.shrink_one(index, unhealthy.min(allowed));
         }
-        let available: i32 = self.all().map(|set| set.view.status.available_replicas).sum();
-        let mut healthy_allowed = available - min_available;
+        // A replica set's status lags behind its size: it cannot have more available pods than it wants.
+        let available = |set: &ReplicaSet| set.view.status.available_replicas.min(set.replicas);
+        let mut healthy_allowed = (self.all().map(available).sum::<i32>() - min_available).min(allowed);
         for index in 0..self.old.len() {
-            let (name, size) = (self.old[index].meta().name.clone(), self.old[index].replicas);
-            let cut = size.min(healthy_allowed);
-            if cut > 0 {
-                self.resize(&name, size - cut, true);
-                healthy_allowed -= cut;
-                shrunk = true;
-            }
+            let cut = self.shrink_one(index, healthy_allowed);
+            healthy_allowed -= cut;
+            allowed -= cut;
         }
-        shrunk
+        before > allowed
+    }
+
+    /// Takes up to `cut` pods from an old replica set; returns how many.
+    fn shrink_one(&mut self, index: usize, cut: i32) -> i32 {
+        let (name, size) = (self.old[index].meta().name.clone(), self.old[index].replicas);
+        let cut = cut.min(size).max(0);
+        self.resize(&name, size - cut, true);
+        cut
     }
 
     fn recreate(&mut self) {

@@ -24,6 +24,8 @@ use crate::views::namespace::NamespaceView;
 
 /// How many collections are emptied at the same time.
 const PARALLEL_COLLECTIONS: usize = 8;
+/// Lets other API servers notice the deletion, and late creations arrive (upstream's time).
+const GRACE: Duration = Duration::from_secs(5);
 /// After a deletion time has passed, how soon to look again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -34,7 +36,7 @@ pub fn register(setup: &mut Setup) {
     let wake = queue.clone();
     namespaces.on(move |delta| {
         if is_deleting(&delta.object().metadata) {
-            wake.add(Key::of(&delta.object().metadata));
+            wake.add_after(Key::of(&delta.object().metadata), GRACE);
         }
     });
     let executor = setup.executor("namespace-controller");

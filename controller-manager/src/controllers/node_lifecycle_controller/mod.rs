@@ -24,6 +24,7 @@ use crate::framework::plan::PatchBody;
 use crate::framework::{
     Action, Controller, EventKind, Executor, Key, Plan, Setup, Store, Subject, SyncResult, Target, View,
 };
+use crate::views::meta::condition;
 use crate::views::node::{LeaseView, NodeView};
 use crate::views::pod::{BY_NODE, PodView};
 
@@ -78,7 +79,7 @@ pub fn register(setup: &mut Setup) {
 struct State {
     memories: HashMap<String, Memory>,
     buckets: HashMap<String, Bucket>,
-    was_ready: HashMap<String, bool>,
+    silent: HashMap<String, bool>,
 }
 
 struct NodeLifecycle {
@@ -100,7 +101,7 @@ impl NodeLifecycle {
     fn forget(&self, name: &str) {
         let mut state = self.state();
         state.memories.remove(name);
-        state.was_ready.remove(name);
+        state.silent.remove(name);
     }
 
     /// Asks the zone's bucket, if the node needs an eviction taint at all.
@@ -157,13 +158,14 @@ impl NodeLifecycle {
     }
 
     fn plan_pods(&self, node: &NodeView, now: Timestamp, plan: &mut Plan) {
-        let ready = readiness(node) == "True";
+        // A kubelet that says its node is not ready says so of its pods too; only a silent one needs help.
+        let silent = readiness(node) == "Unknown" && condition(&node.status.conditions, "Ready").is_some();
         let name = node.metadata.name.as_str();
-        let was_ready = self.state().was_ready.insert(name.to_owned(), ready);
-        if ready || was_ready == Some(false) {
+        let was_silent = self.state().silent.insert(name.to_owned(), silent);
+        if !silent || was_silent == Some(true) {
             return;
         }
-        if was_ready == Some(true) {
+        if was_silent == Some(false) {
             let note = format!("Node {name} status is now: NodeNotReady");
             plan.event(&Subject::of(&NodeView::RESOURCE, &node.metadata), EventKind::Normal, "NodeNotReady", note);
         }
@@ -180,7 +182,7 @@ impl NodeLifecycle {
         let result = self.executor.run(plan).await;
         if result.is_err() {
             // What was not done for the pods is planned again.
-            self.state().was_ready.remove(&key.name);
+            self.state().silent.remove(&key.name);
         }
         result.map(|()| again_after)
     }

@@ -88,7 +88,7 @@ impl StatefulSets {
         let step = reconcile(&snapshot);
         let again_after = step.plan.again_after;
         let result = self.run(&subject, step.plan).await;
-        if let Some(change) = status_change(&set, &step.status).filter(|_| result.is_ok()) {
+        if let Some(change) = status_change(&set, &step.status) {
             let target = Target::of(&StatefulSetView::RESOURCE, &set.metadata);
             self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
         }
@@ -107,7 +107,9 @@ impl StatefulSets {
                 _ => None,
             };
             match (self.executor.apply(action).await, what) {
-                (Err(error), Some((kind, name))) if !error.is_already_exists() => {
+                // A claim of that name is the pod's; a pod of that name, outside the set, is in the way.
+                (Err(error), Some((kind, _))) if error.is_already_exists() && kind == "PersistentVolumeClaim" => {}
+                (Err(error), Some((kind, name))) => {
                     if error.is_namespace_terminating() {
                         return Ok(());
                     }

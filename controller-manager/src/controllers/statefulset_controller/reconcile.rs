@@ -213,9 +213,6 @@ impl Stepper<'_> {
         self.plan.push(Action::Create { resource: PodView::RESOURCE, namespace, body });
         let note = format!("create Pod {0}-{number} in StatefulSet {0} successful", set.metadata.name);
         self.plan.event(&self.subject, EventKind::Normal, "SuccessfulCreate", note);
-        self.status.replicas += 1;
-        self.status.current_replicas += i32::from(revision.name == self.snapshot.current.name);
-        self.status.updated_replicas += i32::from(revision.name == self.snapshot.update.name);
     }
 
     fn delete(&mut self, pod: &PodView) {
@@ -227,8 +224,6 @@ impl Stepper<'_> {
         });
         let note = format!("delete Pod {} in StatefulSet {} successful", pod.metadata.name, self.set().metadata.name);
         self.plan.event(&self.subject, EventKind::Normal, "SuccessfulDelete", note);
-        self.status.current_replicas -= i32::from(revision_of(pod) == self.snapshot.current.name);
-        self.status.updated_replicas -= i32::from(revision_of(pod) == self.snapshot.update.name);
     }
 
     /// Removes pods beyond the wanted number, the last one first; true when the step ends here.
