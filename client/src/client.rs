@@ -69,6 +69,11 @@ impl Client {
         Self { limiter: Limiter::new(qps, burst).map(Arc::new), ..self.clone() }
     }
 
+    /// Tells of each new connection to the server; loops use it to end their pauses.
+    pub(crate) fn connections(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.connection.made()
+    }
+
     /// URL of the server.
     pub fn server(&self) -> &str {
         self.inner.connection.server()

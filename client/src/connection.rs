@@ -14,7 +14,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use component_base::tls::{ClientTlsOptions, client_config};
 
@@ -27,6 +27,8 @@ pub(crate) type Sender = SendRequest<Full<Bytes>>;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Credential files are looked at no more often than this.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// A lasting failure is logged no more often than this.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Received but unread bytes that one response may hold.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Received but unread bytes of the whole connection.
@@ -38,6 +40,8 @@ pub(crate) struct Connection {
     port: u16,
     tls: bool,
     state: Mutex<State>,
+    /// Counts successful connections: loops that pause because there is none wait for the next one.
+    made: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -47,6 +51,8 @@ struct State {
     checked: Option<Instant>,
     authorization: Option<HeaderValue>,
     failed: Option<(Instant, String)>,
+    /// When a failure was last logged; many loops share one connection and would all say the same.
+    complained: Option<Instant>,
 }
 
 impl Connection {
@@ -66,7 +72,7 @@ impl Connection {
             tls_config(&access).map_err(fail)?;
         }
         authorization(&access).map_err(fail)?;
-        Ok(Self { host, port, tls, state: Mutex::default(), access })
+        Ok(Self { host, port, tls, state: Mutex::default(), made: watch::Sender::new(0), access })
     }
 
     pub(crate) fn server(&self) -> &str {
@@ -109,14 +115,27 @@ impl Connection {
         match connecting.await {
             Ok((sender, authorization)) => {
                 state.failed = None;
+                if state.complained.take().is_some() {
+                    tracing::info!(server = self.access.server, "connected again");
+                }
+                self.made.send_modify(|count| *count += 1);
                 (state.sender, state.authorization) = (Some(sender.clone()), authorization.clone());
                 Ok((sender, authorization))
             }
             Err(reason) => {
                 state.failed = Some((Instant::now(), reason.clone()));
+                if state.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                    state.complained = Some(Instant::now());
+                    tracing::warn!(server = self.access.server, reason, "cannot connect");
+                }
                 Err(self.fail(reason))
             }
         }
+    }
+
+    /// Tells of each new connection.
+    pub(crate) fn made(&self) -> watch::Receiver<u64> {
+        self.made.subscribe()
     }
 
     /// Forgets a connection that failed, unless it was replaced already.

@@ -41,7 +41,11 @@ struct State {
 
 impl FakeServer {
     pub(crate) fn start() -> Self {
-        let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+        Self::start_at(0)
+    }
+
+    pub(crate) fn start_at(port: u16) -> Self {
+        let server = Server::bind("127.0.0.1".parse().unwrap(), port).unwrap();
         let (addr, shutdown, state) = (server.local_addr(), CancellationToken::new(), Arc::<Mutex<State>>::default());
         let shared = Arc::clone(&state);
         let service = service_fn(move |request| answer(Arc::clone(&shared), request));

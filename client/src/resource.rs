@@ -97,7 +97,7 @@ pub(crate) fn encode_into(out: &mut String, text: &str) {
 }
 
 /// Namespace and name of an object; the namespace is empty for cluster-scoped ones. Written `namespace/name` or `name`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
     /// Namespace, or empty.
     pub namespace: String,
@@ -119,6 +119,13 @@ impl ObjectKey {
     /// The namespace as requests take it.
     pub fn namespace(&self) -> Option<&str> {
         Some(self.namespace.as_str()).filter(|n| !n.is_empty())
+    }
+}
+
+/// As [`fmt::Display`], in quotes: keys stand in log lines.
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
     }
 }
 

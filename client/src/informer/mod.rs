@@ -159,46 +159,55 @@ enum Ended {
     /// The version to resume from is gone.
     Expired,
     /// Anything else; try again from the same version.
-    Broken(String),
+    Failed(ClientError),
 }
 
 impl<T: Cached> Task<T> {
     async fn run(mut self) {
+        let mut connections = self.client.connections();
         loop {
+            connections.mark_unchanged();
             let mut version = match self.list().await {
                 Ok(version) => version,
                 Err(error) => {
-                    self.report("list", &error.to_string());
-                    self.backoff.pause().await;
+                    self.report("list", &error);
+                    self.backoff.pause_or(&mut connections, &error).await;
                     continue;
                 }
             };
             loop {
+                connections.mark_unchanged();
                 let started = tokio::time::Instant::now();
                 let ended = self.watch(&mut version).await;
-                if started.elapsed() > HEALTHY_WATCH {
+                let healthy = started.elapsed() > HEALTHY_WATCH;
+                if healthy {
                     self.backoff.reset();
                 }
                 match ended {
-                    Ended::Normally { events } if events > 0 || started.elapsed() > HEALTHY_WATCH => {}
+                    Ended::Normally { events } if events > 0 || healthy => {}
                     Ended::Normally { .. } => self.backoff.pause().await,
+                    // The server restarted or compacted: listing is the way on, once without waiting.
+                    Ended::Expired if healthy => break,
                     Ended::Expired => {
-                        tracing::debug!(resource = %self.resource, "watch is too old, listing again");
                         self.backoff.pause().await;
                         break;
                     }
-                    Ended::Broken(reason) => {
-                        self.report("watch", &reason);
-                        self.backoff.pause().await;
+                    Ended::Failed(error) => {
+                        self.report("watch", &error);
+                        self.backoff.pause_or(&mut connections, &error).await;
                     }
                 }
             }
         }
     }
 
-    fn report(&self, what: &'static str, reason: &str) {
+    fn report(&self, what: &'static str, error: &ClientError) {
         FAILURES.with(&[what, &self.resource.plural]).inc();
-        tracing::warn!(resource = %self.resource, reason, "cannot {what}, trying again");
+        match error {
+            // The connection says so itself, once for all that share it.
+            ClientError::Connect { .. } => tracing::debug!(resource = %self.resource, %error, "cannot {what}"),
+            error => tracing::warn!(resource = %self.resource, %error, "cannot {what}, trying again"),
+        }
     }
 
     /// Lists all pages at one state and replaces the copy by it.
@@ -225,7 +234,7 @@ impl<T: Cached> Task<T> {
         let response = match self.client.watch(&self.resource, namespace, &options, timeout_seconds).await {
             Ok(response) => response,
             Err(error) if error.is_expired() => return Ended::Expired,
-            Err(error) => return Ended::Broken(error.to_string()),
+            Err(error) => return Ended::Failed(error),
         };
         let mut body = response.into_body();
         let mut lines = lines::Lines::default();
@@ -234,12 +243,12 @@ impl<T: Cached> Task<T> {
             let frame = match tokio::time::timeout(MAX_SILENCE, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(None) => return Ended::Normally { events },
-                Ok(Some(Err(error))) => return Ended::Broken(error.to_string()),
-                Err(_) => return Ended::Broken(format!("silent for {} s", MAX_SILENCE.as_secs())),
+                Ok(Some(Err(error))) => return self.broken(error.to_string()),
+                Err(_) => return self.broken(format!("silent for {} s", MAX_SILENCE.as_secs())),
             };
             let Ok(data) = frame.into_data() else { continue };
             if let Err(reason) = lines.push(&data) {
-                return Ended::Broken(reason);
+                return self.broken(reason);
             }
             while let Some(line) = lines.next() {
                 match self.apply(&line, version) {
@@ -250,12 +259,16 @@ impl<T: Cached> Task<T> {
         }
     }
 
+    fn broken(&self, reason: String) -> Ended {
+        Ended::Failed(ClientError::Transport { request: format!("watch {}", self.resource), reason })
+    }
+
     fn apply(&self, line: &[u8], version: &mut String) -> Result<(), Ended> {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
         }
         let event: Event<'_> =
-            serde_json::from_slice(line).map_err(|e| Ended::Broken(format!("event is not understood: {e}")))?;
+            serde_json::from_slice(line).map_err(|e| self.broken(format!("event is not understood: {e}")))?;
         let raw = event.object.get();
         match event.kind {
             "ADDED" | "MODIFIED" | "DELETED" => match crate::decode::from_slice::<T>(raw.as_bytes()) {
@@ -286,7 +299,7 @@ impl<T: Cached> Task<T> {
             "ERROR" => {
                 let status: apimachinery::status::Status = serde_json::from_str(raw).unwrap_or_default();
                 let expired = status.code == 410;
-                return Err(if expired { Ended::Expired } else { Ended::Broken(status.to_string()) });
+                return Err(if expired { Ended::Expired } else { Ended::Failed(ClientError::Status(status)) });
             }
             other => tracing::warn!(resource = %self.resource, kind = other, "event of unknown type, skipped"),
         }
@@ -337,6 +350,16 @@ impl Backoff {
         let pause = self.next.mul_f64(rand::random_range(0.5..1.0));
         self.next = (self.next * 2).min(self.longest);
         tokio::time::sleep(pause).await;
+    }
+
+    /// A pause that ends early when somebody else found the server again.
+    async fn pause_or(&mut self, connections: &mut tokio::sync::watch::Receiver<u64>, error: &ClientError) {
+        let unreachable = matches!(error, ClientError::Connect { .. });
+        tokio::select! {
+            () = self.pause() => {}
+            // The sender lives as long as the client, which this task holds.
+            _ = connections.changed(), if unreachable => self.reset(),
+        }
     }
 }
 

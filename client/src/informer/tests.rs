@@ -1,6 +1,6 @@
 use super::*;
 use crate::fake_server::FakeServer;
-use crate::resources::PODS;
+use crate::resources::{CONFIG_MAPS, PODS};
 use std::sync::Mutex;
 
 #[derive(Debug, Deserialize)]
@@ -160,4 +160,27 @@ async fn an_object_made_again_is_two_changes() {
     fixture.until(&["added a"]).await;
     watch.send(event("MODIFIED", &pod("a", 6, "").replace(r#""uid":"a""#, r#""uid":"z""#))).await.unwrap();
     fixture.until(&["added a", "deleted a", "added a"]).await;
+}
+
+#[tokio::test]
+async fn a_pause_ends_when_the_server_is_there_again() {
+    let before = FakeServer::start();
+    let port = before.client.server().rsplit(':').next().unwrap().parse().unwrap();
+    before.shutdown.cancel();
+    let client = before.client.clone();
+    while !matches!(client.get::<Pod>(&PODS, Some("x"), "a").await, Err(ClientError::Connect { .. })) {
+        tokio::task::yield_now().await;
+    }
+    let hour = Duration::from_secs(3600);
+    let reader = Informer::<Pod>::builder(&client, CONFIG_MAPS).backoff(hour, hour).start(CancellationToken::new());
+    // Its first list has failed once its failure is counted; then only a new connection can wake it.
+    while FAILURES.with(&["list", "configmaps"]).get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let server = FakeServer::start_at(port);
+    server.will_answer(200, pod("a", 1, ""));
+    server.will_answer(200, list(5, &[pod("a", 3, "")]));
+    client.get::<Pod>(&PODS, Some("x"), "a").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), reader.synced()).await.unwrap();
+    assert_eq!(reader.len(), 1);
 }
