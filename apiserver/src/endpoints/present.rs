@@ -119,13 +119,13 @@ impl Presenter {
         metadata
     }
 
-    /// The head of a list, up to its first item.
+    /// The head of a list, up to its items.
     fn list_head(&self, listing: &Listing) -> String {
         let metadata = Self::list_metadata(listing);
         match self.accepted.shape {
             Shape::Object => {
                 let (kind, api_version) = (&self.resource.list_kind, self.resource.api_version(&self.version));
-                format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[")
+                format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":")
             }
             Shape::Metadata(beta) => {
                 let api_version = table::api_version(beta);
@@ -170,13 +170,11 @@ impl Presenter {
             let mut text = BytesMut::from(self.list_head(&listing).as_bytes());
             let mut first = true;
             listing.advance(|entry| {
-                if !std::mem::take(&mut first) {
-                    text.put_u8(b',');
-                }
+                text.put_u8(separator(&mut first));
                 self.write_item(&mut text, entry);
                 true
             });
-            text.extend_from_slice(b"]}");
+            text.extend_from_slice(self.list_end(first));
             let value: Value = serde_json::from_slice(&text).unwrap_or_default();
             return value_answer(StatusCode::OK, self.accepted, &value);
         }
@@ -193,6 +191,15 @@ impl Presenter {
             response.headers_mut().insert(VARY, HeaderValue::from_static("Accept-Encoding"));
         }
         response
+    }
+
+    /// The end of a list; upstream has `null` for a metadata list without items, and `[]` elsewhere.
+    fn list_end(&self, empty: bool) -> &'static [u8] {
+        match (empty, self.accepted.shape) {
+            (false, _) => b"]}\n",
+            (true, Shape::Metadata(_)) => b"null}\n",
+            (true, _) => b"[]}\n",
+        }
     }
 
     /// How events are shared between watchers.
@@ -294,6 +301,11 @@ impl Presenter {
     }
 }
 
+/// What stands before the next item of a list.
+fn separator(first: &mut bool) -> u8 {
+    if std::mem::take(first) { b'[' } else { b',' }
+}
+
 /// The event that ends a watch with a reason.
 pub fn error_event(status: &Status) -> Bytes {
     format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
@@ -335,14 +347,13 @@ impl ListBody {
     fn fill(&mut self) {
         let (presenter, buffer, first) = (&self.presenter, &mut self.buffer, &mut self.first);
         let more = self.listing.advance(|entry| {
-            if !std::mem::take(first) {
-                buffer.put_u8(b',');
-            }
+            buffer.put_u8(separator(first));
             presenter.write_item(buffer, entry);
             buffer.len() < FRAME_BYTES
         });
         if !more {
-            self.buffer.extend_from_slice(b"]}\n");
+            let end = self.presenter.list_end(self.first);
+            self.buffer.extend_from_slice(end);
             self.done = true;
         }
     }

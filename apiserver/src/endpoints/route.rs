@@ -103,6 +103,7 @@ impl Endpoints {
         let Some(resource) = table.get(&info.api_group, &info.api_version, &info.resource) else {
             return Ok(self.document(&ctx, &request));
         };
+        warn_of_deprecation(&ctx, resource);
         let query = Query::parse(request.uri().query().unwrap_or_default());
         if Tunnels::serves(&info.api_group, &info.resource, &info.subresource) {
             return self.tunnels.serve(&ctx, &query, request).await;
@@ -216,4 +217,17 @@ impl Endpoints {
 
 fn is_token(info: &RequestInfo) -> bool {
     info.api_group.is_empty() && info.resource == "serviceaccounts" && info.subresource == "token"
+}
+
+/// Resources whose use upstream warns of.
+const DEPRECATED: [(&str, &str, &str); 2] = [
+    ("", "componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
+    ("", "endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+];
+
+fn warn_of_deprecation(ctx: &RequestContext, resource: &Resource) {
+    let found = DEPRECATED.iter().find(|(group, plural, _)| *group == resource.group && *plural == resource.plural);
+    if let Some((_, _, sentence)) = found {
+        ctx.warnings.add(*sentence);
+    }
 }

@@ -23,7 +23,7 @@ use super::present::{Presenter, error_event};
 use super::route::Endpoints;
 use super::watch_stream::{WatchStream, single};
 use crate::http::request::{Query, RequestContext};
-use crate::registry::{DeleteOptions, Deleted, Listing, Object, Target, UpdateOptions, ownership};
+use crate::registry::{DeleteOptions, Deleted, Object, Target, UpdateOptions, ownership};
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
@@ -315,8 +315,8 @@ impl Call<'_> {
         let target = Target { ctx: &ctx, ..self.target()? };
         let registry = &self.endpoints.registry;
         let filter = registry.filter(&target, &options::read(&self.query)?)?;
-        let (revision, deleted) = registry.delete_collection(&target, &filter, &options).await?;
-        Ok(self.presenter.list(Listing::fixed(revision, deleted), false))
+        let left = registry.delete_collection(&target, &filter, &options).await?;
+        Ok(self.presenter.list(left, false))
     }
 }
 

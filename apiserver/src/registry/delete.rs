@@ -7,7 +7,7 @@ use apimachinery::status::{Details, Status};
 use serde_json::Value;
 
 use super::deletion::{DeleteOptions, Plan, plan};
-use super::{Current, Object, Registry, Target, current, encode};
+use super::{Current, Listing, Object, Registry, Target, current, encode};
 use crate::admission::Operation;
 use crate::storage::cache::ResourceCache;
 use crate::storage::entry::{Entry, Filter};
@@ -43,6 +43,7 @@ impl Registry {
     /// 404, 409 for preconditions, 422 for options, what admission or storage says.
     pub async fn delete(&self, target: &Target<'_>, options: &DeleteOptions) -> Result<Deleted, Status> {
         options.validate()?;
+        warn_of_orphans(target, options);
         let cache = self.cache(target.resource)?;
         let key = target.key();
         let mut now = self.cached(target)?;
@@ -119,14 +120,18 @@ impl Registry {
     }
 
     async fn remove(&self, target: &Target<'_>, key: &str, now: &Current) -> Result<Step, Status> {
+        let mut last = now.value.clone();
         if !target.ctx.dry_run {
             match self.etcd.delete(key, now.revision).await? {
-                Written::Done(_) => self.release(target, &now.value, None).await,
+                Written::Done(revision) => {
+                    meta::set_resource_version(&mut last, &revision.to_string());
+                    self.release(target, &now.value, None).await;
+                }
                 Written::Refused(there) => return Ok(Step::Again(there.as_ref().map(current).transpose()?)),
             }
         }
         if target.behaviour().return_deleted_object {
-            return Ok(Step::Done(Deleted::Object { object: Object::of(&now.value), gone: true }));
+            return Ok(Step::Done(Deleted::Object { object: Object::of(&last), gone: true }));
         }
         let mut status = Status { status: "Success".to_owned(), ..Status::default() };
         status.details = Some(Box::new(Details {
@@ -139,7 +144,7 @@ impl Registry {
         Ok(Step::Done(Deleted::Gone(Box::new(status))))
     }
 
-    /// Deletes every object of a collection that the filter selects; gives them as they were.
+    /// Deletes every object of a collection that the filter selects; gives those that are still there afterwards.
     ///
     /// # Errors
     /// The first failure other than an object that is already gone.
@@ -148,7 +153,7 @@ impl Registry {
         target: &Target<'_>,
         filter: &Filter,
         options: &DeleteOptions,
-    ) -> Result<(u64, Vec<Arc<Entry>>), Status> {
+    ) -> Result<Listing, Status> {
         options.validate()?;
         let revision = self.clock.catch_up().await?;
         let snapshot = self.cache(target.resource)?.snapshot(revision);
@@ -159,13 +164,32 @@ impl Registry {
             .take_while(|(key, _)| key.starts_with(&prefix))
             .map(|(_, entry)| entry);
         let selected: Vec<Arc<Entry>> = in_scope.filter(|entry| filter.matches(entry)).cloned().collect();
-        for entry in &selected {
+        let mut left: Vec<Arc<Entry>> = Vec::new();
+        for entry in selected {
             let one = Target { namespace: entry.namespace(), name: entry.name(), ..*target };
             match self.delete(&one, options).await {
                 Err(status) if status.code != 404 => return Err(status),
+                Ok(_) if target.ctx.dry_run => left.push(entry),
+                Ok(Deleted::Object { object, gone: false }) => left.push(self.entry_of(target, &entry, &object)?),
                 _ => {}
             }
         }
-        Ok((snapshot.revision, selected))
+        Ok(Listing::fixed(snapshot.revision, left))
+    }
+
+    fn entry_of(&self, target: &Target<'_>, known: &Entry, object: &Object) -> Result<Arc<Entry>, Status> {
+        let revision = meta::resource_version(&object.value()).parse().unwrap_or(known.revision);
+        let cache = self.cache(target.resource)?;
+        Ok(Arc::new(Entry::new(Arc::clone(&known.key), &object.bytes, revision, cache.probe())?))
+    }
+}
+
+/// Jobs keep their pods by default, which surprises; upstream warns of it.
+fn warn_of_orphans(target: &Target<'_>, options: &DeleteOptions) {
+    let job = target.resource.group == "batch" && target.resource.plural == "jobs";
+    if job && options.propagation_policy.is_none() && options.orphan_dependents.is_none() {
+        target.ctx.warnings.add(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning",
+        );
     }
 }

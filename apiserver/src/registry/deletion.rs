@@ -124,7 +124,8 @@ pub fn plan(object: &Value, resource: &Resource, options: &DeleteOptions, now: T
 }
 
 fn check_preconditions(object: &Value, resource: &Resource, options: &DeleteOptions) -> Result<(), Status> {
-    let about = GroupResource::new(&*resource.group, &*resource.plural);
+    // Upstream names the kind here, not the resource.
+    let about = GroupResource::new(&*resource.group, &*resource.kind);
     let conflict = |why: &str| Err(Status::conflict(&about, meta::name(object), why));
     if let Some(uid) = options.uid.as_ref().filter(|uid| **uid != meta::uid(object)) {
         return conflict(&format!(

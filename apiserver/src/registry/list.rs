@@ -282,7 +282,9 @@ impl Registry {
                 Err(_) => cache.snapshot(self.clock.catch_up().await?),
             }
         };
-        Ok(listing(&cache, snapshot, &scope, start, filter, options.limit))
+        // What any state will do for is served whole, as upstream's cache does it.
+        let limit = if options.resource_version == "0" { 0 } else { options.limit };
+        Ok(listing(&cache, snapshot, &scope, start, filter, limit))
     }
 
     async fn snapshot_for(&self, cache: &ResourceCache, options: &ReadOptions) -> Result<Snapshot, Status> {

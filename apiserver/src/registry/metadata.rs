@@ -107,7 +107,7 @@ pub fn prepare_changed(object: &mut Value, old: &Value, behaviour: &Behaviour, n
 pub fn bump_generation(object: &mut Value, old: &Value, behaviour: &Behaviour) {
     let differs = |field: &str| {
         if field == USER_METADATA {
-            return ["labels", "annotations"].iter().any(|f| object["metadata"].get(f) != old["metadata"].get(f));
+            return object["metadata"].get("annotations") != old["metadata"].get("annotations");
         }
         object.get(field) != old.get(field)
     };

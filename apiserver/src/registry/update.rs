@@ -4,6 +4,7 @@
 //! from what etcd has. Refusals and no-ops that were decided on a cached copy are confirmed against etcd first.
 
 use apimachinery::field::{ErrorList, FieldError, Path};
+use apimachinery::gvk::GroupKind;
 use apimachinery::meta;
 use apimachinery::status::Status;
 use apimachinery::validation;
@@ -238,7 +239,9 @@ impl Registry {
             "" | "0" => {
                 let path = Path::new("metadata").child("resourceVersion");
                 let error = FieldError::invalid(path, "0", "must be specified for an update");
-                Err(self.invalid(target, &vec![error]))
+                // Upstream names the resource here, not the kind.
+                let about = GroupKind { group: target.resource.group.clone(), kind: target.resource.plural.clone() };
+                Err(Status::invalid(&about, target.name, &vec![error]))
             }
             version if version == now.revision.to_string() => Ok(()),
             version if version.parse::<u64>().is_err() => {
