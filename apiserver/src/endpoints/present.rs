@@ -130,13 +130,13 @@ impl Presenter {
             Shape::Metadata(beta) => {
                 let api_version = table::api_version(beta);
                 format!(
-                    "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
+                    "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":"
                 )
             }
             Shape::Table(beta) => {
                 let (api_version, columns) = (table::api_version(beta), self.columns());
                 format!(
-                    "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
+                    "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":"
                 )
             }
         }

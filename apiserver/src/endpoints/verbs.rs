@@ -267,7 +267,7 @@ impl Call<'_> {
         })
     }
 
-    /// Options from the body, or from the query when there is none.
+    /// Options from the body, or from the query when there is none: never from both, as upstream has it.
     async fn delete_options(&self, request: Request<Incoming>) -> Result<DeleteOptions, Status> {
         let (parts, incoming) = request.into_parts();
         let bytes = body::read(incoming).await?;
@@ -281,15 +281,13 @@ impl Call<'_> {
             return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
         }
         let decoded = codec::decode(ty, &bytes, media, FieldValidation::Ignore)?;
-        let mut options = DeleteOptions::of(&decoded.value);
-        options.dry_run.extend(self.query.all("dryRun").map(str::to_owned));
-        Ok(options)
+        Ok(DeleteOptions::of(&decoded.value))
     }
 
     async fn delete(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let options = self.delete_options(request).await?;
         let ctx = RequestContext {
-            dry_run: self.presenter.ctx.dry_run || !options.dry_run.is_empty(),
+            dry_run: !options.dry_run.is_empty(),
             ..self.presenter.ctx.clone()
         };
         let target = Target { ctx: &ctx, ..self.target()? };
@@ -309,7 +307,7 @@ impl Call<'_> {
     async fn delete_collection(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let options = self.delete_options(request).await?;
         let ctx = RequestContext {
-            dry_run: self.presenter.ctx.dry_run || !options.dry_run.is_empty(),
+            dry_run: !options.dry_run.is_empty(),
             ..self.presenter.ctx.clone()
         };
         let target = Target { ctx: &ctx, ..self.target()? };

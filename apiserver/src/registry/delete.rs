@@ -144,7 +144,7 @@ impl Registry {
         Ok(Step::Done(Deleted::Gone(Box::new(status))))
     }
 
-    /// Deletes every object of a collection that the filter selects; gives those that are still there afterwards.
+    /// Deletes every object of a collection that the filter selects; gives them as they were.
     ///
     /// # Errors
     /// The first failure other than an object that is already gone.
@@ -164,23 +164,14 @@ impl Registry {
             .take_while(|(key, _)| key.starts_with(&prefix))
             .map(|(_, entry)| entry);
         let selected: Vec<Arc<Entry>> = in_scope.filter(|entry| filter.matches(entry)).cloned().collect();
-        let mut left: Vec<Arc<Entry>> = Vec::new();
-        for entry in selected {
+        for entry in &selected {
             let one = Target { namespace: entry.namespace(), name: entry.name(), ..*target };
             match self.delete(&one, options).await {
                 Err(status) if status.code != 404 => return Err(status),
-                Ok(_) if target.ctx.dry_run => left.push(entry),
-                Ok(Deleted::Object { object, gone: false }) => left.push(self.entry_of(target, &entry, &object)?),
                 _ => {}
             }
         }
-        Ok(Listing::fixed(snapshot.revision, left))
-    }
-
-    fn entry_of(&self, target: &Target<'_>, known: &Entry, object: &Object) -> Result<Arc<Entry>, Status> {
-        let revision = meta::resource_version(&object.value()).parse().unwrap_or(known.revision);
-        let cache = self.cache(target.resource)?;
-        Ok(Arc::new(Entry::new(Arc::clone(&known.key), &object.bytes, revision, cache.probe())?))
+        Ok(Listing::fixed(snapshot.revision, selected))
     }
 }
 

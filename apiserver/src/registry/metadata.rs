@@ -104,10 +104,12 @@ pub fn prepare_changed(object: &mut Value, old: &Value, behaviour: &Behaviour, n
 }
 
 /// Raises the generation when a field that counts has changed. Runs after the kind's own preparation.
-pub fn bump_generation(object: &mut Value, old: &Value, behaviour: &Behaviour) {
+pub fn bump_generation(object: &mut Value, old: &Value, behaviour: &Behaviour, group: &str) {
+    // Of the two resources whose metadata counts, deployments look at annotations only, endpoint slices at labels too.
+    let counted: &[&str] = if group == "apps" { &["annotations"] } else { &["annotations", "labels"] };
     let differs = |field: &str| {
         if field == USER_METADATA {
-            return object["metadata"].get("annotations") != old["metadata"].get("annotations");
+            return counted.iter().any(|part| object["metadata"].get(part) != old["metadata"].get(part));
         }
         object.get(field) != old.get(field)
     };
@@ -136,7 +138,7 @@ mod tests {
         let old = json!({"metadata": {"uid": "u", "creationTimestamp": "c", "generation": 3}, "spec": {"replicas": 1}, "status": {"a": 1}});
         let mut new = json!({"metadata": {"generation": 9}, "spec": {"replicas": 2}, "status": {"a": 2}});
         prepare_changed(&mut new, &old, behaviour, Timestamp::UNIX_EPOCH);
-        bump_generation(&mut new, &old, behaviour);
+        bump_generation(&mut new, &old, behaviour, "apps");
         assert_eq!(
             new,
             json!({"metadata": {"uid": "u", "creationTimestamp": "c", "generation": 4}, "spec": {"replicas": 2}, "status": {"a": 1}})
@@ -148,7 +150,7 @@ mod tests {
             .behaviour;
         let mut new = json!({"metadata": {"uid": "u", "labels": {"x": "y"}}, "spec": {}, "status": {"a": 2}});
         prepare_changed(&mut new, &old, status, Timestamp::UNIX_EPOCH);
-        bump_generation(&mut new, &old, status);
+        bump_generation(&mut new, &old, status, "apps");
         assert_eq!(new["spec"], old["spec"]);
         assert_eq!(new["status"]["a"], 2);
         assert_eq!(new["metadata"]["generation"], 3);
