@@ -286,10 +286,7 @@ impl Call<'_> {
 
     async fn delete(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let options = self.delete_options(request).await?;
-        let ctx = RequestContext {
-            dry_run: !options.dry_run.is_empty(),
-            ..self.presenter.ctx.clone()
-        };
+        let ctx = RequestContext { dry_run: !options.dry_run.is_empty(), ..self.presenter.ctx.clone() };
         let target = Target { ctx: &ctx, ..self.target()? };
         match self.endpoints.registry.delete(&target, &options).await? {
             Deleted::Gone(status) => Ok(self.presenter.value_answer(StatusCode::OK, status.to_value())),
@@ -306,10 +303,7 @@ impl Call<'_> {
 
     async fn delete_collection(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let options = self.delete_options(request).await?;
-        let ctx = RequestContext {
-            dry_run: !options.dry_run.is_empty(),
-            ..self.presenter.ctx.clone()
-        };
+        let ctx = RequestContext { dry_run: !options.dry_run.is_empty(), ..self.presenter.ctx.clone() };
         let target = Target { ctx: &ctx, ..self.target()? };
         let registry = &self.endpoints.registry;
         let filter = registry.filter(&target, &options::read(&self.query)?)?;
