@@ -17,7 +17,7 @@ use crate::model::node::NodeInfo;
 use crate::model::template::{PodMatch, Template, Term, WeightedTerm};
 use crate::objects::selector::LabelSelector;
 use crate::plugins::spread::{self, Constraint, Constraints};
-use crate::plugins::{Plugin, Rejection, affinity, fit, images, inter_pod, taints};
+use crate::plugins::{Plugin, Rejection, affinity, features, fit, images, inter_pod, taints};
 
 /// A constraint with what it counts.
 struct Spread {
@@ -356,7 +356,10 @@ impl Class {
                 return rejection;
             }
         }
-        on(Plugin::DynamicResources).then(|| dynamic_resources(&self.template)).flatten()
+        on(Plugin::DynamicResources).then(|| dynamic_resources(&self.template)).flatten().or_else(|| {
+            let info = cluster.nodes.info(id).filter(|_| on(Plugin::NodeDeclaredFeatures))?;
+            features::filter(&self.template, info)
+        })
     }
 
     /// A plugin's scores of feasible nodes, not normalised, or `None` when it gives every node zero.

@@ -14,7 +14,7 @@ use crate::model::template::Template;
 use crate::plugins::fit::Usage;
 use crate::plugins::spread::{self, Constraint, Constraints};
 use crate::plugins::volumes::{Need, Unready, VolumePlan};
-use crate::plugins::{Plugin, Rejection, affinity, fit, images, inter_pod, score, taints};
+use crate::plugins::{Plugin, Rejection, affinity, features, fit, images, inter_pod, score, taints};
 
 /// A node with its pods, which can be changed to ask "what if".
 #[derive(Debug, Clone)]
@@ -210,6 +210,7 @@ impl<'a> CycleState<'a> {
         first(Plugin::PodTopologySpread, &|| self.spread(node))?;
         first(Plugin::InterPodAffinity, &|| self.inter_pod(node))?;
         first(Plugin::DynamicResources, &|| super::class::dynamic_resources(t))?;
+        first(Plugin::NodeDeclaredFeatures, &|| features::filter(t, node))?;
         Ok(plan)
     }
 

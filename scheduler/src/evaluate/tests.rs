@@ -179,7 +179,8 @@ fn any_node() -> impl Strategy<Value = Value> {
             }
             let images = json!([{"names": ["img:1"], "sizeBytes": 900_000_000u64 * u64::from(image)}]);
             json!({"metadata": {"labels": labels}, "spec": {"taints": taints, "unschedulable": unschedulable},
-                "status": {"images": images, "allocatable": {"cpu": cpu.to_string(), "memory": "4Gi", "pods": "6"}}})
+                "status": {"images": images, "declaredFeatures": if image == 1 { json!(["RestartAllContainersOnContainerExits"]) } else { json!([]) },
+                    "allocatable": {"cpu": cpu.to_string(), "memory": "4Gi", "pods": "6"}}})
         })
 }
 
@@ -252,6 +253,9 @@ fn any_pod() -> impl Strategy<Value = Value> {
         }
         if tolerates {
             spec["tolerations"] = json!([{"key": "t", "operator": "Exists"}]);
+        }
+        if port && tolerates {
+            spec["containers"][0]["restartPolicyRules"] = json!([{"action": "RestartAllContainers"}]);
         }
         if selects {
             spec["nodeSelector"] = json!({"rack": "r0"});

@@ -10,6 +10,7 @@ use crate::objects::pod::{
     NodeAffinity, Pod, PodAffinity, PodAffinityTerm, PodResourceClaim, Toleration, TopologySpreadConstraint, Volume,
 };
 use crate::objects::selector::{LabelSelector, Labels, NodeSelectorTerm};
+use crate::plugins::features;
 
 /// Labels of every namespace.
 pub type NamespaceLabels = BTreeMap<String, Labels>;
@@ -128,6 +129,8 @@ pub struct Template {
     pub volumes: Vec<Volume>,
     /// Name of the pod where volumes need it (generic ephemeral volumes), else empty.
     pub volume_owner: String,
+    /// Features that the node must declare.
+    pub features: Vec<&'static str>,
     /// Dynamic resources.
     pub claims: Vec<PodResourceClaim>,
 }
@@ -170,6 +173,7 @@ impl Template {
             images: images_of(pod),
             volume_owner: if ephemeral { meta.name.clone() } else { String::new() },
             volumes,
+            features: features::needed(spec),
             claims: spec.resource_claims.clone(),
             labels,
         }

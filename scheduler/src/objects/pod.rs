@@ -42,8 +42,8 @@ pub struct PodSpec {
     pub scheduling_gates: Vec<Named>,
     pub volumes: Vec<Volume>,
     pub resource_claims: Vec<PodResourceClaim>,
-    pub termination_grace_period_seconds: Option<i64>,
     pub host_network: bool,
+    pub host_users: Option<bool>,
 }
 
 /// Anything that is only named.
@@ -64,6 +64,15 @@ pub struct Container {
     pub resources: ResourceRequirements,
     pub ports: Vec<ContainerPort>,
     pub restart_policy: String,
+    pub restart_policy_rules: Vec<RestartRule>,
+}
+
+/// What to do when a container exits in a certain way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the fields are the API's own
+pub struct RestartRule {
+    pub action: String,
 }
 
 /// Requests and limits.
