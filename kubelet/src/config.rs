@@ -161,6 +161,12 @@ fn check(flags: &Flags, file: &KubeletConfiguration) -> Result<(), Invalid> {
             "--cloud-provider: in-tree providers are gone since v1.31; use external or leave it out".into(),
         ));
     }
+    for name in ["image-credential-provider-config", "image-credential-provider-bin-dir"] {
+        if !flags.text(name).is_empty() {
+            return Err(Invalid::Flag(format!("--{name}: credential plugins are not supported; use imagePullSecrets")));
+        }
+    }
+    warn_without_effect(file);
     if !file.static_pod_url.is_empty() {
         return Err(field("staticPodURL", "static pods by HTTP are not supported by this kubelet; use staticPodPath"));
     }
@@ -200,6 +206,41 @@ fn check(flags: &Flags, file: &KubeletConfiguration) -> Result<(), Invalid> {
         return Err(field("imageGCHighThresholdPercent", "is below imageGCLowThresholdPercent"));
     }
     Ok(())
+}
+
+/// Fields that upstream's kubelet acts on and this one does not.
+const WITHOUT_EFFECT: [&str; 21] = [
+    "evictionSoft",
+    "evictionMinimumReclaim",
+    "shutdownGracePeriod",
+    "shutdownGracePeriodCriticalPods",
+    "shutdownGracePeriodByPodPriority",
+    "imageMaximumGCAge",
+    "kubeReservedCgroup",
+    "systemReservedCgroup",
+    "kubeletCgroups",
+    "systemCgroups",
+    "memorySwap",
+    "podCIDR",
+    "preloadedImagesVerificationAllowlist",
+    "protectKernelDefaults",
+    "qosReserved",
+    "registryPullQPS",
+    "reservedMemory",
+    "reservedSystemCPUs",
+    "singleProcessOOMKill",
+    "tracing",
+    "userNamespaces",
+];
+
+/// One line about everything that was asked for and will not happen.
+fn warn_without_effect(file: &KubeletConfiguration) {
+    let value = |f: &KubeletConfiguration| serde_json::to_value(f).unwrap_or_default();
+    let (own, default) = (value(file), value(&KubeletConfiguration::default()));
+    let fields: Vec<_> = WITHOUT_EFFECT.into_iter().filter(|f| own[*f] != default[*f]).collect();
+    if !fields.is_empty() {
+        tracing::warn!(fields = fields.join(","), "These configuration fields have no effect in this kubelet");
+    }
 }
 
 /// Defaults, file and drop-ins as one value.

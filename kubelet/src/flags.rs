@@ -247,7 +247,7 @@ impl Flags {
     }
 }
 
-fn pairs<'a>(text: &'a str, separator: char) -> Result<Vec<(&'a str, &'a str)>, String> {
+fn pairs(text: &str, separator: char) -> Result<Vec<(&str, &str)>, String> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     items.map(|i| i.split_once(separator).ok_or_else(|| format!("{i:?} has no {separator:?}"))).collect()
 }

@@ -101,40 +101,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     component_base::metrics::gauge("kubelet_node_name", "The node's name. The count is always 1.", &["node"])
         .with(&[&config.node_name])
         .set(1.0);
-    let recorder = match &client {
-        Some(client) => Recorder::start(client, "kubelet", &config.node_name, shutdown.clone()),
-        None => Recorder::silent(),
-    };
-    let context = Arc::new(Context {
-        runtime,
-        runtime_name: OnceLock::new(),
-        objects: Objects::new(client.clone()),
-        events: Events::new(recorder, &config.node_name),
-        puller: Puller::new(parallel_pulls(&config)),
-        services: services(client.as_ref(), &shutdown),
-        node_name: config.node_name.clone(),
-        host_ips: host_ips.clone(),
-        dirs: Dirs {
-            root: config.root_dir.clone(),
-            pod_logs: config.file.pod_logs_dir.clone(),
-            container_logs: container_logs(&config.file.pod_logs_dir),
-        },
-        dns: ClusterDns { servers: config.file.cluster_dns.clone(), domain: config.file.cluster_domain.clone() },
-        resolv_conf: Some(PathBuf::from(&config.file.resolv_conf)).filter(|p| !p.as_os_str().is_empty()),
-        limits: LimitOptions {
-            cfs_quota: config.file.cpu_cfs_quota,
-            cfs_period_microseconds: i64::try_from(config.file.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
-            memory_capacity_bytes: capacity.get("memory").copied().unwrap_or(0),
-        },
-        security: Defaults {
-            seccomp_default: config.file.seccomp_default,
-            seccomp_dir: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
-        },
-        cgroups,
-        allocatable: allocatable.clone(),
-        max_crash_backoff: config.max_crash_backoff,
-        sync_period: SignedDuration::try_from(*config.file.sync_frequency).unwrap_or(SignedDuration::from_mins(1)),
-    });
     if let Some(client) = &client {
         certificates(&config, client, &host_ips, &shutdown);
     }
@@ -147,7 +113,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         port: config.file.port,
         ..Facts::default()
     };
-    let started = start(&config, &context, client.clone(), facts, &shutdown);
+    let context = Arc::new(context(&config, client.as_ref(), runtime, cgroups, &facts, &shutdown));
+    let started = start(&config, &context, client.as_ref(), facts, &shutdown);
     let checks = checks(&started);
     health_port(&config, checks.clone(), &shutdown)?;
     if config.file.enable_server {
@@ -156,6 +123,52 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     shutdown.cancelled().await;
     tracing::info!("Ending; containers keep running");
     Ok(())
+}
+
+/// What the pods' workers share.
+fn context(
+    config: &Config,
+    client: Option<&Client>,
+    runtime: Runtime,
+    cgroups: Cgroups,
+    facts: &Facts,
+    shutdown: &CancellationToken,
+) -> Context {
+    let file = &config.file;
+    let recorder = match client {
+        Some(client) => Recorder::start(client, "kubelet", &config.node_name, shutdown.clone()),
+        None => Recorder::silent(),
+    };
+    Context {
+        runtime,
+        runtime_name: OnceLock::new(),
+        objects: Objects::new(client.cloned()),
+        events: Events::new(recorder, &config.node_name),
+        puller: Puller::new(parallel_pulls(config)),
+        services: services(client, shutdown),
+        node_name: config.node_name.clone(),
+        host_ips: facts.host_ips.clone(),
+        dirs: Dirs {
+            root: config.root_dir.clone(),
+            pod_logs: file.pod_logs_dir.clone(),
+            container_logs: container_logs(&file.pod_logs_dir),
+        },
+        dns: ClusterDns { servers: file.cluster_dns.clone(), domain: file.cluster_domain.clone() },
+        resolv_conf: Some(PathBuf::from(&file.resolv_conf)).filter(|p| !p.as_os_str().is_empty()),
+        limits: LimitOptions {
+            cfs_quota: file.cpu_cfs_quota,
+            cfs_period_microseconds: i64::try_from(file.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
+            memory_capacity_bytes: facts.capacity.get("memory").copied().unwrap_or(0),
+        },
+        security: Defaults {
+            seccomp_default: file.seccomp_default,
+            seccomp_dir: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
+        },
+        cgroups,
+        allocatable: facts.allocatable.clone(),
+        max_crash_backoff: config.max_crash_backoff,
+        sync_period: SignedDuration::try_from(*file.sync_frequency).unwrap_or(SignedDuration::from_mins(1)),
+    }
 }
 
 /// What the ports need of the running parts.
@@ -167,7 +180,7 @@ struct Started {
 fn start(
     config: &Arc<Config>,
     context: &Arc<Context>,
-    client: Option<Client>,
+    client: Option<&Client>,
     facts: Facts,
     shutdown: &CancellationToken,
 ) -> Started {
@@ -182,7 +195,7 @@ fn start(
     };
     let (view_sender, view) = watch::channel(view);
     let (pressure_sender, pressure) = watch::channel(Pressure::default());
-    let statuses = client.as_ref().map(|client| {
+    let statuses = client.map(|client| {
         let (sender, updates) = mpsc::channel(MAX_MESSAGES);
         tokio::spawn(status::manager::run(client.clone(), updates, shutdown.clone()));
         sender
@@ -194,7 +207,7 @@ fn start(
         let out = messages.clone();
         tokio::spawn(sources::files::run(path.clone(), config.node_name.clone(), period, out, shutdown.clone()));
     }
-    if let Some(client) = &client {
+    if let Some(client) = client {
         awaited.push(Source::Api);
         let out = messages.clone();
         tokio::spawn(sources::api::run(client.clone(), config.node_name.clone(), out, shutdown.clone()));
@@ -222,6 +235,18 @@ fn start(
     };
     tokio::spawn(manager::run(parts, shutdown.clone()));
     tokio::spawn(relay_runtime(context.runtime.clone(), messages.clone(), shutdown.clone()));
+    housekeeping(config, context, &messages, pressure_sender, shutdown);
+    Started { messages }
+}
+
+/// Starts what keeps the node tidy: images, logs, eviction.
+fn housekeeping(
+    config: &Config,
+    context: &Arc<Context>,
+    messages: &mpsc::Sender<Message>,
+    pressure: watch::Sender<Pressure>,
+    shutdown: &CancellationToken,
+) {
     let policy = images::gc::Policy {
         high_percent: u64::try_from(config.file.image_gc_high_threshold_percent).unwrap_or(85),
         low_percent: u64::try_from(config.file.image_gc_low_threshold_percent).unwrap_or(80),
@@ -241,10 +266,9 @@ fn start(
             transition: *config.file.eviction_pressure_transition_period,
         },
         messages: messages.clone(),
-        pressure: pressure_sender,
+        pressure,
     };
     tokio::spawn(eviction::run(parts, shutdown.clone()));
-    Started { messages }
 }
 
 /// Passes the runtime's reports to the pod manager.

@@ -68,10 +68,9 @@ pub async fn ensure(config: &Config, shutdown: &CancellationToken) -> Result<(),
 /// The key of an open request, kept so that a restart asks for the same certificate.
 fn pending_key(config: &Config) -> Result<PrivateKey, BootstrapError> {
     let path = config.cert_dir.join(format!("{NAME}.key.tmp"));
-    if let Ok(pem) = std::fs::read_to_string(&path) {
-        if let Ok(key) = PrivateKey::from_pem(&pem, &path.display().to_string()) {
-            return Ok(key);
-        }
+    let known = std::fs::read_to_string(&path).ok();
+    if let Some(Ok(key)) = known.map(|pem| PrivateKey::from_pem(&pem, &path.display().to_string())) {
+        return Ok(key);
     }
     let key = PrivateKey::generate(Algorithm::EcdsaP256)?;
     std::fs::create_dir_all(&config.cert_dir)

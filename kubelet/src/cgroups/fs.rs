@@ -129,10 +129,9 @@ fn below(root: &Path, names: &[String]) -> PathBuf {
 
 /// Writes one file; a controller that refuses is not ours to change.
 fn set(dir: Option<&Path>, file: &str, value: &str) {
-    if let Some(dir) = dir {
-        if let Err(error) = std::fs::write(dir.join(file), value) {
-            tracing::debug!(cgroup = %dir.display(), file, value, %error, "Cannot set the cgroup's limit");
-        }
+    let Some(dir) = dir else { return };
+    if let Err(error) = std::fs::write(dir.join(file), value) {
+        tracing::debug!(cgroup = %dir.display(), file, value, %error, "Cannot set the cgroup's limit");
     }
 }
 

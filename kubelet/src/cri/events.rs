@@ -87,7 +87,7 @@ pub async fn run(runtime: Runtime, reports: mpsc::Sender<RuntimeReport>, shutdow
             Ok(now) => {
                 let pods = changed(&seen, &now);
                 seen = now;
-                (first || !pods.is_empty()).then(|| RuntimeReport::Changed(pods))
+                (first || !pods.is_empty()).then_some(RuntimeReport::Changed(pods))
             }
             Err(error) => Some(RuntimeReport::Down(error)),
         };

@@ -70,7 +70,8 @@ pub fn runtime_causes(conditions: &[crate::cri::api::RuntimeCondition]) -> Vec<S
         match conditions.iter().find(|c| c.r#type == type_) {
             Some(c) if c.status => {}
             Some(c) => {
-                causes.push(format!("{what} not ready: {type_}={} reason:{} message:{}", c.status, c.reason, c.message))
+                causes
+                    .push(format!("{what} not ready: {type_}={} reason:{} message:{}", c.status, c.reason, c.message));
             }
             None => causes.push(format!("{what} is unknown: the runtime does not report {type_}")),
         }

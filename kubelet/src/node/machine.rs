@@ -117,12 +117,12 @@ fn local_addresses(trie: &str) -> Vec<IpAddr> {
         let line = line.trim();
         if let Some(address) = line.strip_prefix("|-- ") {
             last = address;
-        } else if line == "/32 host LOCAL" {
-            if let Ok(address) = last.parse::<IpAddr>() {
-                if !address.is_loopback() && !found.contains(&address) {
-                    found.push(address);
-                }
-            }
+        } else if line == "/32 host LOCAL"
+            && let Ok(address) = last.parse::<IpAddr>()
+            && !address.is_loopback()
+            && !found.contains(&address)
+        {
+            found.push(address);
         }
     }
     found

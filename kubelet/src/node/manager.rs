@@ -52,6 +52,7 @@ pub struct Parts {
 pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
     let mut known = core::NodeStatus::default();
     let mut registered = !parts.config.file.register_node;
+    let mut leasing = false;
     let mut last_report: Option<Instant> = None;
     let mut last_causes: Option<Vec<String>> = None;
     loop {
@@ -68,11 +69,12 @@ pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
         if !registered {
             registered = register(&parts, &next).await;
             failed = !registered;
-            if registered {
-                let duration = parts.config.file.node_lease_duration_seconds;
-                let name = parts.config.node_name.clone();
-                tokio::spawn(lease::run(parts.client.clone(), name, duration, shutdown.clone()));
-            }
+        }
+        if registered && !leasing {
+            leasing = true;
+            let duration = parts.config.file.node_lease_duration_seconds;
+            let name = parts.config.node_name.clone();
+            tokio::spawn(lease::run(parts.client.clone(), name, duration, shutdown.clone()));
         }
         if registered && (due || status::differs(&known, &next)) {
             match write(&parts.client, &parts.config.node_name, &next).await {
@@ -109,12 +111,12 @@ pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
 async fn look(parts: &mut Parts) -> Health {
     let runtime = &parts.context.runtime;
     let mut causes = Vec::new();
-    if parts.facts.runtime_version.is_empty() {
-        if let Ok(version) = runtime.version(api::VersionRequest { version: "0.1.0".into() }).await {
-            parts.facts.runtime_version = format!("{}://{}", version.runtime_name, version.runtime_version);
-            // The first answer counts; a runtime does not change its name.
-            let _ = parts.context.runtime_name.set(version.runtime_name);
-        }
+    if parts.facts.runtime_version.is_empty()
+        && let Ok(version) = runtime.version(api::VersionRequest { version: "0.1.0".into() }).await
+    {
+        parts.facts.runtime_version = format!("{}://{}", version.runtime_name, version.runtime_version);
+        // The first answer counts; a runtime does not change its name.
+        let _ = parts.context.runtime_name.set(version.runtime_name);
     }
     match runtime.status(api::StatusRequest { verbose: false }).await {
         Ok(answer) => {

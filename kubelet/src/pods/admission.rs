@@ -71,6 +71,9 @@ pub fn admit<'a>(
             format!("Failed to admit pod as the `kubernetes.io/os` label doesn't match node label ({})", os.1);
         return refuse("PodOSSelectorNodeLabelDoesNotMatch", message);
     }
+    if let Some(what) = unsupported(pod) {
+        return refuse("UnexpectedAdmissionError", format!("{what} are not supported by this kubelet"));
+    }
     if labels_known && !node_matches(pod, node) {
         let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
         return refuse("NodeAffinity", message.to_owned());
@@ -108,6 +111,18 @@ pub fn admit<'a>(
         }
     }
     Ok(())
+}
+
+/// What the pod asks for that this kubelet cannot give, where running it without would be less than was asked for.
+fn unsupported(pod: &Pod) -> Option<&'static str> {
+    if pod.spec.host_users == Some(false) && !pod.host_network() {
+        return Some("user namespaces (hostUsers: false)");
+    }
+    if pod.spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
+        return Some("resource claims");
+    }
+    let devices = |c: &k8s_openapi::api::core::v1::Container| c.volume_devices.as_ref().is_some_and(|d| !d.is_empty());
+    pod.containers().any(|(_, c)| devices(c)).then_some("block volumes (volumeDevices)")
 }
 
 /// A host port that the pod wants and another has.
@@ -202,6 +217,7 @@ mod tests {
         let affinity = json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution":
             {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}}}});
         assert_eq!(reason(&with(affinity), &[]), None);
+        assert_eq!(reason(&with(json!({"hostUsers": false})), &[]), Some("UnexpectedAdmissionError".into()));
         let sysctl = |name: &str| with(json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
         assert_eq!(reason(&sysctl("net.core.somaxconn"), &[]), None);
         assert_eq!(reason(&sysctl("kernel.msgmax"), &[]), Some("SysctlForbidden".into()));

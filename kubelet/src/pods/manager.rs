@@ -143,7 +143,7 @@ impl Manager {
     async fn handle(&mut self, message: Message) {
         match message {
             Message::Api { namespace, name, pod: Some(pod) } => self.api_pod((namespace, name), pod).await,
-            Message::Api { namespace, name, pod: None } => self.api_gone((namespace, name)),
+            Message::Api { namespace, name, pod: None } => self.api_gone(&(namespace, name)),
             Message::Static { source, pods } => self.static_pods(source, pods),
             Message::ApiSynced => self.source_spoke(Source::Api),
             Message::Runtime(report) => self.runtime(report),
@@ -181,20 +181,20 @@ impl Manager {
         self.upsert(pod).await;
     }
 
-    fn api_gone(&mut self, key: (String, String)) {
-        if let Some((_, mirror)) = self.mirrors.remove(&key) {
+    fn api_gone(&mut self, key: &(String, String)) {
+        if let Some((_, mirror)) = self.mirrors.remove(key) {
             for slot in self.slots.values_mut().filter(|s| s.desired.mirror.as_ref() == Some(&mirror)) {
                 slot.desired.mirror = None;
                 slot.api_uid = None;
             }
-            if let Some(uid) = self.names.get(&key).cloned() {
+            if let Some(uid) = self.names.get(key).cloned() {
                 self.wake(&uid);
             }
             return;
         }
         let is_api = |slot: &Slot| slot.desired.pod.source == Source::Api;
-        if let Some(uid) = self.names.get(&key).filter(|uid| self.slots.get(*uid).is_some_and(is_api)).cloned() {
-            self.names.remove(&key);
+        if let Some(uid) = self.names.get(key).filter(|uid| self.slots.get(*uid).is_some_and(is_api)).cloned() {
+            self.names.remove(key);
             self.remove(&uid);
         }
     }
@@ -309,13 +309,13 @@ impl Manager {
             slot.goal = Goal::Stop;
             slot.desired.termination =
                 Some(Termination { grace_seconds: pod.grace_seconds(), ..Termination::default() });
-        } else if !pod.deletion_requested() && !was_accepted(&pod) {
-            if let Err((reason, message)) = self.admit(&pod) {
-                self.parts.context.events.pod(&pod, Kind::Warning, &reason, &message);
-                slot.goal = Goal::Stop;
-                slot.desired.termination =
-                    Some(Termination { failed: Some((reason, message)), ..Termination::default() });
-            }
+        } else if !pod.deletion_requested()
+            && !was_accepted(&pod)
+            && let Err((reason, message)) = self.admit(&pod)
+        {
+            self.parts.context.events.pod(&pod, Kind::Warning, &reason, &message);
+            slot.goal = Goal::Stop;
+            slot.desired.termination = Some(Termination { failed: Some((reason, message)), ..Termination::default() });
         }
         self.slots.insert(uid, slot);
     }

@@ -195,14 +195,14 @@ mod tests {
     use crate::pods::types::tests::pod;
     use serde_json::json;
 
-    fn spec(containers: serde_json::Value) -> PodSpec {
+    fn spec(containers: &serde_json::Value) -> PodSpec {
         pod(json!({"spec": containers})).spec
     }
 
     #[test]
     fn classes() {
         let r = |requests: serde_json::Value, limits: serde_json::Value| {
-            spec(json!({"containers": [{"name": "a", "resources": {"requests": requests, "limits": limits}}]}))
+            spec(&json!({"containers": [{"name": "a", "resources": {"requests": requests, "limits": limits}}]}))
         };
         assert_eq!(qos_class(&r(json!({}), json!({}))), "BestEffort");
         assert_eq!(qos_class(&r(json!({"cpu": "1"}), json!({}))), "Burstable");
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn sums() {
-        let spec = spec(json!({
+        let spec = spec(&json!({
             "containers": [{"name": "a", "resources": {"requests": {"cpu": "100m"}}},
                            {"name": "b", "resources": {"requests": {"cpu": "0.2"}}}],
             "initContainers": [{"name": "s", "restartPolicy": "Always", "resources": {"requests": {"cpu": "50m"}}},
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn numbers_for_the_runtime() {
-        let spec = spec(json!({"containers": [{"name": "a", "resources":
+        let spec = spec(&json!({"containers": [{"name": "a", "resources":
             {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "1500m", "memory": "2Gi"}}}]}));
         let options =
             LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, memory_capacity_bytes: 4 << 30 };

@@ -133,10 +133,9 @@ pub async fn prune(context: &Context, actual: &PodActual) {
         }
     }
     for sandbox in actual.sandboxes.iter().skip(1) {
-        if !sandbox.ready && !kept_sandboxes.contains(&sandbox.id.as_str()) {
-            if let Err(error) = remove_sandbox(context, &sandbox.id).await {
-                tracing::warn!(sandbox = %sandbox.id, %error, "Cannot remove an old sandbox");
-            }
+        let needless = !sandbox.ready && !kept_sandboxes.contains(&sandbox.id.as_str());
+        if needless && let Err(error) = remove_sandbox(context, &sandbox.id).await {
+            tracing::warn!(sandbox = %sandbox.id, %error, "Cannot remove an old sandbox");
         }
     }
 }

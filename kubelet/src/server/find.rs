@@ -40,14 +40,14 @@ pub fn status<'a>(view: &'a PodView, container: &str) -> Option<&'a ContainerSta
     lists.into_iter().flatten().flatten().find(|s| s.name == container)
 }
 
-fn list(items: Vec<Value>) -> Value {
+fn list(items: &[Value]) -> Value {
     json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
 }
 
 /// `/pods`: every pod with its newest status.
 pub async fn pod_list(state: &State) -> Result<Value, Refusal> {
     let item = |view: PodView| json!({"metadata": view.pod.metadata, "spec": view.pod.spec, "status": *view.status});
-    Ok(list(pods(state).await?.into_iter().map(item).collect()))
+    Ok(list(&pods(state).await?.into_iter().map(item).collect::<Vec<_>>()))
 }
 
 /// `/runningpods`: what the runtime runs, told by names alone.
@@ -66,5 +66,5 @@ pub async fn running_pods(state: &State) -> Result<Value, Refusal> {
         json!({"metadata": {"name": m.name, "namespace": m.namespace, "uid": m.uid},
             "spec": {"containers": containers}, "status": {}})
     };
-    Ok(list(running.map(item).collect()))
+    Ok(list(&running.map(item).collect::<Vec<_>>()))
 }

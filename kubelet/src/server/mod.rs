@@ -110,10 +110,10 @@ impl KubeletServer {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        if let Some(auth) = &self.auth {
-            if let Err(denied) = auth::admit(&**auth, self.mode, &self.state.context.node_name, &parts).await {
-                return text(denied.status, denied.message);
-            }
+        if let Some(auth) = &self.auth
+            && let Err(denied) = auth::admit(&**auth, self.mode, &self.state.context.node_name, &parts).await
+        {
+            return text(denied.status, denied.message);
         }
         let request = Request::from_parts(parts, body);
         let path = request.uri().path().to_owned();

@@ -118,7 +118,7 @@ fn ready(input: &Input<'_>, containers: &Verdict) -> Verdict {
         match input.pod.status.conditions.iter().flatten().find(|c| &c.type_ == type_) {
             None => missing.push(format!("corresponding condition of pod readiness gate \"{type_}\" does not exist.")),
             Some(c) if c.status != "True" => {
-                missing.push(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but {}", c.status))
+                missing.push(format!("the status of pod readiness gate \"{type_}\" is not \"True\", but {}", c.status));
             }
             Some(_) => {}
         }

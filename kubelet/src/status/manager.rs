@@ -220,18 +220,18 @@ fn has_condition(list: Option<&Value>, condition: &Value) -> bool {
 mod tests {
     use super::*;
 
-    fn map(value: Value) -> Map<String, Value> {
+    fn map(value: &Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
     #[test]
     fn only_differences_are_written() {
-        let old = map(json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x", "nominatedNodeName": "n",
+        let old = map(&json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x", "nominatedNodeName": "n",
             "conditions": [{"type": "Ready", "status": "True", "reason": "r"}, {"type": "other/gate", "status": "True"}]}));
-        let same = map(json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x",
+        let same = map(&json!({"phase": "Running", "podIPs": [{"ip": "1"}], "reason": "x",
             "conditions": [{"type": "Ready", "status": "True", "reason": "r"}]}));
         assert!(difference(&old, &same).is_empty());
-        let new = map(json!({"phase": "Running", "podIPs": [{"ip": "2"}],
+        let new = map(&json!({"phase": "Running", "podIPs": [{"ip": "2"}],
             "conditions": [{"type": "Ready", "status": "False"}]}));
         let changes = Value::Object(difference(&old, &new));
         assert_eq!(

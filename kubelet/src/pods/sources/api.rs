@@ -71,7 +71,7 @@ pub async fn run(client: Client, node_name: String, out: mpsc::Sender<Message>, 
         .field_selector(&format!("spec.nodeName={node_name}"))
         .on_event(move |delta| {
             let key = delta.key();
-            handler.add((key.namespace.to_string(), key.name.to_string()));
+            handler.add((key.namespace, key.name));
         })
         .start(shutdown.clone());
     let mut synced = false;
