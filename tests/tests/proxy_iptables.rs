@@ -27,6 +27,7 @@ const NODE_IP: &str = "192.168.77.1";
 const CLIENT_IP: &str = "192.168.77.2";
 const PODS: [(&str, &str, &str); 2] = [("one", "10.88.1.1", "10.88.1.2"), ("two", "10.88.2.1", "10.88.2.2")];
 const CLUSTER_IP: &str = "10.96.0.10:80";
+const CLUSTER_IP6: &str = "[fd00:96::10]:80";
 const UDP_IP: &str = "10.96.0.53:53";
 const NODE_PORT: u16 = 30080;
 
@@ -56,6 +57,14 @@ impl Namespace {
             namespace.ip(&format!("link set {device} up"));
         }
         other.ip(&format!("route add default via {address}"));
+    }
+
+    /// IPv6 addresses for a cable that is there; without waiting for neighbours with the same address.
+    fn connect6(&self, device: &str, address: &str, other: &Self, other_address: &str) {
+        for (namespace, device, address) in [(self, device, address), (other, "eth0", other_address)] {
+            namespace.ip(&format!("address add {address}/126 dev {device} nodad"));
+        }
+        other.ip(&format!("-6 route add default via {address}"));
     }
 
     /// Runs `work` in a thread of this namespace.
@@ -102,10 +111,16 @@ impl Drop for Namespace {
     }
 }
 
+/// The IPv6 address that goes with an IPv4 one: `10.88.1.2` and `fd00:88:1::2`.
+fn six(address: &str) -> String {
+    let parts: Vec<&str> = address.split('.').collect();
+    format!("fd00:{}:{}::{}", parts[1], parts[2], parts[3])
+}
+
 /// Answers every TCP connection with its name and the peer's address, every datagram with its name.
 fn start_backend(namespace: &Namespace, name: &'static str) {
     namespace.inside(move || {
-        let listener = TcpListener::bind("0.0.0.0:8080").expect("a free port");
+        let listener = TcpListener::bind("[::]:8080").expect("a free port");
         let socket = UdpSocket::bind("0.0.0.0:5353").expect("a free port");
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
@@ -114,7 +129,7 @@ fn start_backend(namespace: &Namespace, name: &'static str) {
             }
         });
         while let Ok((mut stream, peer)) = listener.accept() {
-            let _ = stream.write_all(format!("{name} {}", peer.ip()).as_bytes());
+            let _ = stream.write_all(format!("{name} {}", peer.ip().to_canonical()).as_bytes());
         }
     });
 }
@@ -213,9 +228,21 @@ fn slice(service: &str, protocol: &str, port: u16, pods: &[&str]) -> Value {
         "ports": [{"name": "p", "protocol": protocol, "port": port}]})
 }
 
+/// Both pods by their IPv6 addresses.
+fn slice6(service: &str, port: u16) -> Value {
+    let mut slice = slice(service, "TCP", port, &["one", "two"]);
+    slice["metadata"]["name"] = format!("{service}-6").into();
+    slice["addressType"] = "IPv6".into();
+    for (endpoint, (_, _, address)) in slice["endpoints"].as_array_mut().into_iter().flatten().zip(PODS) {
+        endpoint["addresses"] = json!([six(address)]);
+    }
+    slice
+}
+
 fn world() -> World {
     let ports = json!([{"name": "p", "protocol": "TCP", "port": 80, "nodePort": NODE_PORT}]);
-    let web = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": ports});
+    let web = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": ports,
+        "clusterIPs": ["10.96.0.10", "fd00:96::10"], "ipFamilyPolicy": "PreferDualStack"});
     let sticky = json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}});
     World {
         services: vec![
@@ -228,6 +255,7 @@ fn world() -> World {
             slice("web", "TCP", 8080, &["one", "two"]),
             slice("dns", "UDP", 5353, &["one"]),
             slice("sticky", "TCP", 8080, &["one", "two"]),
+            slice6("web", 8080),
         ],
         nodes: vec![json!({"metadata": {"name": "node-a", "uid": "n"}, "spec": {"podCIDRs": ["10.88.0.0/16"]},
             "status": {"addresses": [{"type": "InternalIP", "address": NODE_IP}]}})],
@@ -253,11 +281,15 @@ impl Cluster {
         for (name, gateway, address) in PODS {
             let pod = Namespace::new(name);
             node.connect(&format!("pod-{name}"), gateway, &pod, address);
+            node.connect6(&format!("pod-{name}"), &six(gateway), &pod, &six(address));
             start_backend(&pod, name);
             pods.push(pod);
         }
-        let forward = node.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"));
-        forward.join().expect("no panic").expect("forwarding can be switched on");
+        node.ip("-6 route add default dev out");
+        for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            let forward = node.inside(move || std::fs::write(format!("/proc/sys/net/{switch}"), "1"));
+            forward.join().expect("no panic").expect("forwarding can be switched on");
+        }
         // somebody else's rule, which must survive everything
         run(node.command("iptables").args(["-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.7", "-j", "ACCEPT"]));
         let (api, port) = FakeApi::start(&node, world());
@@ -274,7 +306,7 @@ impl Cluster {
         let mut command = self.node.command(bin("kube-proxy"));
         command.arg(format!("--kubeconfig={}", self.dir.path().join("kubeconfig").display())).args([
             "--hostname-override=node-a",
-            "--cluster-cidr=10.88.0.0/16",
+            "--cluster-cidr=10.88.0.0/16,fd00:88::/32",
             "--healthz-bind-address=127.0.0.1:10256",
             "--iptables-sync-period=1s",
             "--iptables-min-sync-period=100ms",
@@ -333,7 +365,9 @@ fn packets_reach_the_endpoints() {
 
 fn reach(cluster: &Cluster) {
     cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+    cluster.expect(&cluster.node, CLUSTER_IP6, &["one", "two"]);
     for pod in &cluster.pods {
+        cluster.expect(pod, CLUSTER_IP6, &["one", "two"]);
         // also to themselves: the source must then be another
         cluster.expect(pod, CLUSTER_IP, &["one", "two"]);
     }
