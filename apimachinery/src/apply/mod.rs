@@ -302,11 +302,9 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, force: bool, write
         entry.fields = entry.fields.difference(&written).difference(&removed);
     }
     own.fields = own.fields.difference(&UNOWNED);
-    if let Some(previous) = previous
-        && merged == before
-    {
-        // Nothing changed in the object: the time stays, so that the write can be seen to change nothing.
-        own.time = previous.time;
+    if merged == before {
+        // Nothing changed in the object: the time stays (or stays out), so that the write can be seen to change nothing.
+        own.time = previous.and_then(|previous| previous.time);
     }
     entries.push(own);
     entries.retain(|entry| !entry.fields.is_empty());

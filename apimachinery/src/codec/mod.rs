@@ -108,7 +108,15 @@ pub fn conform(ty: &Type, value: Value, validation: FieldValidation) -> Result<D
 /// # Errors
 /// `400 BadRequest` for a syntax error.
 pub fn parse(bytes: &[u8], media: Media) -> Result<Value, Status> {
-    let report = decode::Report::new(false);
+    parse_reporting(bytes, media, FieldValidation::Ignore).map(|decoded| decoded.value)
+}
+
+/// The same, telling of duplicate keys in `warnings` unless they are ignored. Nothing is made canonical.
+///
+/// # Errors
+/// `400 BadRequest` for a syntax error.
+pub fn parse_reporting(bytes: &[u8], media: Media, validation: FieldValidation) -> Result<Decoded, Status> {
+    let report = decode::Report::new(validation != FieldValidation::Ignore);
     let seed = decode::AnySeed { at: decode::At::ROOT, report: &report };
     let outcome = match media {
         Media::Json => {
@@ -118,7 +126,8 @@ pub fn parse(bytes: &[u8], media: Media) -> Result<Value, Status> {
         Media::Yaml => with_yaml(bytes, |deserializer| seed.deserialize(deserializer)),
         Media::Protobuf => Err("protobuf cannot be read without its type".to_owned()),
     };
-    outcome.map_err(|error| Status::bad_request(format!("error decoding the request: {error}")))
+    let value = outcome.map_err(|error| Status::bad_request(format!("error decoding the request: {error}")))?;
+    Ok(Decoded { value, warnings: report.into_problems() })
 }
 
 fn with_yaml<R>(

@@ -178,6 +178,14 @@ fn yaml_is_read_as_json_is() {
 }
 
 #[test]
+fn duplicates_of_patches_are_told() {
+    let told = |text: &[u8], media| parse_reporting(text, media, FieldValidation::Warn).unwrap().warnings;
+    assert_eq!(told(br#"{"spec":{"replicas":6,"replicas":7}}"#, Media::Json), ["duplicate field \"spec.replicas\""]);
+    assert_eq!(told(b"data:\n  a: '1'\n  a: '2'\n", Media::Yaml), ["duplicate field \"data.a\""]);
+    assert_eq!(parse(br#"{"a":1,"a":2}"#, Media::Json).unwrap(), json!({"a": 2}));
+}
+
+#[test]
 fn schemas_of_custom_resources_keep_their_shapes() {
     let given = json!({"spec": {"versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
         "properties": {"a": {"type": "array", "items": {"type": "string"}, "default": [1, {"x": null}]}}, "additionalProperties": false, "x-kubernetes-preserve-unknown-fields": true}}}]}});

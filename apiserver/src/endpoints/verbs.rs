@@ -228,6 +228,28 @@ impl Call<'_> {
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
     }
 
+    /// The patch as a tree; null for a JSON patch, which is a list of operations.
+    fn patch_tree(&self, patch_type: PatchType, bytes: &Bytes, options: WriteOptions) -> Result<Value, Status> {
+        let media = match patch_type {
+            PatchType::Json => return Ok(Value::Null),
+            PatchType::Merge | PatchType::Strategic => Media::Json,
+            PatchType::Apply => Media::Yaml,
+        };
+        let parsed = codec::parse_reporting(bytes, media, options.validation)?;
+        if options.validation == FieldValidation::Strict && !parsed.warnings.is_empty() {
+            let why = format!("strict decoding error: {}", parsed.warnings.join(", "));
+            if patch_type == PatchType::Apply {
+                return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));
+            }
+            let error = FieldError::invalid(Path::new("patch"), "", why);
+            return Err(Status::invalid(&GroupKind::default(), "", &vec![error]));
+        }
+        for warning in parsed.warnings {
+            self.presenter.ctx.warnings.add(warning);
+        }
+        Ok(parsed.value)
+    }
+
     fn patch_change<'c>(
         &'c self,
         patch_type: PatchType,
@@ -235,11 +257,7 @@ impl Call<'_> {
         ty: &'c Type,
         options: WriteOptions,
     ) -> Result<impl Fn(Option<&Value>) -> Result<Value, Status> + use<'c>, Status> {
-        let tree = match patch_type {
-            PatchType::Json => Value::Null,
-            PatchType::Merge | PatchType::Strategic => codec::parse(bytes, Media::Json)?,
-            PatchType::Apply => codec::parse(bytes, Media::Yaml)?,
-        };
+        let tree = self.patch_tree(patch_type, bytes, options)?;
         let ctx = &self.presenter.ctx;
         let target = self.target()?;
         Ok(move |now: Option<&Value>| {
