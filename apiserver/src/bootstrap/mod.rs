@@ -40,8 +40,8 @@ const MAX_WRITES_AT_ONCE: usize = 16;
 pub trait Store: Send + Sync {
     /// The object, from the cache.
     fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Value>;
-    /// Makes a new object.
-    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<(), Status>>;
+    /// Makes a new object; the answer is the object as it is stored.
+    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<Value, Status>>;
     /// Replaces an object (with its resourceVersion), or a subresource of it.
     fn update(
         &self,
@@ -88,10 +88,11 @@ fn defaults() -> [(ResourceName, &'static [Value], Reconcile); 8] {
 }
 
 /// Somebody else made it first: as good.
-fn exists(result: Result<(), Status>) -> Result<(), Status> {
-    match result {
-        Err(status) if status.reason == "AlreadyExists" => Ok(()),
-        other => other,
+async fn create(store: &dyn Store, resource: ResourceName, object: Value) -> Result<Option<Value>, Status> {
+    match store.create(resource, object).await {
+        Ok(made) => Ok(Some(made)),
+        Err(status) if status.reason == "AlreadyExists" => Ok(None),
+        Err(status) => Err(status),
     }
 }
 
@@ -104,15 +105,15 @@ async fn ensure(
     use apimachinery::meta;
     let (namespace, name) = (meta::namespace(default), meta::name(default));
     let Some(existing) = store.get(resource, namespace, name) else {
-        exists(store.create(resource, without_status(default)).await)?;
-        return set_status(store, resource, default).await;
+        let made = create(store, resource, without_status(default)).await?;
+        return set_status(store, resource, default, made).await;
     };
     match reconcile(&existing, default) {
-        Step::Keep => Ok(()),
+        Step::Keep => set_status(store, resource, default, Some(existing)).await,
         Step::Update(updated) => store.update(resource, "", *updated).await,
         Step::Recreate => {
             store.delete(resource, namespace, name).await?;
-            store.create(resource, without_status(default)).await
+            store.create(resource, without_status(default)).await.map(|_| ())
         }
     }
 }
@@ -125,14 +126,15 @@ fn without_status(default: &Value) -> Value {
     object
 }
 
-/// Some kinds ignore `status` on create; what stands there by default is written after.
-async fn set_status(store: &dyn Store, resource: ResourceName, default: &Value) -> Result<(), Status> {
-    use apimachinery::meta;
-    let conditions = default["status"]["conditions"].as_array().is_some_and(|list| !list.is_empty());
-    if !conditions {
-        return Ok(());
-    }
-    let Some(mut object) = store.get(resource, meta::namespace(default), meta::name(default)) else { return Ok(()) };
+/// Kinds ignore `status` on create; the conditions that stand there by default are written after, where there are none.
+async fn set_status(
+    store: &dyn Store,
+    resource: ResourceName,
+    default: &Value,
+    object: Option<Value>,
+) -> Result<(), Status> {
+    let conditions = |object: &Value| object["status"]["conditions"].as_array().is_some_and(|list| !list.is_empty());
+    let Some(mut object) = object.filter(|object| conditions(default) && !conditions(object)) else { return Ok(()) };
     let mut status = default["status"].clone();
     let now = apimachinery::time::format_time(Timestamp::now());
     for condition in status["conditions"].as_array_mut().into_iter().flatten() {
@@ -192,20 +194,15 @@ async fn make_defaults(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
 }
 
 async fn make_service_range(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
-    let resource = ("networking.k8s.io", "servicecidrs");
-    ensure(store, resource, &desired::service_range(facts), keep).await?;
-    let Some(mut range) = store.get(resource, "", "kubernetes") else { return Ok(()) };
-    if range["status"]["conditions"].as_array().is_some_and(|list| !list.is_empty()) {
-        return Ok(());
-    }
-    crate::admission::set(&mut range, "status", desired::service_range_status(Timestamp::now()));
-    store.update(resource, "status", range).await
+    let mut default = desired::service_range(facts);
+    crate::admission::set(&mut default, "status", desired::service_range_status(Timestamp::now()));
+    ensure(store, ("networking.k8s.io", "servicecidrs"), &default, keep).await
 }
 
 async fn adopt(store: &dyn Store, resource: ResourceName, wanted: &Value, fields: &[&str]) -> Result<(), Status> {
     use apimachinery::meta;
     match store.get(resource, meta::namespace(wanted), meta::name(wanted)) {
-        None => exists(store.create(resource, wanted.clone()).await),
+        None => create(store, resource, wanted.clone()).await.map(|_| ()),
         Some(existing) => match desired::adopt(&existing, wanted, fields) {
             Some(updated) => store.update(resource, "", updated).await,
             None => Ok(()),
@@ -218,7 +215,7 @@ async fn keep_up(store: &dyn Store, facts: &Facts, holder: &str) -> Result<(), S
     store.renew_master(facts.advertise_address, desired::master_lease(facts.advertise_address)).await?;
     let services = ("", "services");
     match store.get(services, "default", "kubernetes") {
-        None => exists(store.create(services, desired::service(facts)).await)?,
+        None => create(store, services, desired::service(facts)).await.map(|_| ())?,
         Some(existing) => {
             if let Some(repaired) = desired::repair_service(&existing, facts) {
                 store.update(services, "", repaired).await?;

@@ -63,11 +63,11 @@ impl Store for RegistryStore {
         Objects::get(&*self.registry, resource, namespace, name).map(Arc::unwrap_or_clone)
     }
 
-    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<(), Status>> {
+    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
         Box::pin(async move {
             let resolved = self.resolve(resource)?;
             let namespace = meta::namespace(&object).to_owned();
-            self.registry.create(&resolved.target(&namespace, "")?, object).await.map(|_| ())
+            self.registry.create(&resolved.target(&namespace, "")?, object).await.map(|object| object.value())
         })
     }
 

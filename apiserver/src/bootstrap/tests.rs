@@ -33,14 +33,14 @@ impl Store for Memory {
         self.objects.lock().unwrap().get(&(resource.0, resource.1, namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<(), Status>> {
+    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
         Box::pin(async move {
             let key = key(resource, &object);
             if self.objects.lock().unwrap().contains_key(&key) {
                 return Err(Status::already_exists(&GroupResource::new(resource.0, resource.1), &key.3));
             }
-            self.write(key, object);
-            Ok(())
+            self.write(key, object.clone());
+            Ok(object)
         })
     }
 
@@ -106,6 +106,20 @@ async fn a_fresh_cluster_and_a_restart() {
     keep_up(&store, &facts, "me").await.unwrap();
     // Only the identity lease is renewed.
     assert_eq!(*store.writes.lock().unwrap(), before + 1);
+}
+
+#[tokio::test]
+async fn conditions_are_written_after_the_object() {
+    let (store, facts) = (Memory::default(), desired::tests::facts());
+    make_defaults(&store, &facts).await.unwrap();
+    for (resource, name) in [
+        (("apiregistration.k8s.io", "apiservices"), "v1.apps"),
+        (("networking.k8s.io", "servicecidrs"), "kubernetes"),
+        ((FLOW, "flowschemas"), "catch-all"),
+    ] {
+        let object = store.get(resource, "", name).unwrap();
+        assert!(object["status"]["conditions"][0]["type"].is_string(), "{object}");
+    }
 }
 
 #[tokio::test]
