@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::str::FromStr;
 
 use clap::builder::TypedValueParser;
@@ -68,7 +69,8 @@ pub fn parse<T: clap::Parser>(name: &str, legacy: &[LegacyFlag]) -> T {
         }
         Err(Exit { code, message }) => {
             if code == 0 {
-                println!("{message}");
+                // A reader that has seen enough (`--help | head`) is no failure.
+                let _ = writeln!(std::io::stdout(), "{message}");
             } else {
                 eprintln!("Error: {message}");
             }

@@ -193,3 +193,53 @@ fn connection(flags: &ClientFlags, file: &File, has_file: bool) -> Result<Client
     let given = |qps: f32| if qps == 0.0 { DEFAULT_QPS } else { qps };
     Ok(config.limits(given(qps.unwrap_or_default()), burst.filter(|b| *b > 0).unwrap_or(DEFAULT_BURST)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use component_base::flags::parse_from;
+
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<(Config, Vec<String>), String> {
+        let (flags, _) =
+            parse_from::<Flags>(COMPONENT, LEGACY, args.iter().map(OsString::from)).map_err(|e| e.message)?;
+        flags.into_config().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn flags_and_file_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("scheduler.yaml");
+        let path = file.to_str().unwrap();
+        let text = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n\
+                    leaderElection: {leaderElect: true, leaseDuration: 30s, resourceName: mine}\nclientConnection: {qps: 7}\n";
+        std::fs::write(&file, text).unwrap();
+        let master = "--master=https://192.0.2.1:6443";
+        let (c, _) = config(&["--config", path, master, "--kube-api-qps=9"]).unwrap();
+        assert_eq!((c.client.qps, c.client.burst, c.leader.name.as_str()), (7.0, 100, "mine"));
+        assert_eq!(c.leader.lease_duration.as_secs(), 30);
+        let (c, _) = config(&["--config", path, master, "--leader_elect=false"]).unwrap();
+        assert!(!c.leader.enabled);
+        let (c, _) = config(&[master, "--kube-api-qps=9", "--port=0"]).unwrap();
+        assert_eq!((c.client.qps, c.profiles.len()), (9.0, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("scheduler.yaml");
+        let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
+        std::fs::write(&file, format!("{head}extenders: [{{urlPrefix: http://x}}]\n")).unwrap();
+        let path = file.to_str().unwrap();
+        for (args, words) in [
+            (vec!["--policy-config-file=/p"], "profile"),
+            (vec!["--config", path, "--master=https://192.0.2.1:1"], "extenders"),
+            (vec!["--master=https://192.0.2.1:1", "--leader-elect-renew-deadline=20s"], "lease-duration"),
+        ] {
+            let error = config(&args).unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

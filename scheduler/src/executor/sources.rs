@@ -1,5 +1,7 @@
 //! The informers: local copies of what placement depends on, each of them telling the inbox what changed.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use apimachinery::meta::ObjectMeta;
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::inbox::{Inbox, Kind};
 use crate::model::node::NodeInfo;
 use crate::model::pod::PodInfo;
+use crate::model::template::Template;
 use crate::objects::node::{CsiNode, Node};
 use crate::objects::pod::Pod;
 use crate::objects::policy::{DisruptionBudget, Namespace};
@@ -29,8 +32,31 @@ pub struct CachedPod {
 
 impl From<Pod> for CachedPod {
     fn from(pod: Pod) -> Self {
-        Self { info: Arc::new(PodInfo::of(&pod)), meta: identity(pod.metadata) }
+        let mut info = PodInfo::of(&pod);
+        info.template = shared(info.template);
+        Self { info: Arc::new(info), meta: identity(pod.metadata) }
     }
+}
+
+/// Templates that are remembered for sharing.
+const MAX_RECENT_TEMPLATES: usize = 512;
+
+thread_local! {
+    /// Pods of one template come one after the other; this keeps one copy of it instead of one per pod.
+    static RECENT: RefCell<HashSet<Arc<Template>>> = RefCell::default();
+}
+
+fn shared(template: Arc<Template>) -> Arc<Template> {
+    RECENT.with_borrow_mut(|recent| {
+        if let Some(known) = recent.get(&template) {
+            return known.clone();
+        }
+        if recent.len() >= MAX_RECENT_TEMPLATES {
+            recent.clear();
+        }
+        recent.insert(template.clone());
+        template
+    })
 }
 
 /// A node, reduced to what is kept.
