@@ -8,6 +8,7 @@ pub mod endpoints_controller;
 pub mod endpointslice_controller;
 pub mod garbage_collector_controller;
 pub mod history;
+pub mod job_controller;
 pub mod namespace_controller;
 pub mod node_ipam_controller;
 pub mod node_lifecycle_controller;
@@ -22,6 +23,7 @@ pub mod slices;
 pub mod statefulset_controller;
 pub mod table;
 pub mod taint_eviction_controller;
+pub mod ttl_after_finished_controller;
 pub mod ttl_controller;
 pub mod wake;
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{
     certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
-    endpoints_controller, endpointslice_controller, garbage_collector_controller, namespace_controller,
+    endpoints_controller, endpointslice_controller, garbage_collector_controller, job_controller, namespace_controller,
     node_ipam_controller, node_lifecycle_controller, pod_garbage_collector_controller, replicaset_controller,
     root_ca_certificate_publisher_controller, serviceaccount_controller, statefulset_controller,
-    taint_eviction_controller, ttl_controller,
+    taint_eviction_controller, ttl_after_finished_controller, ttl_controller,
 };
 use crate::framework::Setup;
 
@@ -54,7 +54,7 @@ pub const TABLE: &[Entry] = &[
     missing("ephemeral-volume-controller", "ephemeral-volume"),
     on("garbage-collector-controller", "garbagecollector", garbage_collector_controller::register),
     missing("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
-    missing("job-controller", "job"),
+    on("job-controller", "job", job_controller::register),
     missing_off("kube-apiserver-serving-clustertrustbundle-publisher-controller", ""),
     missing("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner"),
     on("namespace-controller", "namespace", namespace_controller::register),
@@ -87,7 +87,7 @@ pub const TABLE: &[Entry] = &[
     missing_off("storageversion-garbage-collector-controller", "storage-version-gc"),
     on("taint-eviction-controller", "", taint_eviction_controller::register),
     missing_off("token-cleaner-controller", "tokencleaner"),
-    missing("ttl-after-finished-controller", "ttl-after-finished"),
+    on("ttl-after-finished-controller", "ttl-after-finished", ttl_after_finished_controller::register),
     on("ttl-controller", "ttl", ttl_controller::register),
     missing("validatingadmissionpolicy-status-controller", ""),
     missing("volumeattributesclass-protection-controller", ""),

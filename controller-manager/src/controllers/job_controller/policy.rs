@@ -29,7 +29,10 @@ pub fn judge(job: &JobView, pod: &PodView) -> Verdict {
             .iter()
             .find(|wanted| pod.condition(&wanted.kind).is_some_and(|condition| condition.status == wanted.status));
         let why = match (by_code, by_condition) {
-            (Some((container, code)), _) => format!("Container {container} for pod {}/{} failed with exit code {code}", pod.metadata.namespace, pod.metadata.name),
+            (Some((container, code)), _) => format!(
+                "Container {container} for pod {}/{} failed with exit code {code}",
+                pod.metadata.namespace, pod.metadata.name
+            ),
             (None, Some(condition)) => {
                 format!("Pod {}/{} has condition {}", pod.metadata.namespace, pod.metadata.name, condition.kind)
             }
@@ -49,7 +52,9 @@ fn matching_container<'a>(pod: &'a PodView, codes: &ExitCodes) -> Option<(&'a st
     let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
     statuses
         .filter(|status| codes.container_name.as_ref().is_none_or(|name| *name == status.name))
-        .filter_map(|status: &ContainerStatus| Some((status.name.as_str(), status.state.terminated.as_ref()?.exit_code)))
+        .filter_map(|status: &ContainerStatus| {
+            Some((status.name.as_str(), status.state.terminated.as_ref()?.exit_code))
+        })
         .find(|(_, code)| match codes.operator.as_str() {
             "In" => codes.values.contains(code),
             "NotIn" => *code != 0 && !codes.values.contains(code),
