@@ -22,14 +22,14 @@ impl Netns {
         // of an earlier run that was killed
         let _ = output(&mut ip(&["netns", "delete", name]));
         run(&mut ip(&["netns", "add", name]));
-        let peer = format!("{name}-out");
+        let peer = "outside"; // interface names have at most 15 characters
         let inside = |arguments: &[&str]| run(&mut ip(&[&["-n", name], arguments].concat()));
         inside(&["link", "set", "lo", "up"]);
         // both ends stay inside: the namespace needs an address and a route, not the outside
-        inside(&["link", "add", "eth0", "type", "veth", "peer", "name", &peer]);
+        inside(&["link", "add", "eth0", "type", "veth", "peer", "name", peer]);
         inside(&["address", "add", &format!("{ADDRESS}/24"), "dev", "eth0"]);
         inside(&["link", "set", "eth0", "up"]);
-        inside(&["link", "set", &peer, "up"]);
+        inside(&["link", "set", peer, "up"]);
         inside(&["route", "add", "default", "via", "10.251.0.1"]);
         Self { name: name.to_owned() }
     }
