@@ -14,6 +14,8 @@ const SLI_BUCKETS: &[f64] = &[
     1310.72, 2621.44, 5242.88,
 ];
 
+const PREEMPTIONS: &str = "Total preemption attempts in the cluster till now";
+
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy)]
 pub enum Attempt {
@@ -35,6 +37,17 @@ impl Attempt {
     }
 }
 
+/// One gauge per value of a family's only label.
+fn gauges<const N: usize>(
+    name: &'static str,
+    help: &'static str,
+    label: &'static [&'static str],
+    values: [&str; N],
+) -> [Arc<Gauge>; N] {
+    let family = metrics::gauge(name, help, label);
+    values.map(|v| family.with(&[v]))
+}
+
 /// The families that are written.
 pub struct Stats {
     attempts: Family<Counter>,
@@ -54,13 +67,6 @@ pub struct Stats {
 impl Stats {
     /// Registers the families.
     pub fn new() -> Self {
-        let pending =
-            metrics::gauge("scheduler_pending_pods", "Number of pending pods, by the queue type.", &["queue"]);
-        let cache = metrics::gauge(
-            "scheduler_cache_size",
-            "Number of nodes, pods, and assumed (bound) pods in the scheduler cache.",
-            &["type"],
-        );
         Self {
             attempts: metrics::counter(
                 "scheduler_schedule_attempts_total",
@@ -80,13 +86,23 @@ impl Stats {
                 ATTEMPT_BUCKETS,
             )
             .one(),
-            pending: ["active", "backoff", "unschedulable", "gated"].map(|queue| pending.with(&[queue])),
+            pending: gauges(
+                "scheduler_pending_pods",
+                "Number of pending pods, by the queue type.",
+                &["queue"],
+                ["active", "backoff", "unschedulable", "gated"],
+            ),
             incoming: metrics::counter(
                 "scheduler_queue_incoming_pods_total",
                 "Number of pods added to scheduling queues by event and queue type.",
                 &["event", "queue"],
             ),
-            cache: ["nodes", "pods", "assumed_pods"].map(|kind| cache.with(&[kind])),
+            cache: gauges(
+                "scheduler_cache_size",
+                "Number of nodes, pods, and assumed (bound) pods in the scheduler cache.",
+                &["type"],
+                ["nodes", "pods", "assumed_pods"],
+            ),
             attempts_per_pod: metrics::histogram(
                 "scheduler_pod_scheduling_attempts",
                 "Number of attempts to successfully schedule a pod.",
@@ -100,12 +116,7 @@ impl Stats {
                 &["attempts"],
                 SLI_BUCKETS,
             ),
-            preemption_attempts: metrics::counter(
-                "scheduler_preemption_attempts_total",
-                "Total preemption attempts in the cluster till now",
-                &[],
-            )
-            .one(),
+            preemption_attempts: metrics::counter("scheduler_preemption_attempts_total", PREEMPTIONS, &[]).one(),
             preemption_victims: metrics::histogram(
                 "scheduler_preemption_victims",
                 "Number of selected preemption victims",
