@@ -144,6 +144,11 @@ impl Objects {
         Ok(class["handler"].as_str().unwrap_or_default().to_owned())
     }
 
+    /// Drops what is kept for a pod that is gone.
+    pub fn forget(&self, uid: &str) {
+        lock(&self.tokens).retain(|key, _| key.split('/').next() != Some(uid));
+    }
+
     /// A token for the pod's service account, bound to the pod.
     ///
     /// # Errors

@@ -366,6 +366,7 @@ impl Pass<'_> {
 
     async fn remove(&mut self) -> Result<Outcome, Failed> {
         self.stop().await?;
+        self.context.objects.forget(self.pod().uid());
         let actual = self.look().await?;
         stop::remove(self.context, &actual).await.map_err(|e| e.to_string())?;
         let context = self.context;
