@@ -100,6 +100,8 @@ calls! { runtime:
     list_containers(ListContainersRequest) -> ListContainersResponse;
     /// Everything about one container.
     container_status(ContainerStatusRequest) -> ContainerStatusResponse;
+    /// Changes a running container's limits.
+    update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
     /// Opens the log anew after a rotation.
     reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
     /// A streaming address for exec.

@@ -12,6 +12,7 @@ pub mod hosts;
 pub mod manager;
 pub mod mirror;
 pub mod plan;
+pub mod resize;
 pub mod resources;
 pub mod sandbox;
 pub mod security;

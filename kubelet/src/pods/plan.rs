@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Container as Spec;
+use k8s_openapi::api::core::v1::{Container as Spec, PodStatus};
 
 use super::backoff::Backoff;
+use super::resize::{self, Applied};
 use super::types::{Pod, Role, container_hash, is_sidecar};
 use crate::cri::snapshot::{Container, PodActual, State};
 
@@ -44,6 +45,11 @@ pub struct Input<'a> {
     pub probes: &'a ProbeResults,
     pub backoff: &'a Backoff,
     pub max_backoff: SignedDuration,
+    /// The status told last, and resources applied since.
+    pub told: &'a PodStatus,
+    pub applied: &'a Applied,
+    /// The node cannot give what the pod asks for by now: running containers keep what they have.
+    pub keep_resources: bool,
     pub now: Timestamp,
 }
 
@@ -80,6 +86,8 @@ pub struct Plan {
     pub stop_all: bool,
     /// Containers to stop.
     pub kill: Vec<Kill>,
+    /// Names of running containers whose limits change in place.
+    pub resize: Vec<String>,
     /// Attempt number of a sandbox to make.
     pub create_sandbox: Option<u32>,
     /// Containers to start.
@@ -91,7 +99,11 @@ pub struct Plan {
 impl Plan {
     /// Nothing to do now.
     pub fn is_settled(&self) -> bool {
-        !self.stop_all && self.kill.is_empty() && self.create_sandbox.is_none() && self.start.is_empty()
+        !self.stop_all
+            && self.kill.is_empty()
+            && self.resize.is_empty()
+            && self.create_sandbox.is_none()
+            && self.start.is_empty()
     }
 }
 
@@ -137,6 +149,24 @@ fn kill_reason(input: &Input<'_>, spec: &Spec, running: &Container) -> Option<(S
         return Some((format!("Container {name} failed liveness probe"), Some(ProbeKind::Liveness)));
     }
     None
+}
+
+/// Plans what a running container needs: an end, or other limits. True when it keeps running.
+fn look_after(input: &Input<'_>, spec: &Spec, running: &Container, plan: &mut Plan) -> bool {
+    let mut reason = kill_reason(input, spec, running);
+    if reason.is_none() && !input.keep_resources {
+        let current = resize::current(&running.id, input.told, input.applied);
+        match current.and_then(|current| resize::step(spec, current)) {
+            Some(resize::Step::Update) => plan.resize.push(spec.name.clone()),
+            Some(resize::Step::Restart) => {
+                reason = Some((format!("Container {} resize requires restart", spec.name), None));
+            }
+            None => {}
+        }
+    }
+    let Some((message, probe)) = reason else { return true };
+    plan.kill.push(Kill { id: running.id.clone(), name: spec.name.clone(), message, probe });
+    false
 }
 
 /// Whether a container runs and its startup probe, if any, succeeded.
@@ -236,8 +266,7 @@ fn init_restarts(pod: &Pod, spec: &Spec, exit_code: i32) -> bool {
 fn run_sidecar(input: &Input<'_>, spec: &Spec, current: Option<&Container>, plan: &mut Plan) -> bool {
     match current {
         Some(c) if c.state == State::Running => {
-            if let Some((message, probe)) = kill_reason(input, spec, c) {
-                plan.kill.push(Kill { id: c.id.clone(), name: spec.name.clone(), message, probe });
+            if !look_after(input, spec, c, plan) {
                 return false;
             }
             has_started(spec, c, input.probes)
@@ -257,9 +286,7 @@ fn run_regular(input: &Input<'_>, plan: &mut Plan) -> usize {
         match latest {
             Some(c) if c.state == State::Running => {
                 active += 1;
-                if let Some((message, probe)) = kill_reason(input, spec, c) {
-                    plan.kill.push(Kill { id: c.id.clone(), name: spec.name.clone(), message, probe });
-                }
+                look_after(input, spec, c, plan);
             }
             _ if needs_start(input.pod, spec, latest) => {
                 active += 1;

@@ -13,9 +13,11 @@ use super::backoff::Backoff;
 use super::env::{self, Lookups};
 use super::manager::Message;
 use super::plan::{self, Plan, ProbeResults, backoff_key};
+use super::resize::{self, Applied};
 use super::types::{Desired, Pod, Role, Termination};
-use super::{mirror, start, stop, termination};
+use super::{mirror, resources, start, stop, termination};
 use crate::context::Context;
+use crate::cri::api;
 use crate::cri::snapshot::{self, PodActual, State};
 use crate::events::Kind;
 use crate::images::PullMemory;
@@ -46,6 +48,8 @@ pub struct Memory {
     pub backoff: Backoff,
     pub pulls: PullMemory,
     pub reasons: Reasons,
+    /// Resources changed in place since the last status that says so, by container id.
+    pub applied: Applied,
     /// Failed passes in a row.
     pub failures: u32,
     /// The status generated last.
@@ -102,6 +106,41 @@ impl Pass<'_> {
         }
     }
 
+    /// The status told last, by this life of the kubelet or an earlier one.
+    fn told(&self) -> &PodStatus {
+        let blank = self.memory.status == PodStatus::default();
+        if blank { &self.pod().status } else { &self.memory.status }
+    }
+
+    /// Why the pod, which was accepted once, now asks for more than the node has.
+    fn infeasible(&self) -> Option<String> {
+        resize::infeasible(self.pod(), &self.context.allocatable).filter(|_| self.goal == Goal::Run)
+    }
+
+    /// Changes the limits of running containers.
+    async fn resize(&mut self, plan: &Plan, actual: &PodActual) -> Result<(), Failed> {
+        let pod = Arc::clone(&self.desired.pod);
+        let context = self.context;
+        // Outer limits grow before the inner ones and shrink after them.
+        context.cgroups.set_up_pod(&pod, &context.limits)?;
+        for name in &plan.resize {
+            let (Some((_, spec)), Some(container)) = (pod.container(name), actual.latest(name)) else { continue };
+            let linux = resources::linux_resources(&pod.spec, spec, &context.limits);
+            let request = api::UpdateContainerResourcesRequest {
+                container_id: container.id.clone(),
+                linux: Some(api::LinuxContainerResources { oom_score_adj: 0, ..linux }),
+                ..Default::default()
+            };
+            if let Err(error) = context.runtime.update_container_resources(request).await {
+                let message = format!("Cannot resize container {name}: {error}");
+                context.events.container(&pod, name, Kind::Warning, "ResizeError", &message);
+                return Err(message);
+            }
+            self.memory.applied.insert(container.id.clone(), spec.resources.clone().unwrap_or_default());
+        }
+        context.cgroups.set_up_pod(&pod, &context.limits)
+    }
+
     async fn look(&self) -> Result<PodActual, Failed> {
         let mut actual = snapshot::fetch(&self.context.runtime, self.pod().uid()).await.map_err(|e| e.to_string())?;
         termination::enrich(&mut actual);
@@ -112,13 +151,14 @@ impl Pass<'_> {
     async fn publish(&mut self, actual: &PodActual) -> PodStatus {
         let context = self.context;
         let pod = self.pod();
-        let blank = self.memory.status == PodStatus::default();
-        let previous = if blank { &pod.status } else { &self.memory.status };
+        let previous = self.told();
         let status = generate::generate(&generate::Input {
             pod,
             actual,
             probes: self.probes,
             reasons: &self.memory.reasons,
+            applied: &self.memory.applied,
+            infeasible: self.infeasible().as_deref(),
             termination: self.desired.termination.as_ref(),
             previous,
             runtime_name: context.runtime_name(),
@@ -150,6 +190,9 @@ impl Pass<'_> {
                 probes: self.probes,
                 backoff: &self.memory.backoff,
                 max_backoff: self.context.max_crash_backoff,
+                told: self.told(),
+                applied: &self.memory.applied,
+                keep_resources: self.infeasible().is_some(),
                 now,
             });
             self.note_waits(&plan, &actual);
@@ -197,6 +240,7 @@ impl Pass<'_> {
     fn note_waits(&mut self, plan: &Plan, actual: &PodActual) {
         let full_name = self.pod().full_name();
         let running = |name: &str| actual.latest(name).is_some_and(|c| c.state == State::Running);
+        self.memory.applied.retain(|id, _| actual.containers.iter().any(|c| &c.id == id));
         self.memory.reasons.retain(|name, _| !running(name));
         for wait in &plan.wait {
             let shown = if wait.delay.as_secs() >= 60 {
@@ -231,6 +275,9 @@ impl Pass<'_> {
             let kill = plan::Kill { message, ..kill.clone() };
             let grace = stop::probe_grace(&pod, &kill);
             stop::container(context, &pod, actual, &kill, grace).await.map_err(|e| e.to_string())?;
+        }
+        if !plan.resize.is_empty() {
+            self.resize(plan, actual).await?;
         }
         if plan.create_sandbox.is_none() && plan.start.is_empty() {
             return Ok(());

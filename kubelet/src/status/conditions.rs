@@ -37,6 +37,12 @@ pub fn generate(input: &Input<'_>, status: &core::PodStatus) -> Vec<core::PodCon
         ("PodScheduled", Verdict::yes()),
     ];
     let mut conditions: Vec<_> = all.into_iter().map(|(type_, verdict)| condition(input, type_, verdict)).collect();
+    if let Some(message) = input.infeasible {
+        let mut pending = condition(input, "PodResizePending", Verdict::yes());
+        pending.reason = Some("Infeasible".to_owned());
+        pending.message = Some(message.to_owned());
+        conditions.push(pending);
+    }
     if let Some((reason, message)) = input.termination.and_then(|t| t.disruption.clone()) {
         let mut disruption = condition(input, "DisruptionTarget", Verdict::yes());
         disruption.reason = Some(reason);

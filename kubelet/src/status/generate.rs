@@ -13,6 +13,7 @@ use super::conditions;
 use crate::cri::labels;
 use crate::cri::snapshot::{Container, PodActual, State};
 use crate::pods::plan::{ProbeKind, ProbeResults, has_started, restarts};
+use crate::pods::resize::{self, Applied};
 use crate::pods::resources;
 use crate::pods::types::{Pod, Role, Termination, is_sidecar};
 
@@ -27,6 +28,10 @@ pub struct Input<'a> {
     pub probes: &'a ProbeResults,
     pub reasons: &'a Reasons,
     pub termination: Option<&'a Termination>,
+    /// Resources applied to running containers since the previous status.
+    pub applied: &'a Applied,
+    /// Why a resize of the pod is impossible here.
+    pub infeasible: Option<&'a str>,
     /// Status generated last, whose times are kept; the API's when there is none.
     pub previous: &'a core::PodStatus,
     /// Prefix of container ids, such as `containerd`.
@@ -124,7 +129,7 @@ fn container_status(input: &Input<'_>, role: Role, spec: &core::Container) -> co
     wait_for_restart(input, spec, &mut status);
     status.last_state.get_or_insert_default();
     if role != Role::Ephemeral {
-        describe_resources(spec, &mut status);
+        describe_resources(input, spec, &mut status);
     }
     describe_mounts(spec, &mut status);
     status
@@ -247,13 +252,16 @@ fn is_ready(input: &Input<'_>, role: Role, spec: &core::Container, latest: &Cont
     }
 }
 
-fn describe_resources(spec: &core::Container, status: &mut core::ContainerStatus) {
-    if status.container_id.is_none() {
-        return;
-    }
+/// What the container has, which is its spec's unless a resize is still to be done or impossible.
+fn describe_resources(input: &Input<'_>, spec: &core::Container, status: &mut core::ContainerStatus) {
+    let Some(id) = status.container_id.as_deref().and_then(|c| c.rsplit('/').next()) else { return };
     let wanted = spec.resources.clone().unwrap_or_default();
-    status.allocated_resources.clone_from(&wanted.requests);
-    status.resources = Some(wanted);
+    let has = resize::current(id, input.previous, input.applied).cloned();
+    status.allocated_resources.clone_from(match &has {
+        Some(has) if input.infeasible.is_some() => &has.requests,
+        _ => &wanted.requests,
+    });
+    status.resources = has.or(Some(wanted));
 }
 
 fn describe_mounts(spec: &core::Container, status: &mut core::ContainerStatus) {

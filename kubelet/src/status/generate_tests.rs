@@ -48,6 +48,8 @@ fn run(pod: &Pod, actual: &PodActual, reasons: &Reasons, termination: Option<&Te
         probes: &ProbeResults::new(),
         reasons,
         termination,
+        applied: &Applied::new(),
+        infeasible: None,
         previous: &pod.status,
         runtime_name: "containerd",
         host_ips: &["192.168.0.1".to_owned()],

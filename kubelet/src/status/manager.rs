@@ -157,7 +157,9 @@ fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String,
             // A pod is acknowledged once.
             "startTime" if before.is_some_and(|b| !b.is_null()) => false,
             // Others' conditions are not ours to compare or send.
-            "conditions" => value.as_array().into_iter().flatten().any(|c| !has_condition(before, c)),
+            "conditions" => {
+                value.as_array().into_iter().flatten().any(|c| !has_condition(before, c)) || ended(value, before)
+            }
             _ => before != Some(value),
         };
         if changed {
@@ -185,7 +187,8 @@ fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String,
 fn directed(name: &str, value: &Value, before: Option<&Value>) -> Value {
     let Value::Array(items) = value else { return value.clone() };
     if name == "conditions" {
-        return items.iter().map(|condition| without_leftovers(condition, before)).collect();
+        let delete = ended(value, before).then(|| json!({"$patch": "delete", "type": RESIZE_PENDING}));
+        return items.iter().map(|condition| without_leftovers(condition, before)).chain(delete).collect();
     }
     if !matches!(name, "podIPs" | "hostIPs") {
         return value.clone();
@@ -194,6 +197,15 @@ fn directed(name: &str, value: &Value, before: Option<&Value>) -> Value {
     let gone = before.and_then(Value::as_array).into_iter().flatten();
     let gone = gone.filter(|b| !items.iter().any(|i| ip(i) == ip(b))).map(|b| json!({"$patch": "delete", "ip": ip(b)}));
     Value::Array(items.iter().cloned().chain(gone).collect())
+}
+
+/// The one condition of the kubelet's that goes away again.
+const RESIZE_PENDING: &str = "PodResizePending";
+
+/// Whether that condition was there and is not any more.
+fn ended(new: &Value, before: Option<&Value>) -> bool {
+    let has = |list: &Value| list.as_array().into_iter().flatten().any(|c| c["type"] == RESIZE_PENDING);
+    before.is_some_and(has) && !has(new)
 }
 
 /// A merged condition keeps what the new one does not say; what is gone must be said to be.
