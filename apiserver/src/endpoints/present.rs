@@ -29,6 +29,13 @@ use crate::storage::fanout::{Delivery, Encoding, Event};
 /// Size of the pieces in which lists are sent: what fits one TLS record.
 const FRAME_BYTES: usize = 16 << 10;
 
+/// An object's metadata as it stands in the text.
+#[derive(serde::Deserialize)]
+struct MetadataOnly<'a> {
+    #[serde(borrow)]
+    metadata: &'a serde_json::value::RawValue,
+}
+
 /// Presents the objects of one request.
 #[derive(Clone)]
 pub struct Presenter {
@@ -146,6 +153,16 @@ impl Presenter {
         if self.is_plain() {
             out.put_u8(b'{');
             out.extend_from_slice(entry.untyped());
+            return;
+        }
+        if let Shape::Metadata(beta) = self.accepted.shape
+            && let Ok(parts) = serde_json::from_slice::<MetadataOnly<'_>>(&entry.bytes)
+        {
+            let api_version = table::api_version(beta);
+            let head = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{api_version}\",\"metadata\":");
+            out.extend_from_slice(head.as_bytes());
+            out.extend_from_slice(parts.metadata.get().as_bytes());
+            out.put_u8(b'}');
             return;
         }
         let mut value = self.value(&entry.bytes);
