@@ -62,6 +62,17 @@ pub fn encode(ty: &Type, object: &Value) -> Vec<u8> {
     encode::envelope(text("apiVersion"), text("kind"), &raw)
 }
 
+/// Encodes an object whose type its `apiVersion` and `kind` tell; `None` when the table has no protobuf form of it.
+pub fn encode_any(object: &Value) -> Option<Vec<u8>> {
+    let text = |key: &str| object.get(key).and_then(Value::as_str);
+    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+    // Statuses and other meta kinds are registered in no group.
+    let meta =
+        || schema::by_name(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")).filter(|_| api_version == "v1");
+    let ty = type_of(api_version, kind).or_else(meta).filter(|ty| ty.proto)?;
+    Some(encode(ty, object))
+}
+
 /// The type that `apiVersion` and `kind` name.
 fn type_of(api_version: &str, kind: &str) -> Option<&'static Type> {
     let version = crate::gvk::GroupVersion::parse(api_version)?;

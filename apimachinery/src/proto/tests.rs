@@ -39,6 +39,16 @@ fn schemas_round_trip() {
 }
 
 #[test]
+fn objects_tell_their_type() {
+    let status = crate::status::Status::no_such_path().to_value();
+    let bytes = encode_any(&status).unwrap();
+    let ty = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.Status").unwrap();
+    assert_eq!(decode(ty, &bytes).unwrap()["code"], 404);
+    assert!(encode_any(&json!({"apiVersion": "v1", "kind": "ConfigMapList", "items": []})).is_some());
+    assert!(encode_any(&json!({"apiVersion": "example.com/v1", "kind": "Widget"})).is_none());
+}
+
+#[test]
 fn broken_bytes_are_refused() {
     let ty = lookup("", "v1", "Pod").unwrap();
     assert_eq!(decode(ty, b"{}"), Err(ProtoError::NoMagic));

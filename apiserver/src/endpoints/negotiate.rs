@@ -3,6 +3,7 @@
 //! Upstream's rules: clauses by quality, then in order; the first one that can be served wins; no header means JSON. A Table
 //! or metadata clause that cannot be served falls to the next clause, so that clients may list `as=Table` first.
 
+use apimachinery::proto;
 use apimachinery::status::Status;
 use http::HeaderMap;
 use http::header::{ACCEPT, USER_AGENT};
@@ -16,6 +17,8 @@ pub enum Format {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`: only for clients that take nothing else, because the caches hold JSON.
+    Protobuf,
 }
 
 /// What an answer is about.
@@ -50,6 +53,7 @@ impl Accepted {
             (Format::Json, true) => "application/json",
             (Format::Json, false) => "application/json",
             (Format::Yaml, _) => "application/yaml",
+            (Format::Protobuf, _) => proto::MEDIA_TYPE,
         }
     }
 }
@@ -99,11 +103,16 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Acc
     if text.trim().is_empty() {
         return Ok(Accepted { pretty, ..Accepted::JSON });
     }
-    let served = clauses(&text).into_iter().find_map(|clause| serve(&clause, offer));
+    let clauses = clauses(&text);
+    let protobuf = |clause: &Clause<'_>| {
+        (clause.media == proto::MEDIA_TYPE && clause.parameters.is_empty() && offer != Offer::Watch)
+            .then_some((Format::Protobuf, Shape::Object))
+    };
+    let served = clauses.iter().find_map(|clause| serve(clause, offer)).or_else(|| clauses.iter().find_map(protobuf));
     match served {
         Some((format, shape)) => Ok(Accepted { format, shape, pretty: pretty && format == Format::Json }),
         None => Err(Status::not_acceptable(
-            "only the following media types are accepted: application/json, application/yaml",
+            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
 }
@@ -169,6 +178,9 @@ mod tests {
         assert_eq!(ask("application/yaml", Offer::Watch), None);
         assert_eq!(ask("application/json;stream=watch", Offer::Watch), Some((Format::Json, Shape::Object)));
         assert_eq!(ask("text/plain", Offer::All), None);
+        assert_eq!(ask(proto::MEDIA_TYPE, Offer::All), Some((Format::Protobuf, Shape::Object)));
+        assert_eq!(ask("application/vnd.kubernetes.protobuf, */*", Offer::All), Some((Format::Json, Shape::Object)));
+        assert_eq!(ask(proto::MEDIA_TYPE, Offer::Watch), None);
         assert_eq!(ask("application/json;as=Table;v=v2;g=meta.k8s.io", Offer::All), None);
         assert_eq!(
             ask("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Offer::Watch),

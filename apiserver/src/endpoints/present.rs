@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use apimachinery::codec;
+use apimachinery::proto;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use component_base::BoxError;
@@ -346,8 +347,19 @@ pub fn value_answer(code: StatusCode, accepted: Accepted, value: &Value) -> Resp
         Format::Json if accepted.pretty => serde_json::to_string_pretty(value).unwrap_or_default(),
         Format::Json => value.to_string(),
         Format::Yaml => serde_saphyr::to_string(value).unwrap_or_default(),
+        Format::Protobuf => return protobuf_answer(code, accepted, value),
     };
     answer(code, accepted, format!("{text}\n").into())
+}
+
+/// Custom kinds have no protobuf form.
+fn protobuf_answer(code: StatusCode, accepted: Accepted, value: &Value) -> Response<Body> {
+    if let Some(bytes) = proto::encode_any(value) {
+        return answer(code, accepted, bytes.into());
+    }
+    let status =
+        Status::not_acceptable("only the following media types are accepted: application/json, application/yaml");
+    answer(StatusCode::NOT_ACCEPTABLE, Accepted::JSON, status.to_value().to_string().into())
 }
 
 /// A list on its way out.

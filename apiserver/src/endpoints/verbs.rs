@@ -228,11 +228,10 @@ impl Call<'_> {
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
     }
 
-    /// The patch as a tree; null for a JSON patch, which is a list of operations.
+    /// The patch as a tree.
     fn patch_tree(&self, patch_type: PatchType, bytes: &Bytes, options: WriteOptions) -> Result<Value, Status> {
         let media = match patch_type {
-            PatchType::Json => return Ok(Value::Null),
-            PatchType::Merge | PatchType::Strategic => Media::Json,
+            PatchType::Json | PatchType::Merge | PatchType::Strategic => Media::Json,
             PatchType::Apply => Media::Yaml,
         };
         let parsed = codec::parse_reporting(bytes, media, options.validation)?;
