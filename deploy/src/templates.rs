@@ -79,8 +79,10 @@ fn kubelet(cluster: &Cluster) -> String {
         "failSwapOn": false,
         "oomScoreAdj": 0,
         // a machine that is also used for other things may have a fuller disk than a dedicated node
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "5%", "imagefs.available": "5%",
-            "nodefs.inodesFree": "5%"},
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "2%", "imagefs.available": "2%",
+            "nodefs.inodesFree": "2%"},
+        // and images that were loaded by hand cannot be pulled again
+        "imageGCHighThresholdPercent": 100,
     });
     format!("{config:#}\n")
 }

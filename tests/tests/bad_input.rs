@@ -58,7 +58,7 @@ fn others(plane: &ControlPlane) -> Vec<Mistake> {
     };
     let malformed = file(
         "malformed.yaml",
-        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nclusterDomian: x\n",
+        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: many\n",
     );
     let proxy =
         file("proxy.yaml", "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: [\n");
@@ -67,10 +67,11 @@ fn others(plane: &ControlPlane) -> Vec<Mistake> {
         |what, daemon, flags: &[&str], says: &[&str]| Mistake { what, daemon, flags: owned(flags), says: owned(says) };
     vec![
         mistake(
-            "misspelt field",
+            // a misspelt field is one warning, as upstream reads v1beta1 leniently; a value of the wrong type ends it
+            "wrong type of a field",
             "kubelet",
             &[&format!("--config={malformed}")],
-            &["malformed.yaml", "clusterDomian", "clusterDomain"],
+            &["malformed.yaml", "maxPods"],
         ),
         mistake("malformed file", "kube-proxy", &[&format!("--config={proxy}")], &["proxy.yaml"]),
         mistake("no kubeconfig", "kube-scheduler", &[&format!("--kubeconfig={nowhere}")], &["nowhere.conf"]),
