@@ -58,6 +58,10 @@ pub struct Config {
     pub endpointslice_batch_period: Duration,
     /// Changes of pods are collected for so long.
     pub endpoints_batch_period: Duration,
+    /// Changes of mirrored Endpoints are collected for so long.
+    pub mirroring_batch_period: Duration,
+    /// At most so many addresses of one subset are mirrored.
+    pub mirroring_max_endpoints: usize,
 }
 
 /// Workers of each controller.
@@ -83,6 +87,8 @@ pub struct Concurrent {
     pub endpoint: usize,
     /// Of endpoint slices.
     pub service_endpoint: usize,
+    /// Of mirrored Endpoints.
+    pub mirroring: usize,
     /// Of the garbage collector.
     pub garbage_collector: usize,
 }
@@ -178,6 +184,8 @@ impl Config {
             max_endpoints_per_slice: count(workloads.max_endpoints_per_slice).clamp(1, 1000),
             endpointslice_batch_period: workloads.endpointslice_updates_batch_period.0,
             endpoints_batch_period: workloads.endpoint_updates_batch_period.0,
+            mirroring_batch_period: workloads.mirroring_endpointslice_updates_batch_period.0,
+            mirroring_max_endpoints: count(workloads.mirroring_max_endpoints_per_subset),
         })
     }
 }
@@ -195,6 +203,7 @@ impl Concurrent {
             namespace: count(flags.concurrent_namespace_syncs),
             endpoint: count(flags.concurrent_endpoint_syncs),
             service_endpoint: count(flags.concurrent_service_endpoint_syncs),
+            mirroring: count(flags.mirroring_concurrent_service_endpoint_syncs),
             garbage_collector: count(flags.concurrent_gc_syncs),
         }
     }

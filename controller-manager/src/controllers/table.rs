@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{
     certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
-    endpoints_controller, endpointslice_controller, garbage_collector_controller, job_controller, namespace_controller,
-    node_ipam_controller, node_lifecycle_controller, pod_garbage_collector_controller, replicaset_controller,
-    root_ca_certificate_publisher_controller, serviceaccount_controller, statefulset_controller,
-    taint_eviction_controller, ttl_after_finished_controller, ttl_controller,
+    endpoints_controller, endpointslice_controller, endpointslice_mirroring_controller, garbage_collector_controller,
+    job_controller, namespace_controller, node_ipam_controller, node_lifecycle_controller,
+    pod_garbage_collector_controller, protection, replicaset_controller, root_ca_certificate_publisher_controller,
+    serviceaccount_controller, statefulset_controller, taint_eviction_controller, ttl_after_finished_controller,
+    ttl_controller,
 };
 use crate::framework::Setup;
 
@@ -50,7 +51,7 @@ pub const TABLE: &[Entry] = &[
     missing("disruption-controller", "disruption"),
     on("endpoints-controller", "endpoint", endpoints_controller::register),
     on("endpointslice-controller", "endpointslice", endpointslice_controller::register),
-    missing("endpointslice-mirroring-controller", "endpointslicemirroring"),
+    on("endpointslice-mirroring-controller", "endpointslicemirroring", endpointslice_mirroring_controller::register),
     missing("ephemeral-volume-controller", "ephemeral-volume"),
     on("garbage-collector-controller", "garbagecollector", garbage_collector_controller::register),
     missing("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
@@ -63,8 +64,8 @@ pub const TABLE: &[Entry] = &[
     missing("persistentvolume-attach-detach-controller", "attachdetach"),
     missing("persistentvolume-binder-controller", "persistentvolume-binder"),
     missing("persistentvolume-expander-controller", "persistentvolume-expander"),
-    missing("persistentvolume-protection-controller", "pv-protection"),
-    missing("persistentvolumeclaim-protection-controller", "pvc-protection"),
+    on("persistentvolume-protection-controller", "pv-protection", protection::volumes),
+    on("persistentvolumeclaim-protection-controller", "pvc-protection", protection::claims),
     on("pod-garbage-collector-controller", "podgc", pod_garbage_collector_controller::register),
     missing_off("podcertificaterequest-cleaner-controller", ""),
     missing_off("podgroup-protection-controller", ""),

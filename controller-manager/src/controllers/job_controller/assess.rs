@@ -119,10 +119,11 @@ pub fn assess(snapshot: &Snapshot<'_>) -> Assessment {
     for pod in snapshot.pods.iter().filter(|pod| holds(snapshot, pod)) {
         if pod.status.phase == "Succeeded" {
             note_success(job, pod, &mut a);
-        } else if pod.status.phase != "Failed" && decided.is_some() && is_deleting(&pod.metadata) {
-            // Ended by the decision: a failure of a job that failed, but of no index, and none of one that succeeded.
-            if decided.as_ref().is_some_and(|finish| !finish.success) && !a.uncounted_failed.contains(&pod.metadata.uid)
-            {
+        } else if let Some(finish) = decided.as_ref().filter(|_| is_failed(job, pod)) {
+            // After the decision nothing is judged any more: a failure is one of the job, but of no index; a pod that was
+            // only told to end is none of a job that succeeded.
+            let counts = !finish.success || pod.status.phase == "Failed";
+            if counts && !a.uncounted_failed.contains(&pod.metadata.uid) {
                 a.uncounted_failed.push(pod.metadata.uid.clone());
             }
             a.release.push(Arc::clone(pod));

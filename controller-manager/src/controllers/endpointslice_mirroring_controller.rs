@@ -1,0 +1,154 @@
+//! `endpointslice-mirroring-controller`: EndpointSlices for Endpoints that somebody keeps by hand, for services without a
+//! selector. At most 1000 addresses of each subset are mirrored (`--mirroring-max-endpoints-per-subset`).
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::endpointslice_controller::{run_expected, watch_slices};
+use super::slices::{Family, PortGroup, managed_by, plan};
+use crate::framework::{Action, Controller, Executor, Expectations, Key, Setup, Store, Subject, SyncResult, View};
+use crate::views::discovery::{BY_SERVICE, Endpoint, EndpointConditions, EndpointSliceView, MANAGED_BY, SERVICE_NAME};
+use crate::views::meta::is_deleting;
+use crate::views::service::{EndpointAddress, EndpointPort, EndpointsView, ServiceView};
+
+const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
+const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
+const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+/// Annotations that describe the Endpoints object itself.
+const NOT_COPIED: &[&str] =
+    &["endpoints.kubernetes.io/last-change-trigger-time", "kubectl.kubernetes.io/last-applied-configuration"];
+
+/// Registers `endpointslice-mirroring-controller`.
+pub fn register(setup: &mut Setup) {
+    let queue = setup.queue("endpoint_slice_mirroring");
+    let services = setup.stores.of::<ServiceView>();
+    let endpoints = setup.stores.of::<EndpointsView>();
+    let slices = setup.stores.of::<EndpointSliceView>();
+    let expectations = Arc::new(Expectations::default());
+    let wake = queue.clone();
+    services.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    let (wake, period) = (queue.clone(), setup.config.mirroring_batch_period);
+    endpoints.on(move |delta| wake.add_after(Key::of(&delta.object().metadata), period));
+    watch_slices(&slices, &queue, &expectations, MANAGER);
+    let executor = setup.executor("endpointslicemirroring-controller");
+    let limits = (setup.config.mirroring_max_endpoints, setup.config.max_endpoints_per_slice);
+    let workers = setup.config.concurrent.mirroring;
+    setup.workers(queue, workers, Mirroring { services, endpoints, slices, expectations, executor, limits });
+}
+
+/// Whether the Endpoints are to be mirrored for this service.
+pub fn is_mirrored(endpoints: &EndpointsView, service: &ServiceView) -> bool {
+    service.spec.selector.is_absent()
+        && endpoints.metadata.labels.get(SKIP).is_none_or(|skip| skip != "true")
+        && !endpoints.metadata.annotations.contains_key(LEADER)
+        && !is_deleting(&endpoints.metadata)
+}
+
+/// What the slices are to hold: one group per ports and family, at most `max_per_subset` addresses of a subset.
+pub fn wanted(endpoints: &EndpointsView, max_per_subset: usize) -> Vec<PortGroup> {
+    let mut groups: Vec<PortGroup> = Vec::new();
+    for subset in &endpoints.subsets {
+        let ports: Vec<EndpointPort> = subset
+            .ports
+            .iter()
+            .map(|port| EndpointPort { name: Some(port.name.clone().unwrap_or_default()), ..port.clone() })
+            .collect();
+        let ready = subset.addresses.iter().map(|address| (address, true));
+        let not_ready = subset.not_ready_addresses.iter().map(|address| (address, false));
+        for (address, ready) in ready.chain(not_ready).take(max_per_subset) {
+            let family = if address.ip.contains(':') { "IPv6" } else { "IPv4" };
+            let endpoint = endpoint(address, ready);
+            match groups.iter_mut().find(|group| group.address_type == family && group.ports == ports) {
+                Some(group) => group.endpoints.push(endpoint),
+                None => groups.push(PortGroup {
+                    address_type: family.to_owned(),
+                    ports: ports.clone(),
+                    endpoints: vec![endpoint],
+                }),
+            }
+        }
+    }
+    groups
+}
+
+fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: EndpointConditions { ready: Some(ready), ..EndpointConditions::default() },
+        hostname: (!address.hostname.is_empty()).then(|| address.hostname.clone()),
+        target_ref: address.target_ref.clone(),
+        node_name: address.node_name.clone(),
+        ..Endpoint::default()
+    }
+}
+
+fn family(endpoints: &EndpointsView, max_endpoints: usize) -> Family {
+    let mut labels = endpoints.metadata.labels.clone();
+    labels.insert(SERVICE_NAME.to_owned(), endpoints.metadata.name.clone());
+    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    let mut annotations = endpoints.metadata.annotations.clone();
+    annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
+    Family { owner: Subject::of(&EndpointsView::RESOURCE, &endpoints.metadata), labels, annotations, max_endpoints }
+}
+
+struct Mirroring {
+    services: Store<ServiceView>,
+    endpoints: Store<EndpointsView>,
+    slices: Store<EndpointSliceView>,
+    expectations: Arc<Expectations>,
+    executor: Executor,
+    limits: (usize, usize),
+}
+
+impl Mirroring {
+    async fn step(&self, key: &Key) -> SyncResult {
+        if !self.expectations.satisfied(key) {
+            return Ok(None);
+        }
+        let mut existing = self.slices.by_index(BY_SERVICE, &key.to_string());
+        existing.retain(|slice| managed_by(slice, MANAGER) && !is_deleting(&slice.metadata));
+        let endpoints = self.endpoints.get(&key.namespace, &key.name);
+        let service = self.services.get(&key.namespace, &key.name);
+        let actions: Vec<Action> = match (endpoints, service) {
+            (Some(endpoints), Some(service)) if is_mirrored(&endpoints, &service) => {
+                plan(&family(&endpoints, self.limits.1), wanted(&endpoints, self.limits.0), &existing)
+            }
+            (Some(endpoints), _) => plan(&family(&endpoints, self.limits.1), Vec::new(), &existing),
+            // Slices of Endpoints that are gone go with them: they are owned by them.
+            (None, _) => Vec::new(),
+        };
+        run_expected(&self.executor, &self.expectations, key, actions).await?;
+        Ok(None)
+    }
+}
+
+impl Controller for Mirroring {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(self.step(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn subsets_become_groups_per_family_with_their_state() {
+        let endpoints: EndpointsView = serde_json::from_value(json!({"metadata": {"name": "e"}, "subsets": [{
+            "addresses": [{"ip": "203.0.113.1"}, {"ip": "2001:db8::1", "hostname": "h"}],
+            "notReadyAddresses": [{"ip": "203.0.113.3"}],
+            "ports": [{"port": 80, "protocol": "TCP"}],
+        }]}))
+        .unwrap();
+        let groups = wanted(&endpoints, 1000);
+        let shape: Vec<(&str, Vec<Option<bool>>)> = groups
+            .iter()
+            .map(|group| (group.address_type.as_str(), group.endpoints.iter().map(|e| e.conditions.ready).collect()))
+            .collect();
+        assert_eq!(shape, [("IPv4", vec![Some(true), Some(false)]), ("IPv6", vec![Some(true)])]);
+        assert_eq!(groups[0].ports[0].name.as_deref(), Some(""));
+        assert_eq!(wanted(&endpoints, 1).len(), 1);
+    }
+}
