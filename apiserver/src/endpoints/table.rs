@@ -61,6 +61,9 @@ pub fn row(object: &Value, include: IncludeObject, beta: bool, context: &HookCon
         None => vec![meta::name(object).into(), object["metadata"]["creationTimestamp"].clone()],
     };
     let mut row = json!({"cells": cells});
+    if let Some(conditions) = (context.resource.strategy.row_conditions)(object) {
+        row["conditions"] = conditions;
+    }
     match include {
         IncludeObject::None => row["object"] = Value::Null,
         IncludeObject::Metadata => row["object"] = partial(object, beta),

@@ -104,12 +104,10 @@ pub fn prepare_changed(object: &mut Value, old: &Value, behaviour: &Behaviour, n
 }
 
 /// Raises the generation when a field that counts has changed. Runs after the kind's own preparation.
-pub fn bump_generation(object: &mut Value, old: &Value, behaviour: &Behaviour, group: &str) {
-    // Of the two resources whose metadata counts, deployments look at annotations only, endpoint slices at labels too.
-    let counted: &[&str] = if group == "apps" { &["annotations"] } else { &["annotations", "labels"] };
+pub fn bump_generation(object: &mut Value, old: &Value, behaviour: &Behaviour) {
     let differs = |field: &str| {
-        if field == USER_METADATA {
-            return counted.iter().any(|part| object["metadata"].get(part) != old["metadata"].get(part));
+        if let Some(field) = field.strip_prefix("metadata.") {
+            return object["metadata"].get(field) != old["metadata"].get(field);
         }
         object.get(field) != old.get(field)
     };
@@ -138,7 +136,7 @@ mod tests {
         let old = json!({"metadata": {"uid": "u", "creationTimestamp": "c", "generation": 3}, "spec": {"replicas": 1}, "status": {"a": 1}});
         let mut new = json!({"metadata": {"generation": 9}, "spec": {"replicas": 2}, "status": {"a": 2}});
         prepare_changed(&mut new, &old, behaviour, Timestamp::UNIX_EPOCH);
-        bump_generation(&mut new, &old, behaviour, "apps");
+        bump_generation(&mut new, &old, behaviour);
         assert_eq!(
             new,
             json!({"metadata": {"uid": "u", "creationTimestamp": "c", "generation": 4}, "spec": {"replicas": 2}, "status": {"a": 1}})
@@ -150,7 +148,7 @@ mod tests {
             .behaviour;
         let mut new = json!({"metadata": {"uid": "u", "labels": {"x": "y"}}, "spec": {}, "status": {"a": 2}});
         prepare_changed(&mut new, &old, status, Timestamp::UNIX_EPOCH);
-        bump_generation(&mut new, &old, status, "apps");
+        bump_generation(&mut new, &old, status);
         assert_eq!(new["spec"], old["spec"]);
         assert_eq!(new["status"]["a"], 2);
         assert_eq!(new["metadata"]["generation"], 3);

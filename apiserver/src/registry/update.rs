@@ -186,7 +186,7 @@ impl Registry {
         metadata::prepare_changed(&mut object, old, target.behaviour(), target.ctx.now);
         (target.strategy().prepare_update)(&mut object, old, &hooks);
         canonicalize(target, &mut object);
-        metadata::bump_generation(&mut object, old, target.behaviour(), &target.resource.group);
+        metadata::bump_generation(&mut object, old, target.behaviour());
         let rollback = match target.strategy().allocate {
             Some(allocate) => allocate(&mut object, Some(old), &hooks).await?,
             None => Rollback::none(),

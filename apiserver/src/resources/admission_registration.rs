@@ -330,6 +330,7 @@ pub const BINDING: Strategy = Strategy {
         let parameters = at.get("spec.paramRef");
         let shown = match (parameters.is_set(), parameters.get("namespace").str(), parameters.get("name").str()) {
             (false, ..) => UNSET.to_owned(),
+            (true, _, "") if parameters.get("selector").is_set() => selector_in_go(&parameters.get("selector")),
             (true, "", name) => name.to_owned(),
             (true, namespace, name) => format!("{namespace}/{name}"),
         };
@@ -337,6 +338,20 @@ pub const BINDING: Strategy = Strategy {
     }),
     ..Strategy::DEFAULT
 };
+
+/// A label selector as Go prints it.
+fn selector_in_go(selector: &At) -> String {
+    let labels: String = selector.get("matchLabels").entries().map(|(k, v)| format!("{k}: {},", v.str())).collect();
+    let expressions = selector.get("matchExpressions").items().map(|e| {
+        let values = e.get("values").strings().collect::<Vec<_>>().join(" ");
+        let (key, operator) = (e.get("key").str().to_owned(), e.get("operator").str().to_owned());
+        format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{values}],}},")
+    });
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{}}},}}",
+        expressions.collect::<String>()
+    )
+}
 
 fn binding_spec(check: &mut Check, spec: &At, cx: &HookContext) {
     check.present_format(&spec.get("policyName"), names::dns1123_subdomain);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::check::{At, Check};
 use super::edit::{at_mut, edit_map, remove, set, set_default};
-use super::printing::{UNKNOWN, UNSET, age, name, shown_or};
+use super::printing::{UNKNOWN, UNSET, age, name, number, shown_or};
 use super::{HookContext, NameRule, Strategy, meta};
 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
@@ -86,6 +86,9 @@ pub fn to_v1(scaler: &mut Value) {
         kept.extend(remove(spec, "behavior").map(|behavior| (BEHAVIOR, capitalised(&behavior))));
     });
     at_mut(scaler, "status", |status| {
+        // Required in v1 only.
+        set_default(status, "currentReplicas", 0);
+        set_default(status, "desiredReplicas", 0);
         let metrics = remove(status, "currentMetrics").and_then(|m| m.as_array().cloned()).unwrap_or_default();
         let cpu = metrics.iter().find(|m| m["type"] == "Resource" && m["resource"]["name"] == "cpu");
         if let Some(percent) =
@@ -356,8 +359,8 @@ fn cells(scaler: &Value, cx: &HookContext) -> Vec<Value> {
         format!("{}/{}", target.get("kind").str(), target.get("name").str()).into(),
         targets(&spec.get("metrics"), &status.get("currentMetrics")).into(),
         shown_or(&spec.get("minReplicas"), UNSET),
-        spec.get("maxReplicas").number().to_string().into(),
-        status.get("currentReplicas").number().to_string().into(),
+        number(&spec.get("maxReplicas")),
+        number(&status.get("currentReplicas")),
         age(&at, cx.request.now),
     ]
 }

@@ -109,10 +109,10 @@ fn fqdn(check: &mut Check, at: &At) {
 
 fn slice_cells(slice: &Value, cx: &HookContext) -> Vec<Value> {
     let slice = At::root(slice);
-    let ports = slice.get("ports").items().map(|p| match (p.get("port").int(), p.get("name").str()) {
+    let ports = slice.get("ports").items().map(|p| match (p.get("port").int(), p.get("name")) {
         (Some(number), _) => number.to_string(),
-        (None, "") => "*".to_owned(),
-        (None, name) => name.to_owned(),
+        (None, name) if name.is_set() => name.str().to_owned(),
+        (None, _) => "*".to_owned(),
     });
     let addresses: Vec<String> = slice
         .get("endpoints")
@@ -131,6 +131,7 @@ fn slice_cells(slice: &Value, cx: &HookContext) -> Vec<Value> {
 fn first_three(list: &[String]) -> String {
     match list.len() {
         0 => UNSET.to_owned(),
+        1 if list[0].is_empty() => UNSET.to_owned(),
         more @ 4.. => format!("{} + {} more...", list[..3].join(","), more - 3),
         _ => list.join(","),
     }

@@ -270,18 +270,14 @@ fn level_cells(level: &Value, cx: &HookContext) -> Vec<Value> {
     let source = if spec.get("type").str() == "Exempt" { spec.get("exempt") } else { spec.get("limited") };
     let shares = source.get("nominalConcurrencyShares");
     let queuing = spec.get("limited.limitResponse.queuing");
-    let of = |field: &str| if queuing.is_set() { queuing.get(field).number().to_string() } else { NONE.to_owned() };
+    let of = |field: &str| if queuing.is_set() { number(&queuing.get(field)) } else { NONE.into() };
     vec![
         name(&level),
         text(&spec.get("type")),
-        if shares.is_set() {
-            shares.number().to_string().into()
-        } else {
-            json!(if source.is_set() { UNKNOWN } else { NONE })
-        },
-        of("queues").into(),
-        of("handSize").into(),
-        of("queueLengthLimit").into(),
+        if shares.is_set() { number(&shares) } else { json!(if source.is_set() { UNKNOWN } else { NONE }) },
+        of("queues"),
+        of("handSize"),
+        of("queueLengthLimit"),
         age(&level, cx.request.now),
     ]
 }

@@ -156,9 +156,10 @@ impl Resource {
         GroupResource::new(&*self.group, &*self.plural)
     }
 
-    /// For messages: `Deployment.apps`.
+    /// For messages: `Deployment.apps`, in the group that it is stored in, where rules apply.
     pub fn group_kind(&self) -> GroupKind {
-        GroupKind { group: self.group.clone(), kind: self.kind.clone() }
+        let stored = self.storage.as_ref().map(|s| s.api_version.split_once('/').map_or("", |(group, _)| group));
+        GroupKind { group: stored.unwrap_or(&self.group).to_owned(), kind: self.kind.clone() }
     }
 
     /// A served version by name.
@@ -249,6 +250,8 @@ pub struct Strategy {
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
     /// Table cells, one per column; `None` means name and age.
     pub cells: Option<fn(&Value, &HookContext) -> Vec<Value>>,
+    /// Conditions of the table row.
+    pub row_conditions: fn(&Value) -> Option<Value>,
     /// Reserves addresses, ports …
     pub allocate: Option<Allocate>,
     /// Gives them back.
@@ -278,6 +281,7 @@ impl Strategy {
         },
         warnings: |_, _| Vec::new(),
         cells: None,
+        row_conditions: |_| None,
         allocate: None,
         release: None,
     };

@@ -158,9 +158,6 @@ fn ingress_backend(check: &mut Check, at: &At) {
 fn ingress_cells(ingress: &Value, cx: &HookContext) -> Vec<Value> {
     let ingress = At::root(ingress);
     let spec = ingress.get("spec");
-    let class = Some(spec.get("ingressClassName"))
-        .filter(At::is_set)
-        .unwrap_or_else(|| ingress.get("metadata.annotations").entry(CLASS));
     let all: Vec<&str> = spec.get("rules").items().map(|r| r.get("host").str()).filter(|h| !h.is_empty()).collect();
     let hosts = match all.len() {
         0 => "*".to_owned(),
@@ -174,7 +171,7 @@ fn ingress_cells(ingress: &Value, cx: &HookContext) -> Vec<Value> {
     let ports = if spec.get("tls").is_empty() { "80" } else { "80, 443" };
     vec![
         name(&ingress),
-        or_none(class.str()),
+        or_none(spec.get("ingressClassName").str()),
         hosts.into(),
         addresses.join(",").into(),
         ports.into(),

@@ -175,9 +175,10 @@ pub const CSI_DRIVER: Strategy = Strategy {
     },
     warnings: |driver, old| {
         let requests = |driver: &Value| driver["spec"]["tokenRequests"].as_array().is_some_and(|r| !r.is_empty());
-        let republish = driver["spec"]["requiresRepublish"] == true;
-        let new = requests(driver) && !old.is_some_and(requests) && !republish;
-        let sentence = "spec.tokenRequests: tokens expire; set spec.requiresRepublish so that drivers get fresh ones";
+        let undecided = driver["spec"]["serviceAccountTokenInSecrets"].is_null();
+        let new = requests(driver) && !old.is_some_and(requests) && undecided;
+        let sentence =
+            "spec.tokenRequests: tokens go to the volume context unless spec.serviceAccountTokenInSecrets is true";
         new.then(|| sentence.to_owned()).into_iter().collect()
     },
     cells: Some(|driver, cx| {

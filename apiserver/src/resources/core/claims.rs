@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::pod::{PodRules, scheduling, volumes};
 use crate::resources::check::{At, Check, same};
-use crate::resources::edit::{at_mut, copy, edit_map, remove};
+use crate::resources::edit::{at_mut, copy, edit_map, remove, set};
 use crate::resources::printing::{UNSET, access_modes, age, name, shown_or, text};
 use crate::resources::{HookContext, NameRule, Strategy, meta};
 
@@ -22,6 +22,7 @@ pub const CLAIM: Strategy = Strategy {
         (Strategy::DEFAULT.default)(claim, cx);
         at_mut(claim, "spec", data_source);
     },
+    prepare_create: |claim, _| set(claim, "status", serde_json::json!({"phase": "Pending"})),
     validate: |claim, cx| {
         let mut check = meta::checked(claim, cx);
         spec(&mut check, &At::root(claim).get("spec"));
@@ -40,12 +41,12 @@ fn data_source(spec: &mut Value) {
     match (spec["dataSource"].is_object(), spec["dataSourceRef"].is_object()) {
         (true, false) => {
             let source = spec["dataSource"].clone();
-            crate::resources::edit::set(spec, "dataSourceRef", source);
+            set(spec, "dataSourceRef", source);
         }
         (false, true) if spec["dataSourceRef"]["namespace"].as_str().unwrap_or_default().is_empty() => {
             let mut source = spec["dataSourceRef"].clone();
             remove(&mut source, "namespace");
-            crate::resources::edit::set(spec, "dataSource", source);
+            set(spec, "dataSource", source);
         }
         _ => {}
     }

@@ -174,12 +174,10 @@ fn cells(event: &Value, cx: &HookContext) -> Vec<Value> {
     let object = either("involvedObject", "regarding");
     let target = format!("{}/{}", object.get("kind").str().to_lowercase(), object.get("name").str());
     let source = either("source", "deprecatedSource");
-    let mut component = source.get("component").str();
-    if component.is_empty() {
-        component = either("reportingComponent", "reportingController").str();
-    }
-    let host = source.get("host").str();
-    let source = if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") };
+    let first_of = |list: [At; 3]| list.iter().map(At::str).find(|s| !s.is_empty()).unwrap_or_default().to_owned();
+    let component = first_of([at.get("reportingComponent"), at.get("reportingController"), source.get("component")]);
+    let host = first_of([at.get("reportingInstance"), source.get("host"), At::root(&Value::Null)]);
+    let source = if host.is_empty() { component } else { format!("{component}, {host}") };
     vec![
         last_seen.into(),
         text(&at.get("type")),
@@ -189,7 +187,7 @@ fn cells(event: &Value, cx: &HookContext) -> Vec<Value> {
         source.into(),
         either("message", "note").str().trim().into(),
         first.into(),
-        count.to_string().into(),
+        count.into(),
         text(&at.get("metadata.name")),
     ]
 }

@@ -122,7 +122,7 @@ pub const CONFIG_MAP: Strategy = Strategy {
     cells: Some(|map, cx| {
         let at = At::root(map);
         let count = at.get("data").len() + at.get("binaryData").len();
-        vec![name(&at), count.to_string().into(), age(&at, cx.request.now)]
+        vec![name(&at), count.into(), age(&at, cx.request.now)]
     }),
     ..Strategy::DEFAULT
 };
@@ -206,7 +206,7 @@ pub const SECRET: Strategy = Strategy {
     },
     cells: Some(|secret, cx| {
         let at = At::root(secret);
-        vec![name(&at), at.get("type").str().into(), at.get("data").len().to_string().into(), age(&at, cx.request.now)]
+        vec![name(&at), at.get("type").str().into(), at.get("data").len().into(), age(&at, cx.request.now)]
     }),
     ..Strategy::DEFAULT
 };

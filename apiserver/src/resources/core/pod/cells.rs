@@ -1,7 +1,7 @@
 //! How a pod is doing, in the words of `kubectl get pods`. Follows upstream's `printPod`.
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::resources::HookContext;
 use crate::resources::check::At;
@@ -43,6 +43,17 @@ pub fn cells(pod: &Value, cx: &HookContext) -> Vec<Value> {
         or_none(status.get("nominatedNodeName").str()),
         if gates.is_empty() { "<none>".into() } else { format!("{open}/{}", gates.len()).into() },
     ]
+}
+
+/// Finished pods have completed rows.
+pub fn row_conditions(pod: &Value) -> Option<Value> {
+    let phase = pod["status"]["phase"].as_str()?;
+    let message = match phase {
+        "Succeeded" => "The pod has completed successfully.",
+        "Failed" => "The pod failed.",
+        _ => return None,
+    };
+    Some(json!([{"type": "Completed", "status": "True", "reason": phase, "message": message}]))
 }
 
 fn condition(status: &At, ty: &str) -> bool {

@@ -19,6 +19,7 @@ pub const STRATEGY: Strategy = Strategy {
     validate_update,
     warnings: warnings::pod,
     cells: Some(cells::cells),
+    row_conditions: cells::row_conditions,
     ..Strategy::DEFAULT
 };
 

@@ -123,6 +123,7 @@ pub fn drop_what_the_type_no_longer_has(service: &mut Value, old: &Value) {
     untouched(balanced(old), balanced(service), "loadBalancerClass");
     let open = |s: &Value| super::externally_accessible(&At::root(s));
     untouched(open(old), open(service), "externalTrafficPolicy");
+    untouched(has_cluster_ip(old), has_cluster_ip(service), "internalTrafficPolicy");
     for field in gone {
         remove(&mut service["spec"], field);
     }

@@ -27,6 +27,7 @@ pub const STRATEGY: Strategy = Strategy {
     validate_update,
     warnings: view::warnings,
     cells: Some(view::cells),
+    row_conditions: |_| None,
     allocate: Some(allocators::allocate),
     release: Some(allocators::release),
 };
