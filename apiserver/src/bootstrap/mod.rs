@@ -231,6 +231,10 @@ async fn publish_endpoints(store: &dyn Store, facts: &Facts) -> Result<(), Statu
     let mut masters = store.masters().await?;
     masters.sort();
     masters.dedup();
+    // As upstream, the last server does not erase the endpoints: it is most likely only restarting.
+    if masters.is_empty() {
+        return Ok(());
+    }
     adopt(store, ("", "endpoints"), &desired::endpoints(&masters, facts), &["subsets"]).await?;
     let slice = desired::endpoint_slice(&masters, facts);
     adopt(store, ("discovery.k8s.io", "endpointslices"), &slice, &["endpoints", "ports"]).await

@@ -138,4 +138,7 @@ async fn endpoints_follow_the_servers() {
     store.remove_master(other).await.unwrap();
     publish_endpoints(&store, &facts).await.unwrap();
     assert_eq!(addresses(&store), 1);
+    store.remove_master(facts.advertise_address).await.unwrap();
+    publish_endpoints(&store, &facts).await.unwrap();
+    assert_eq!(addresses(&store), 1);
 }
