@@ -38,7 +38,7 @@ use crate::{admission, http};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The port.
-    #[error(transparent)]
+    #[error("--secure-port, --bind-address: {0}")]
     Bind(#[from] component_base::serving::BindError),
     /// etcd.
     #[error(transparent)]

@@ -29,7 +29,7 @@ pub enum StorageError {
         why: String,
     },
     /// No etcd server could be talked to.
-    #[error("cannot use etcd at {servers}: {why}")]
+    #[error("cannot use etcd at {servers} (--etcd-servers): {why}")]
     Unreachable {
         /// The value of `--etcd-servers`.
         servers: String,
