@@ -127,9 +127,9 @@ fn after(key: &str) -> String {
 /// A resource version as a number.
 ///
 /// # Errors
-/// 400.
+/// 500 without a reason, as upstream answers.
 pub fn parse_version(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: resourceVersion must be a number")))
+    text.parse().map_err(|_| Status::failure(500, "", format!("resourceVersion: Invalid value: {text:?}: must be a number")))
 }
 
 fn encode_token(revision: u64, last: &str) -> String {

@@ -58,7 +58,8 @@ async fn one(server: &str, material: &Material) -> Result<(), (String, bool)> {
         _ => (format!("cannot connect: {error}"), false),
     })?;
     if scheme != "https" {
-        return Ok(());
+        // Asked only after the client failed.
+        return Err(("it accepts connections but does not answer plain HTTP; is it https there?".to_owned(), false));
     }
     let options = ClientTlsOptions {
         ca_pem: material.ca.clone(),
@@ -108,14 +109,14 @@ fn tls_words(error: &std::io::Error, material: &Material) -> (String, bool) {
             "its certificate is not for this address: add it to the certificate's names, or use another in --etcd-servers"
                 .to_owned()
         }
+        Some(Error::AlertReceived(Alert::BadCertificate | Alert::CertificateRequired)) if material.identity.is_none() => {
+            "it wants a client certificate: set --etcd-certfile and --etcd-keyfile".to_owned()
+        }
         Some(Error::AlertReceived(Alert::BadCertificate | Alert::UnknownCA | Alert::DecryptError)) => {
             format!("it refuses our certificate (--etcd-certfile): not signed by etcd's --trusted-ca-file{own}")
         }
         Some(Error::AlertReceived(Alert::CertificateExpired)) => {
             format!("our certificate (--etcd-certfile) has expired{own}")
-        }
-        Some(Error::AlertReceived(Alert::CertificateRequired)) => {
-            "it wants a client certificate: set --etcd-certfile and --etcd-keyfile".to_owned()
         }
         Some(other) => format!("TLS: {other}{own}"),
         None => return (format!("TLS: {error}; is it https there?{own}"), false),
