@@ -129,7 +129,8 @@ fn after(key: &str) -> String {
 /// # Errors
 /// 500 without a reason, as upstream answers.
 pub fn parse_version(text: &str) -> Result<u64, Status> {
-    text.parse().map_err(|_| Status::failure(500, "", format!("resourceVersion: Invalid value: {text:?}: must be a number")))
+    text.parse()
+        .map_err(|_| Status::failure(500, "", format!("resourceVersion: Invalid value: {text:?}: must be a number")))
 }
 
 fn encode_token(revision: u64, last: &str) -> String {
