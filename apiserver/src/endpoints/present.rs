@@ -108,12 +108,12 @@ impl Presenter {
         if self.is_plain() && !self.accepted.pretty {
             return answer(code, self.accepted, object.bytes.clone());
         }
-        self.value_answer(code, self.shaped(self.value(&object.bytes)))
+        self.value_answer(code, &self.shaped(self.value(&object.bytes)))
     }
 
     /// The answer with something of another kind (a Scale, a Status, a review).
-    pub fn value_answer(&self, code: StatusCode, value: Value) -> Response<Body> {
-        value_answer(code, self.accepted, &value)
+    pub fn value_answer(&self, code: StatusCode, value: &Value) -> Response<Body> {
+        value_answer(code, self.accepted, value)
     }
 
     fn list_metadata(listing: &Listing) -> Value {

@@ -148,7 +148,7 @@ impl Call<'_> {
         if kind == self.presenter.resource.kind {
             return Ok(self.presenter.object(code, object));
         }
-        Ok(self.presenter.value_answer(code, object.value()))
+        Ok(self.presenter.value_answer(code, &object.value()))
     }
 
     async fn get(&self) -> Result<Response<Body>, Status> {
@@ -306,7 +306,7 @@ impl Call<'_> {
         let ctx = RequestContext { dry_run: !options.dry_run.is_empty(), ..self.presenter.ctx.clone() };
         let target = Target { ctx: &ctx, ..self.target()? };
         match self.endpoints.registry.delete(&target, &options).await? {
-            Deleted::Gone(status) => Ok(self.presenter.value_answer(StatusCode::OK, status.to_value())),
+            Deleted::Gone(status) => Ok(self.presenter.value_answer(StatusCode::OK, &status.to_value())),
             Deleted::Object { object, gone } => {
                 let code = if !gone && options.orphan_dependents == Some(false) {
                     StatusCode::ACCEPTED

@@ -55,7 +55,7 @@ impl Registry {
         if !owned {
             ownership::record(target, None, &mut object);
         }
-        target.to_storage(&mut object);
+        target.to_stored_form(&mut object);
         let chain = self.chain()?;
         let request = target.admission(Operation::Create, None);
         chain.admit(&request, Some(&mut object)).await?;

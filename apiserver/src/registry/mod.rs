@@ -128,14 +128,14 @@ impl<'a> Target<'a> {
     }
 
     /// From the served form to the stored one.
-    fn to_storage(&self, object: &mut Value) {
+    fn to_stored_form(self, object: &mut Value) {
         if let Some(conversion) = self.version.conversion {
             (conversion.to_storage)(object);
         }
     }
 
     /// From the stored form to the served one.
-    fn from_storage(&self, object: &mut Value) {
+    fn to_served_form(self, object: &mut Value) {
         if let Some(conversion) = self.version.conversion {
             (conversion.from_storage)(object);
         }

@@ -168,7 +168,7 @@ impl Registry {
     ) -> Result<Plan, Status> {
         let old = &now.value;
         let mut served = old.clone();
-        target.from_storage(&mut served);
+        target.to_served_form(&mut served);
         let mut object = change(Some(&served))?;
         named_as_url(target, &object)?;
         settle_namespace(target, &mut object)?;
@@ -177,7 +177,7 @@ impl Registry {
         if !options.applied {
             ownership::record(target, Some(&served), &mut object);
         }
-        target.to_storage(&mut object);
+        target.to_stored_form(&mut object);
         let chain = self.chain()?;
         // The lives of the target and of the object differ; the request is made anew for each call.
         chain.admit(&shorten(target, old), Some(&mut object)).await?;

@@ -202,7 +202,7 @@ impl Etcd {
                 match std::str::from_utf8(kv.key()) {
                     Ok(key) => visit(key, kv.value(), revision(kv)),
                     Err(_) => {
-                        tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text")
+                        tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text");
                     }
                 }
             }
@@ -260,7 +260,7 @@ impl Etcd {
         let mut kv = self.kv.clone();
         let answer = limited("txn", kv.txn(txn)).await?;
         if answer.succeeded() {
-            let revision = answer.header().map_or(0, |header| header.revision());
+            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
             return Ok(Written::Done(u64::try_from(revision).unwrap_or_default()));
         }
         let there = answer.op_responses().into_iter().find_map(|response| match response {
