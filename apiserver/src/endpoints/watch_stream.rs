@@ -64,6 +64,8 @@ impl WatchStream {
             return Some(bytes);
         }
         loop {
+            // Ages in tables count from when the event is sent.
+            self.presenter.ctx.now = jiff::Timestamp::now();
             match self.watch.take() {
                 Next::Event(event, delivery) => {
                     let bytes = self.presenter.event(&event, delivery, &self.encoding, self.first);
