@@ -122,23 +122,6 @@ pub struct RequestLimits {
     pub min_watch: Duration,
 }
 
-/// Where the audit log goes.
-#[derive(Clone, Debug)]
-pub struct AuditConfig {
-    /// What is logged.
-    pub policy_file: Option<PathBuf>,
-    /// `-` for standard output.
-    pub log_path: String,
-    /// Size at which the file is rotated.
-    pub max_size_bytes: u64,
-    /// How many rotated files are kept.
-    pub max_backups: usize,
-    /// How long rotated files are kept.
-    pub max_age: Duration,
-    /// JSON, or the one-line legacy form.
-    pub json: bool,
-}
-
 /// The configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -170,8 +153,6 @@ pub struct Config {
     pub proxy_client: Option<(PathBuf, PathBuf)>,
     /// Bounds.
     pub limits: RequestLimits,
-    /// Audit log.
-    pub audit: Option<AuditConfig>,
     /// How long events live.
     pub event_ttl: Duration,
     /// Between "not ready" and the end of serving.
@@ -245,7 +226,6 @@ impl Config {
                 timeout: flags.request_timeout.0,
                 min_watch: Duration::from_secs(flags.min_request_timeout),
             },
-            audit: audit(flags),
             external_host: flags.external_hostname.clone(),
             event_ttl: flags.event_ttl.0,
             shutdown_delay: flags.shutdown_delay_duration.0,
@@ -266,6 +246,12 @@ fn warn_without_effect(flags: &Flags) {
     }
     for (api, value) in &flags.runtime_config.0 {
         tracing::warn!("--runtime-config {api}={value} has no effect: v1.36's default APIs are served");
+    }
+    if !flags.audit_log_path.is_empty() || flags.audit_policy_file.is_some() {
+        tracing::error!(
+            path = flags.audit_log_path,
+            "--audit-log-path, --audit-policy-file: the audit log is not implemented yet, nothing is written"
+        );
     }
     if flags.delete_collection_workers > 1 {
         tracing::info!("--delete-collection-workers has no effect: deletions are pipelined");
@@ -383,18 +369,6 @@ fn authn(flags: &Flags, issuers: &[String], audiences: &[String], key_files: &[P
         api_audiences: audiences.to_vec(),
         request_header,
     }
-}
-
-fn audit(flags: &Flags) -> Option<AuditConfig> {
-    const DAY: Duration = Duration::from_secs(86_400);
-    (!flags.audit_log_path.is_empty()).then(|| AuditConfig {
-        policy_file: flags.audit_policy_file.clone(),
-        log_path: flags.audit_log_path.clone(),
-        max_size_bytes: u64::from(flags.audit_log_maxsize) << 20,
-        max_backups: flags.audit_log_maxbackup as usize,
-        max_age: DAY * flags.audit_log_maxage,
-        json: flags.audit_log_format == "json",
-    })
 }
 
 fn service_cidrs(text: &str) -> Result<Vec<Cidr>, InvalidConfig> {

@@ -1,5 +1,6 @@
 //! `hardway`: see the library's documentation.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -122,7 +123,8 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Certs { dir } => {
             let lines = certs::report(&dir, jiff::Timestamp::now());
             anyhow::ensure!(!lines.is_empty(), "no certificates (*.crt) below {}", dir.display());
-            println!("{}", lines.join("\n"));
+            // a reader that closes the pipe early has seen enough
+            let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
         }
         Verb::Image(ImageVerb::Pack { path, tag, entrypoint, output, socket }) => {
             let archive = image::pack(&image::Image::of_path(&tag, &path, &entrypoint)?)?;
