@@ -425,13 +425,8 @@ mod tests {
         assert_eq!(
             fields(validate_object_meta(&object, true, dns1123_label, &path)),
             [
-                "metadata.name",
-                "metadata.namespace",
-                "metadata.labels",
-                "metadata.labels",
-                "metadata.ownerReferences.apiVersion",
-                "metadata.ownerReferences.name",
-                "metadata.ownerReferences.uid",
+                "metadata.name", "metadata.namespace", "metadata.labels", "metadata.labels",
+                "metadata.ownerReferences.apiVersion", "metadata.ownerReferences.name", "metadata.ownerReferences.uid",
                 "metadata.finalizers[0]"
             ]
         );

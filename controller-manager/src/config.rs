@@ -224,9 +224,7 @@ fn read_optional(flag: &'static str, path: &str) -> Result<Option<String>, Confi
 /// Each signer's own authority, or the common one.
 fn signers(flags: &CertificatesFlags) -> Result<HashMap<&'static str, Arc<Authority>>, ConfigError> {
     let common = authority(
-        "cluster-signing-cert-file",
-        "cluster-signing-key-file",
-        &flags.cluster_signing_cert_file,
+        "cluster-signing-cert-file", "cluster-signing-key-file", &flags.cluster_signing_cert_file,
         &flags.cluster_signing_key_file,
     )?;
     let rows: [(&str, &str, &str, &str, &str); 4] = [

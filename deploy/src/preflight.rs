@@ -21,12 +21,7 @@ const PROGRAMS: [(&str, &str); 9] = [
 
 /// Our own programs.
 const OURS: [&str; 7] = [
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubelet",
-    "kube-proxy",
-    "hardway-pause",
+    "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "hardway-pause",
     "hardway-web",
 ];
 

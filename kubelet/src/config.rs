@@ -210,27 +210,11 @@ fn check(flags: &Flags, file: &KubeletConfiguration) -> Result<(), Invalid> {
 
 /// Fields that upstream's kubelet acts on and this one does not.
 const WITHOUT_EFFECT: [&str; 21] = [
-    "evictionSoft",
-    "evictionMinimumReclaim",
-    "shutdownGracePeriod",
-    "shutdownGracePeriodCriticalPods",
-    "shutdownGracePeriodByPodPriority",
-    "imageMaximumGCAge",
-    "kubeReservedCgroup",
-    "systemReservedCgroup",
-    "kubeletCgroups",
-    "systemCgroups",
-    "memorySwap",
-    "podCIDR",
-    "preloadedImagesVerificationAllowlist",
-    "protectKernelDefaults",
-    "qosReserved",
-    "registryPullQPS",
-    "reservedMemory",
-    "reservedSystemCPUs",
-    "singleProcessOOMKill",
-    "tracing",
-    "userNamespaces",
+    "evictionSoft", "evictionMinimumReclaim", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods",
+    "shutdownGracePeriodByPodPriority", "imageMaximumGCAge", "kubeReservedCgroup", "systemReservedCgroup",
+    "kubeletCgroups", "systemCgroups", "memorySwap", "podCIDR", "preloadedImagesVerificationAllowlist",
+    "protectKernelDefaults", "qosReserved", "registryPullQPS", "reservedMemory", "reservedSystemCPUs",
+    "singleProcessOOMKill", "tracing", "userNamespaces",
 ];
 
 /// One line about everything that was asked for and will not happen.

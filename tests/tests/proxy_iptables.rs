@@ -531,12 +531,8 @@ fn follows_the_real_api_server() {
     let log = plane.path("proxy.log");
     let mut command = node.command(bin("kube-proxy"));
     command.arg(format!("--kubeconfig={}", plane.path("kube-proxy.conf").display())).args([
-        "--hostname-override=node-a",
-        "--detect-local-mode=NodeCIDR",
-        "--healthz-bind-address=",
-        "--metrics-bind-address=",
-        "--conntrack-max-per-core=0",
-        "-v=4",
+        "--hostname-override=node-a", "--detect-local-mode=NodeCIDR", "--healthz-bind-address=",
+        "--metrics-bind-address=", "--conntrack-max-per-core=0", "-v=4",
     ]);
     let _proxy = Process::start(&mut command, &log);
     let words = || std::fs::read_to_string(&log).unwrap_or_default();

@@ -155,17 +155,8 @@ fn the_oldest_writers_are_joined() {
 
 fn any_value() -> impl Strategy<Value = Value> {
     let keys = prop::sample::select(vec![
-        "metadata",
-        "labels",
-        "spec",
-        "template",
-        "containers",
-        "name",
-        "ports",
-        "containerPort",
-        "image",
-        "finalizers",
-        "a",
+        "metadata", "labels", "spec", "template", "containers", "name", "ports", "containerPort", "image",
+        "finalizers", "a",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -228,29 +228,9 @@ fn any_value() -> impl Strategy<Value = Value> {
         Just(Value::from("2024-01-01T00:00:00Z")),
     ];
     let names = prop::sample::select(vec![
-        "metadata",
-        "spec",
-        "status",
-        "name",
-        "labels",
-        "containers",
-        "resources",
-        "limits",
-        "cpu",
-        "volumes",
-        "ports",
-        "env",
-        "template",
-        "x",
-        "securityContext",
-        "data",
-        "conditions",
-        "startTime",
-        "priority",
-        "hostNetwork",
-        "livenessProbe",
-        "httpGet",
-        "port",
+        "metadata", "spec", "status", "name", "labels", "containers", "resources", "limits", "cpu", "volumes", "ports",
+        "env", "template", "x", "securityContext", "data", "conditions", "startTime", "priority", "hostNetwork",
+        "livenessProbe", "httpGet", "port",
     ]);
     leaf.prop_recursive(6, 40, 5, move |inner| {
         prop_oneof![

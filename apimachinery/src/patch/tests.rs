@@ -168,17 +168,8 @@ fn element_order() {
 
 fn any_value() -> impl Strategy<Value = Value> {
     let keys = prop::sample::select(vec![
-        "metadata",
-        "finalizers",
-        "spec",
-        "template",
-        "containers",
-        "name",
-        "env",
-        "$patch",
-        "$retainKeys",
-        "$setElementOrder/containers",
-        "$deleteFromPrimitiveList/finalizers",
+        "metadata", "finalizers", "spec", "template", "containers", "name", "env", "$patch", "$retainKeys",
+        "$setElementOrder/containers", "$deleteFromPrimitiveList/finalizers",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),

@@ -49,12 +49,7 @@ fn count_names(group: &str, resource: &str) -> Vec<String> {
     let full = if group.is_empty() { format!("count/{resource}") } else { format!("count/{resource}.{group}") };
     let mut names = vec![full];
     const PLAIN: [&str; 7] = [
-        "configmaps",
-        "secrets",
-        "services",
-        "replicationcontrollers",
-        "resourcequotas",
-        "persistentvolumeclaims",
+        "configmaps", "secrets", "services", "replicationcontrollers", "resourcequotas", "persistentvolumeclaims",
         "pods",
     ];
     if group.is_empty() && PLAIN.contains(&resource) {

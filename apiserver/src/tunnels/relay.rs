@@ -62,12 +62,8 @@ pub(super) fn wants_upgrade(headers: &HeaderMap) -> bool {
 /// Why a WebSocket request cannot be passed through: it offers only protocols that a container runtime does not speak.
 pub(super) fn untranslatable(headers: &HeaderMap) -> Option<&'static str> {
     const SPOKEN: [&str; 6] = [
-        "channel.k8s.io",
-        "base64.channel.k8s.io",
-        "v4.channel.k8s.io",
-        "v4.base64.channel.k8s.io",
-        "portforward.k8s.io",
-        "v4.base64.portforward.k8s.io",
+        "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io",
+        "portforward.k8s.io", "v4.base64.portforward.k8s.io",
     ];
     if !tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket")) {
         return None;
@@ -101,15 +97,8 @@ async fn connect(target: &Target) -> Result<Box<dyn Pipe>, Status> {
 /// Headers that end here: they concern only this hop, or are the client's credentials.
 fn ends_here(name: &HeaderName) -> bool {
     const NAMES: [&str; 9] = [
-        "authorization",
-        "proxy-authorization",
-        "proxy-connection",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "host",
-        "content-length",
+        "authorization", "proxy-authorization", "proxy-connection", "keep-alive", "te", "trailer", "transfer-encoding",
+        "host", "content-length",
     ];
     let name = name.as_str();
     NAMES.contains(&name) || name.starts_with("impersonate-") || name.starts_with("x-remote-")

@@ -96,12 +96,8 @@ pub const TABLE: &[Entry] = &[
 
 /// Upstream's names of loops that belong to a cloud controller manager; naming one here is not an error.
 const CLOUD: &[&str] = &[
-    "cloud-node-lifecycle-controller",
-    "cloud-node-lifecycle",
-    "node-route-controller",
-    "route",
-    "service-lb-controller",
-    "service",
+    "cloud-node-lifecycle-controller", "cloud-node-lifecycle", "node-route-controller", "route",
+    "service-lb-controller", "service",
 ];
 
 /// The controllers that run.

@@ -26,18 +26,8 @@ impl Hierarchy {
 
     fn parse(table: &str) -> Self {
         const NAMES: [&str; 12] = [
-            "cpu",
-            "cpuacct",
-            "cpuset",
-            "memory",
-            "devices",
-            "freezer",
-            "blkio",
-            "pids",
-            "hugetlb",
-            "net_cls",
-            "net_prio",
-            "perf_event",
+            "cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls",
+            "net_prio", "perf_event",
         ];
         let mut controllers = BTreeMap::new();
         let mut unified = PathBuf::from("/sys/fs/cgroup");

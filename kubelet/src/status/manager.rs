@@ -168,14 +168,8 @@ fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String,
     }
     // Only what the kubelet writes is the kubelet's to remove.
     const OWN: [&str; 8] = [
-        "reason",
-        "message",
-        "podIP",
-        "podIPs",
-        "initContainerStatuses",
-        "containerStatuses",
-        "ephemeralContainerStatuses",
-        "resources",
+        "reason", "message", "podIP", "podIPs", "initContainerStatuses", "containerStatuses",
+        "ephemeralContainerStatuses", "resources",
     ];
     for name in OWN.into_iter().filter(|n| old.contains_key(*n) && !new.contains_key(*n)) {
         changes.insert(name.to_owned(), Value::Null);

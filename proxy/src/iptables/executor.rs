@@ -16,14 +16,8 @@ const CANARY: &str = "KUBE-PROXY-CANARY";
 const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
 /// Chains that are not per service.
 const FIXED: [&str; 8] = [
-    "KUBE-SERVICES",
-    "KUBE-EXTERNAL-SERVICES",
-    "KUBE-NODEPORTS",
-    "KUBE-FORWARD",
-    "KUBE-PROXY-FIREWALL",
-    "KUBE-POSTROUTING",
-    "KUBE-MARK-MASQ",
-    CANARY,
+    "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL",
+    "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY,
 ];
 
 /// Why rules are not in the kernel.

@@ -127,21 +127,8 @@ pub struct PluginConfig {
 }
 
 const POINTS: [&str; 15] = [
-    "preEnqueue",
-    "queueSort",
-    "preFilter",
-    "filter",
-    "postFilter",
-    "preScore",
-    "score",
-    "reserve",
-    "permit",
-    "preBind",
-    "bind",
-    "postBind",
-    "multiPoint",
-    "placementGenerate",
-    "placementScore",
+    "preEnqueue", "queueSort", "preFilter", "filter", "postFilter", "preScore", "score", "reserve", "permit",
+    "preBind", "bind", "postBind", "multiPoint", "placementGenerate", "placementScore",
 ];
 
 /// The profiles of a file; the default one when it has none.

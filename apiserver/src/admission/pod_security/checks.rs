@@ -161,19 +161,8 @@ fn added(container: &Value) -> impl Iterator<Item = &str> {
 
 fn capabilities_baseline(pod: &Pod<'_>) -> Verdict {
     const ALLOWED: [&str; 13] = [
-        "AUDIT_WRITE",
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "MKNOD",
-        "NET_BIND_SERVICE",
-        "SETFCAP",
-        "SETGID",
-        "SETPCAP",
-        "SETUID",
-        "SYS_CHROOT",
+        "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
+        "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
     ];
     let names = bad(pod, |c| added(c).any(|capability| !ALLOWED.contains(&capability)));
     let extra = extra_capabilities(pod, &ALLOWED);

@@ -69,17 +69,8 @@ pub const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 const LIST: &[&str] = &[
-    "allowWatchBookmarks",
-    "continue",
-    "fieldSelector",
-    "labelSelector",
-    "limit",
-    "resourceVersion",
-    "resourceVersionMatch",
-    "sendInitialEvents",
-    "shardSelector",
-    "timeoutSeconds",
-    "watch",
+    "allowWatchBookmarks", "continue", "fieldSelector", "labelSelector", "limit", "resourceVersion",
+    "resourceVersionMatch", "sendInitialEvents", "shardSelector", "timeoutSeconds", "watch",
 ];
 const DELETE: &[&str] = &[
     "dryRun",

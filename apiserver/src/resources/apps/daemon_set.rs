@@ -49,14 +49,8 @@ pub const STATUS: Strategy = Strategy {
     default: STRATEGY.default,
     validate_update: |object, old, _| {
         const ALL: [&str; 8] = [
-            "currentNumberScheduled",
-            "numberMisscheduled",
-            "desiredNumberScheduled",
-            "numberReady",
-            "observedGeneration",
-            "updatedNumberScheduled",
-            "numberAvailable",
-            "numberUnavailable",
+            "currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady",
+            "observedGeneration", "updatedNumberScheduled", "numberAvailable", "numberUnavailable",
         ];
         status(object, old, |check, at| counts(check, at, &ALL, "", &[]))
     },

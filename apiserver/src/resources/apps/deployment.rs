@@ -31,13 +31,8 @@ pub const STATUS: Strategy = Strategy {
     default: |object, cx| defaults(object, "strategy", cx),
     validate_update: |object, old, _| {
         const ALL: [&str; 7] = [
-            "observedGeneration",
-            "replicas",
-            "updatedReplicas",
-            "terminatingReplicas",
-            "readyReplicas",
-            "availableReplicas",
-            "unavailableReplicas",
+            "observedGeneration", "replicas", "updatedReplicas", "terminatingReplicas", "readyReplicas",
+            "availableReplicas", "unavailableReplicas",
         ];
         status(object, old, |check, at| {
             counts(check, at, &ALL, "replicas", &["updatedReplicas", "readyReplicas", "availableReplicas"]);

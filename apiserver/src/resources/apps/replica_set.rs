@@ -50,11 +50,7 @@ pub const STATUS: Strategy = Strategy {
 /// The counts that replication controllers have as well.
 pub fn replica_counts(check: &mut Check, status: &At) {
     const ALL: [&str; 6] = [
-        "replicas",
-        "fullyLabeledReplicas",
-        "readyReplicas",
-        "availableReplicas",
-        "terminatingReplicas",
+        "replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas",
         "observedGeneration",
     ];
     counts(check, status, &ALL, "replicas", &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"]);

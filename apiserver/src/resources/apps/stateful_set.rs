@@ -36,11 +36,7 @@ pub const STATUS: Strategy = Strategy {
     default,
     validate_update: |object, old, _| {
         const ALL: [&str; 6] = [
-            "replicas",
-            "readyReplicas",
-            "currentReplicas",
-            "updatedReplicas",
-            "availableReplicas",
+            "replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas",
             "observedGeneration",
         ];
         const WITHIN: [&str; 4] = ["readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"];
@@ -117,12 +113,7 @@ fn strategy(check: &mut Check, at: &At) {
 
 fn validate_update(object: &Value, old: &Value, cx: &HookContext) -> ErrorList {
     const MUTABLE: [&str; 7] = [
-        "replicas",
-        "template",
-        "updateStrategy",
-        "minReadySeconds",
-        "ordinals",
-        "revisionHistoryLimit",
+        "replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit",
         "persistentVolumeClaimRetentionPolicy",
     ];
     let mut errors = update(object, old, |check, at| spec(check, at, cx), false);

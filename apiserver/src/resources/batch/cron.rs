@@ -134,14 +134,7 @@ mod tests {
             assert!(is_schedule(good), "{good}");
         }
         for bad in [
-            "",
-            "* * * *",
-            "61 * * * *",
-            "* * * * * *",
-            "TZ=UTC 0 0 * * *",
-            "@often",
-            "5-1 * * * *",
-            "*/0 * * * *",
+            "", "* * * *", "61 * * * *", "* * * * * *", "TZ=UTC 0 0 * * *", "@often", "5-1 * * * *", "*/0 * * * *",
             "* * * * 7",
         ] {
             assert!(!is_schedule(bad), "{bad}");

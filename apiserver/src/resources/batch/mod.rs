@@ -161,13 +161,8 @@ fn spec_with_selector(check: &mut Check, at: &At, cx: &HookContext) {
 /// A job's spec without its selector, as it also stands in cron jobs.
 pub fn spec(check: &mut Check, at: &At, cx: &HookContext) {
     const COUNTS: [&str; 7] = [
-        "parallelism",
-        "completions",
-        "activeDeadlineSeconds",
-        "backoffLimit",
-        "ttlSecondsAfterFinished",
-        "backoffLimitPerIndex",
-        "maxFailedIndexes",
+        "parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished",
+        "backoffLimitPerIndex", "maxFailedIndexes",
     ];
     const MAX_INDEXES: i64 = 100_000;
     check.non_negative_all(at, &COUNTS);

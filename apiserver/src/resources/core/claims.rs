@@ -152,10 +152,7 @@ fn update_claim(claim: &Value, old: &Value, cx: &HookContext) -> ErrorList {
 
 fn claim_status(claim: &Value, old: &Value, _: &HookContext) -> ErrorList {
     const RESIZE: [&str; 5] = [
-        "ControllerResizeInProgress",
-        "ControllerResizeInfeasible",
-        "NodeResizePending",
-        "NodeResizeInProgress",
+        "ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizePending", "NodeResizeInProgress",
         "NodeResizeInfeasible",
     ];
     let mut check = Check::new();

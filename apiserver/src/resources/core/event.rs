@@ -81,19 +81,8 @@ fn validate(event: &Value, old: Option<&Value>, cx: &HookContext) -> ErrorList {
 
 /// Through the newer group only the series moves on.
 const IMMUTABLE: [&str; 13] = [
-    "involvedObject",
-    "reason",
-    "message",
-    "source",
-    "firstTimestamp",
-    "lastTimestamp",
-    "count",
-    "type",
-    "eventTime",
-    "action",
-    "related",
-    "reportingComponent",
-    "reportingInstance",
+    "involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type", "eventTime",
+    "action", "related", "reportingComponent", "reportingInstance",
 ];
 
 /// Rules of both groups; an event with a time of its own must say who reports it.

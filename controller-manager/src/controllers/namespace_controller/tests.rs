@@ -24,11 +24,8 @@ fn what_is_left_is_said_and_said_once() {
     assert_eq!(
         said,
         [
-            "False ResourcesDiscovered",
-            "False ParsedGroupVersions",
-            "False ContentDeleted",
-            "True SomeResourcesRemain",
-            "True SomeFinalizersRemain",
+            "False ResourcesDiscovered", "False ParsedGroupVersions", "False ContentDeleted",
+            "True SomeResourcesRemain", "True SomeFinalizersRemain",
         ]
     );
     let mut after = namespace.clone();

@@ -333,13 +333,7 @@ fn handler(check: &mut Check, at: &At, kinds: &[&str], grace_seconds: Option<i64
 
 fn ephemeral<'a>(check: &mut Check, spec: &At<'a>, around: &Surroundings, rules: &PodRules, mut seen: Vec<&'a str>) {
     const FORBIDDEN: [&str; 8] = [
-        "ports",
-        "resources",
-        "livenessProbe",
-        "readinessProbe",
-        "startupProbe",
-        "lifecycle",
-        "resizePolicy",
+        "ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy",
         "restartPolicy",
     ];
     let others = seen.clone();

@@ -208,12 +208,7 @@ fn keep_all_but(pod: &mut Value, old: &Value, merge: fn(&mut Value, &Value)) {
     copy(pod, old, "status");
     at_mut(pod, "metadata", |meta| {
         for field in [
-            "labels",
-            "annotations",
-            "finalizers",
-            "ownerReferences",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
+            "labels", "annotations", "finalizers", "ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds",
         ] {
             copy(meta, &old["metadata"], field);
         }
