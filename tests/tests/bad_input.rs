@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use base64::Engine as _;
 use tests::{ControlPlane, Options, Process, bin, eventually, free_port};
 
 /// How long a daemon may try before it gives up on something it cannot have.
@@ -78,6 +79,7 @@ fn others(plane: &ControlPlane) -> Vec<Mistake> {
     let proxy =
         file("proxy.yaml", "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: [\n");
     let nowhere = plane.path("nowhere.conf").display().to_string();
+    let stranger = file("stranger.conf", &signed_by_a_stranger(plane));
     let mistake = |what, daemon, flags: &[&str], says: &[&str]| Mistake {
         what,
         daemon,
@@ -95,6 +97,21 @@ fn others(plane: &ControlPlane) -> Vec<Mistake> {
         ),
         mistake("malformed file", "kube-proxy", &[&format!("--config={proxy}")], &["proxy.yaml"]),
         mistake("no kubeconfig", "kube-scheduler", &[&format!("--kubeconfig={nowhere}")], &["nowhere.conf"]),
+        // goes on trying: the file may be corrected
+        Mistake {
+            ends: false,
+            ..mistake(
+                "wrong CA of the API server",
+                "kube-scheduler",
+                &[
+                    &format!("--kubeconfig={stranger}"),
+                    "--leader-elect=false",
+                    "--bind-address=127.0.0.1",
+                    &format!("--secure-port={}", free_port()),
+                ],
+                &["not signed by an authority", "wrong CA"],
+            )
+        },
         mistake(
             "no such controller",
             "kube-controller-manager",
@@ -103,6 +120,13 @@ fn others(plane: &ControlPlane) -> Vec<Mistake> {
         ),
         mistake("unknown flag", "kubelet", &["--no-such-thing"], &["no-such-thing"]),
     ]
+}
+
+/// The scheduler's kubeconfig with etcd's authority in place of the cluster's.
+fn signed_by_a_stranger(plane: &ControlPlane) -> String {
+    let read = |file: &str| std::fs::read_to_string(plane.path(file)).unwrap();
+    let data = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
+    read("scheduler.conf").replace(&data(&read("pki/ca.crt")), &data(&read("pki/etcd/ca.crt")))
 }
 
 /// An expired copy of the API server's certificate with its own key's request signed for a past year.
