@@ -8,7 +8,7 @@ bench=${BENCH:-$PWD/../shared/bench}
 if [ -x "$bench/compare" ]; then
   targets=("$bench/targets/hardway.env")
   [ -n "${UPSTREAM_BIN:-}" ] && targets+=("$bench/targets/upstream.env")
-  HARDWAY_BIN=$bin "$bench/compare" --suites "${SUITES:-etcd-raw,crud,list}" --scale "${SCALE:-small}" "${targets[@]}"
+  HARDWAY_BIN=$bin "$bench/compare" --suites "${SUITES:-crud,list}" --scale "${SCALE:-small}" "${targets[@]}"
 else
   echo "no comparison suites at $bench (set BENCH): only start-up and memory are measured"
 fi
