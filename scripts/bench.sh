@@ -16,12 +16,12 @@ dir=$(mktemp -d)
 trap '"$bin/hardway" down --dir "$dir"' EXIT
 begin=$(date +%s.%N)
 "$bin/hardway" up --dir "$dir" >/dev/null
-printf 'hardway up to a Ready node: %.1f s\n' "$(echo "$(date +%s.%N) - $begin" | bc)"
+awk -v a="$begin" -v b="$(date +%s.%N)" 'BEGIN {printf "hardway up to a Ready node: %.1f s\n", b - a}'
 sleep 10
 total=0
 for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy; do
   rss=$(awk '/^VmRSS/ {print $2}' "/proc/$(cat "$dir/run/$name.pid")/status")
   total=$((total + rss))
-  printf '%-26s %6.1f MiB\n' "$name" "$(echo "$rss / 1024" | bc -l)"
+  awk -v n="$name" -v k="$rss" 'BEGIN {printf "%-26s %6.1f MiB\n", n, k / 1024}'
 done
-printf '%-26s %6.1f MiB\n' "the five together" "$(echo "$total / 1024" | bc -l)"
+awk -v k="$total" 'BEGIN {printf "%-26s %6.1f MiB\n", "the five together", k / 1024}'
