@@ -1,5 +1,6 @@
 //! The controllers, one folder or file each, named as `--controllers` names them. Which there are is in [`table`].
 
+pub mod bootstrap;
 pub mod certificates;
 pub mod clusterrole_aggregation_controller;
 pub mod daemonset_controller;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
+    bootstrap, certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
     endpoints_controller, endpointslice_controller, endpointslice_mirroring_controller, garbage_collector_controller,
     job_controller, namespace_controller, node_ipam_controller, node_lifecycle_controller,
     pod_garbage_collector_controller, protection, replicaset_controller, root_ca_certificate_publisher_controller,
@@ -29,6 +29,10 @@ const fn on(name: &'static str, alias: &'static str, register: fn(&mut Setup<'_>
     Entry { name, alias, on_by_default: true, register: Some(register) }
 }
 
+const fn off(name: &'static str, alias: &'static str, register: fn(&mut Setup<'_>)) -> Entry {
+    Entry { name, alias, on_by_default: false, register: Some(register) }
+}
+
 const fn missing(name: &'static str, alias: &'static str) -> Entry {
     Entry { name, alias, on_by_default: true, register: None }
 }
@@ -39,7 +43,7 @@ const fn missing_off(name: &'static str, alias: &'static str) -> Entry {
 
 /// All of upstream's controllers that may run here, in its order.
 pub const TABLE: &[Entry] = &[
-    missing_off("bootstrap-signer-controller", "bootstrapsigner"),
+    off("bootstrap-signer-controller", "bootstrapsigner", bootstrap::signer),
     on("certificatesigningrequest-approving-controller", "csrapproving", certificates::approving::register),
     on("certificatesigningrequest-cleaner-controller", "csrcleaner", certificates::cleaner::register),
     on("certificatesigningrequest-signing-controller", "csrsigning", certificates::signing::register),
@@ -87,7 +91,7 @@ pub const TABLE: &[Entry] = &[
     missing_off("storage-version-migrator-controller", "svm"),
     missing_off("storageversion-garbage-collector-controller", "storage-version-gc"),
     on("taint-eviction-controller", "", taint_eviction_controller::register),
-    missing_off("token-cleaner-controller", "tokencleaner"),
+    off("token-cleaner-controller", "tokencleaner", bootstrap::cleaner),
     on("ttl-after-finished-controller", "ttl-after-finished", ttl_after_finished_controller::register),
     on("ttl-controller", "ttl", ttl_controller::register),
     missing("validatingadmissionpolicy-status-controller", ""),
