@@ -14,6 +14,7 @@ use crate::pods::env::ServiceInfo;
 use crate::pods::hosts::ClusterDns;
 use crate::pods::resources::{Amounts, LimitOptions};
 use crate::pods::security::Defaults;
+use crate::volumes::csi;
 
 /// Directories.
 #[derive(Debug, Clone)]
@@ -43,6 +44,7 @@ pub struct Context {
     pub limits: LimitOptions,
     pub security: Defaults,
     pub cgroups: Cgroups,
+    pub csi: csi::Drivers,
     pub allocatable: Amounts,
     pub max_crash_backoff: SignedDuration,
     /// How old a config map or secret in a running pod may get.

@@ -23,3 +23,4 @@ pub mod run;
 mod server;
 mod status;
 mod volumes;
+mod watch_dir;

@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use client::{Client, ClientError, ResourceRef, resources};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -17,6 +18,8 @@ use crate::pods::types::Pod;
 
 /// How old a kept object may be.
 const FRESH: SignedDuration = SignedDuration::from_secs(20);
+/// Never taken from what is kept.
+const ALWAYS_ASK: Timestamp = Timestamp::MAX;
 /// Most kept objects and tokens.
 const MAX_ENTRIES: usize = 1024;
 /// Longest time a token is used before it is renewed.
@@ -28,6 +31,8 @@ pub struct Token {
     pub token: String,
     /// When a new one should replace it.
     pub refresh_at: Timestamp,
+    /// When it ends, as the API said.
+    pub expires_at: Option<Timestamp>,
 }
 
 type Cached = (Timestamp, Option<Value>);
@@ -55,18 +60,21 @@ impl Objects {
         self.client.as_ref()
     }
 
+    /// The object, not older than `FRESH` and as it was at `since` or later.
     async fn fetch<T: DeserializeOwned>(
         &self,
         resource: &ResourceRef,
         namespace: Option<&str>,
         name: &str,
+        since: Timestamp,
     ) -> Result<Option<T>, String> {
         let client = self.client.as_ref().ok_or_else(|| {
             format!("{} \"{name}\" cannot be read: this kubelet runs without an API server", resource.kind)
         })?;
         let key = format!("{}/{}/{name}", resource.plural, namespace.unwrap_or_default());
         let now = Timestamp::now();
-        let known = lock(&self.kept).get(&key).filter(|(at, _)| now.duration_since(*at) < FRESH).cloned();
+        let known =
+            lock(&self.kept).get(&key).filter(|(at, _)| now.duration_since(*at) < FRESH && *at >= since).cloned();
         let value = match known {
             Some((_, value)) => value,
             None => {
@@ -89,20 +97,25 @@ impl Objects {
         value.map(|v| serde_json::from_value(v).map_err(|e| format!("{} \"{name}\": {e}", resource.kind))).transpose()
     }
 
-    /// A config map.
+    /// A config map, read at `since` (when its pod came) or later: a pod never sees older configuration than its creator.
     ///
     /// # Errors
     /// An API that does not answer.
-    pub async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<core::ConfigMap>, String> {
-        self.fetch(&resources::CONFIG_MAPS, Some(namespace), name).await
+    pub async fn config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+        since: Timestamp,
+    ) -> Result<Option<core::ConfigMap>, String> {
+        self.fetch(&resources::CONFIG_MAPS, Some(namespace), name, since).await
     }
 
     /// A secret.
     ///
     /// # Errors
     /// An API that does not answer.
-    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<core::Secret>, String> {
-        self.fetch(&resources::SECRETS, Some(namespace), name).await
+    pub async fn secret(&self, namespace: &str, name: &str, since: Timestamp) -> Result<Option<core::Secret>, String> {
+        self.fetch(&resources::SECRETS, Some(namespace), name, since).await
     }
 
     /// A claim.
@@ -110,7 +123,7 @@ impl Objects {
     /// # Errors
     /// A missing claim, or an API that does not answer.
     pub async fn claim(&self, namespace: &str, name: &str) -> Result<core::PersistentVolumeClaim, String> {
-        let found = self.fetch(&resources::PERSISTENT_VOLUME_CLAIMS, Some(namespace), name).await?;
+        let found = self.fetch(&resources::PERSISTENT_VOLUME_CLAIMS, Some(namespace), name, ALWAYS_ASK).await?;
         found.ok_or_else(|| format!("persistentvolumeclaim \"{name}\" not found"))
     }
 
@@ -119,7 +132,7 @@ impl Objects {
     /// # Errors
     /// A missing volume, or an API that does not answer.
     pub async fn volume(&self, name: &str) -> Result<core::PersistentVolume, String> {
-        let found = self.fetch(&resources::PERSISTENT_VOLUMES, None, name).await?;
+        let found = self.fetch(&resources::PERSISTENT_VOLUMES, None, name, ALWAYS_ASK).await?;
         found.ok_or_else(|| format!("persistentvolume \"{name}\" not found"))
     }
 
@@ -128,7 +141,9 @@ impl Objects {
     /// # Errors
     /// A missing node, or an API that does not answer.
     pub async fn node(&self, name: &str) -> Result<core::Node, String> {
-        self.fetch(&resources::NODES, None, name).await?.ok_or_else(|| format!("node \"{name}\" not found"))
+        self.fetch(&resources::NODES, None, name, Timestamp::MIN)
+            .await?
+            .ok_or_else(|| format!("node \"{name}\" not found"))
     }
 
     /// The runtime handler of the pod's runtime class; empty for the default one.
@@ -139,9 +154,18 @@ impl Objects {
         let Some(name) = pod.spec.runtime_class_name.as_deref().filter(|n| !n.is_empty()) else {
             return Ok(String::new());
         };
-        let class: Option<Value> = self.fetch(&resources::RUNTIME_CLASSES, None, name).await?;
+        let class: Option<Value> = self.fetch(&resources::RUNTIME_CLASSES, None, name, Timestamp::MIN).await?;
         let class = class.ok_or_else(|| format!("RuntimeClass \"{name}\" not found"))?;
         Ok(class["handler"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// What a CSI driver's object says of it; none for a driver without one.
+    ///
+    /// # Errors
+    /// An API that does not answer.
+    pub async fn csi_driver(&self, name: &str) -> Result<Option<CSIDriverSpec>, String> {
+        let found: Option<CSIDriver> = self.fetch(&resources::CSI_DRIVERS, None, name, Timestamp::MIN).await?;
+        Ok(found.map(|d| d.spec))
     }
 
     /// Drops what is kept for a pod that is gone.
@@ -171,7 +195,7 @@ impl Objects {
         let made = made.map_err(|e| format!("failed to fetch token: {e}"))?;
         let token = made["status"]["token"].as_str().ok_or("failed to fetch token: the answer has none")?.to_owned();
         let end = made["status"]["expirationTimestamp"].as_str().and_then(|t| t.parse().ok());
-        let token = Token { token, refresh_at: refresh_at(now, end) };
+        let token = Token { token, refresh_at: refresh_at(now, end), expires_at: end };
         let mut tokens = lock(&self.tokens);
         if tokens.len() >= MAX_ENTRIES {
             tokens.retain(|_, t| now < t.refresh_at);

@@ -37,6 +37,7 @@ use crate::pods::security::Defaults;
 use crate::pods::sources;
 use crate::pods::types::Source;
 use crate::server::{self, KubeletServer, Mode, State};
+use crate::volumes::csi;
 use crate::{bootstrap, eviction, logs, probes, status};
 
 /// How long the runtime may take to tell its cgroup driver.
@@ -165,6 +166,7 @@ fn context(
             seccomp_dir: config.root_dir.join("seccomp").to_string_lossy().into_owned(),
         },
         cgroups,
+        csi: csi::Drivers::default(),
         allocatable: facts.allocatable.clone(),
         max_crash_backoff: config.max_crash_backoff,
         sync_period: SignedDuration::try_from(*file.sync_frequency).unwrap_or(SignedDuration::from_mins(1)),
@@ -235,6 +237,7 @@ fn start(
     };
     tokio::spawn(manager::run(parts, shutdown.clone()));
     tokio::spawn(relay_runtime(context.runtime.clone(), messages.clone(), shutdown.clone()));
+    tokio::spawn(csi::run(Arc::clone(context), shutdown.clone()));
     housekeeping(config, context, &messages, pressure_sender, shutdown);
     Started { messages }
 }

@@ -135,8 +135,9 @@ fn with_deadline<T>(message: T, timeout: Duration) -> Request<T> {
     request
 }
 
-fn channel(path: &str) -> Channel {
-    let path = path.to_owned();
+/// A connection to a socket, made when it is first used.
+pub fn channel(path: &str) -> Channel {
+    let path = path.strip_prefix("unix://").unwrap_or(path).to_owned();
     // The authority is never looked at: the connector always opens the socket.
     Endpoint::from_static("http://runtime").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
         let path = path.clone();

@@ -1,6 +1,7 @@
 //! Registry credentials from a pod's image pull secrets.
 
 use base64::Engine;
+use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -30,7 +31,7 @@ struct DockerAuth {
 pub async fn for_image(context: &Context, pod: &Pod, image: &str) -> Vec<Option<AuthConfig>> {
     let mut found: Vec<(usize, AuthConfig)> = Vec::new();
     for reference in pod.spec.image_pull_secrets.iter().flatten() {
-        let secret = context.objects.secret(pod.namespace(), &reference.name).await;
+        let secret = context.objects.secret(pod.namespace(), &reference.name, Timestamp::MIN).await;
         let Some(data) = secret.ok().flatten().and_then(|s| s.data) else {
             tracing::warn!(pod = %pod.full_name(), secret = %reference.name, "Image pull secret not found; pulling without it");
             continue;

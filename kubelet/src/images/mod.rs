@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Container;
 use tokio::sync::Semaphore;
 
 use crate::context::Context;
@@ -94,43 +93,59 @@ async fn look(context: &Context, image: &str, handler: &str) -> Result<Option<Pr
     Ok(found.image.map(|i| Present { reference: i.id, user: i.uid.map(|u| u.value), user_name: i.username }))
 }
 
-/// Makes sure that a container's image is here, by its pull policy.
+/// An image that a container or a volume needs.
+pub struct Wanted<'a> {
+    pub image: &'a str,
+    pub policy: Option<&'a str>,
+    /// The container that events are about; empty for a volume's, which are about the pod.
+    pub container: &'a str,
+}
+
+fn event(context: &Context, pod: &Pod, wanted: &Wanted<'_>, kind: Kind, reason: &str, message: &str) {
+    if wanted.container.is_empty() {
+        context.events.pod(pod, kind, reason, message);
+    } else {
+        context.events.container(pod, wanted.container, kind, reason, message);
+    }
+}
+
+/// Makes sure that an image is here, by its pull policy.
 ///
 /// # Errors
 /// Why the container must wait.
 pub async fn ensure(
     context: &Context,
     pod: &Pod,
-    container: &Container,
+    wanted: &Wanted<'_>,
     handler: &str,
     memory: &mut PullMemory,
 ) -> Result<Present, Refusal> {
-    let wanted = container.image.as_deref().unwrap_or_default();
-    if !is_valid_name(wanted) {
+    let name = wanted.image;
+    if !is_valid_name(name) {
         let message = format!(
-            "Failed to apply default image tag \"{wanted}\": couldn't parse image name \"{wanted}\": invalid reference format"
+            "Failed to apply default image tag \"{name}\": couldn't parse image name \"{name}\": invalid reference format"
         );
-        context.events.container(pod, &container.name, Kind::Warning, "InspectFailed", &message);
+        event(context, pod, wanted, Kind::Warning, "InspectFailed", &message);
         return Err(("InvalidImageName".into(), message));
     }
-    let image = with_default_tag(wanted);
+    let image = with_default_tag(name);
     let latest = image.ends_with(":latest");
-    let policy = container.image_pull_policy.as_deref().unwrap_or(if latest { "Always" } else { "IfNotPresent" });
+    let policy = wanted.policy.unwrap_or(if latest { "Always" } else { "IfNotPresent" });
     let present = look(context, &image, handler).await?;
     match (policy, present) {
         ("Never" | "IfNotPresent", Some(present)) => {
-            let message =
-                format!("Container image \"{wanted}\" already present on machine and can be accessed by the pod");
-            context.events.container(pod, &container.name, Kind::Normal, "Pulled", &message);
+            let what = if wanted.container.is_empty() { "Image" } else { "Container image" };
+            let message = format!("{what} \"{name}\" already present on machine and can be accessed by the pod");
+            event(context, pod, wanted, Kind::Normal, "Pulled", &message);
             Ok(present)
         }
         ("Never", None) => {
-            let message = format!("Container image \"{wanted}\" is not present with pull policy of Never");
-            context.events.container(pod, &container.name, Kind::Warning, "ErrImageNeverPull", &message);
+            let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+            event(context, pod, wanted, Kind::Warning, "ErrImageNeverPull", &message);
             Err(("ErrImageNeverPull".into(), message))
         }
         _ => {
-            pull(context, pod, container, &image, handler, memory).await?;
+            pull(context, pod, wanted, &image, handler, memory).await?;
             let present = look(context, &image, handler).await?;
             present.ok_or_else(|| ("ErrImagePull".into(), format!("image \"{image}\" is missing after it was pulled")))
         }
@@ -140,13 +155,13 @@ pub async fn ensure(
 async fn pull(
     context: &Context,
     pod: &Pod,
-    container: &Container,
+    wanted: &Wanted<'_>,
     image: &str,
     handler: &str,
     memory: &mut PullMemory,
 ) -> Result<(), Refusal> {
     let now = Timestamp::now();
-    let event = |kind, reason, message: &str| context.events.container(pod, &container.name, kind, reason, message);
+    let event = |kind, reason, message: &str| event(context, pod, wanted, kind, reason, message);
     if memory.backoff.blocked_since_update(image, now, MAX_BACKOFF).is_some() {
         let before = memory.last_errors.get(image).cloned().unwrap_or_default();
         let message = format!("Back-off pulling image \"{image}\": ErrImagePull: {before}");

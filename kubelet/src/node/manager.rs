@@ -24,6 +24,7 @@ use crate::context::Context;
 use crate::cri::api;
 use crate::events::Kind;
 use crate::pods::admission::NodeView;
+use crate::volumes::csi;
 
 /// How often a node that is not ready is looked at.
 const NOT_READY_PERIOD: Duration = Duration::from_secs(1);
@@ -62,6 +63,7 @@ pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
             last_causes = Some(health.causes.clone());
         }
         let mut next = status::generate(&parts.facts);
+        next.volumes_in_use = Some(csi::in_use(&parts.config.root_dir));
         let previous = known.conditions.clone().unwrap_or_default();
         next.conditions = Some(conditions::generate(&health, &previous, Timestamp::now()));
         let due = last_report.is_none_or(|at| at.elapsed() >= *parts.config.file.node_status_report_frequency);

@@ -113,8 +113,7 @@ fn unsupported(pod: &Pod) -> Option<&'static str> {
     if pod.spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
         return Some("resource claims");
     }
-    let devices = |c: &k8s_openapi::api::core::v1::Container| c.volume_devices.as_ref().is_some_and(|d| !d.is_empty());
-    pod.containers().any(|(_, c)| devices(c)).then_some("block volumes (volumeDevices)")
+    None
 }
 
 /// A host port that the pod wants and another has.

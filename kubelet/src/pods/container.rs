@@ -20,6 +20,7 @@ pub struct Input<'a> {
     pub image_ref: String,
     pub env: Vec<(String, String)>,
     pub mounts: Vec<api::Mount>,
+    pub devices: Vec<api::Device>,
     pub resources: api::LinuxContainerResources,
     pub security: api::LinuxContainerSecurityContext,
 }
@@ -58,6 +59,7 @@ pub fn config(input: Input<'_>) -> api::ContainerConfig {
         stdin_once: spec.stdin_once == Some(true),
         tty: spec.tty == Some(true),
         mounts: input.mounts,
+        devices: input.devices,
         linux: Some(api::LinuxContainerConfig {
             resources: Some(input.resources),
             security_context: Some(input.security),
@@ -124,6 +126,7 @@ mod tests {
             image_ref: "sha256:1".into(),
             env: vec![("A".into(), "x".into())],
             mounts: Vec::new(),
+            devices: Vec::new(),
             resources: api::LinuxContainerResources::default(),
             security: api::LinuxContainerSecurityContext::default(),
         });

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Secret};
 
 use super::resources;
@@ -29,6 +30,8 @@ pub struct Lookups {
     pub pod_ips: Vec<String>,
     pub host_ips: Vec<String>,
     pub allocatable: resources::Amounts,
+    /// Objects are as they were then or later.
+    pub since: Timestamp,
 }
 
 /// Names of config maps and secrets that a container's environment refers to.

@@ -185,17 +185,13 @@ pub fn next(input: &Input<'_>) -> Plan {
         None => without_sandbox(input),
         Some(sandbox) => {
             let mut plan = Plan::default();
-            let mut active = 0;
-            if run_init(input, &sandbox.id, &mut plan) {
-                active += run_regular(input, &mut plan);
-                run_ephemeral(input, &mut plan);
-            } else if !plan.stop_all {
-                active += 1;
+            // They help to find out why a pod does not start, so they wait for nothing.
+            run_ephemeral(input, &mut plan);
+            // Sidecars and ephemeral containers do not keep a pod alive.
+            let done = run_init(input, &sandbox.id, &mut plan) && run_regular(input, &mut plan) == 0;
+            if done || plan.stop_all {
+                plan = Plan { stop_all: input.actual.anything_running(), ..Plan::default() };
             }
-            if active == 0 && plan.start.is_empty() && plan.kill.is_empty() && plan.wait.is_empty() {
-                plan.stop_all = true;
-            }
-            plan.stop_all &= input.actual.anything_running();
             plan
         }
     }

@@ -80,7 +80,16 @@ pub async fn container(
     let Some(sandbox) = input.actual.ready_sandbox() else {
         return Err(("CreateContainerError".into(), "the pod's sandbox ended".into()));
     };
-    let image = images::ensure(context, pod, spec, input.handler, pulls).await?;
+    let wanted = images::Wanted {
+        image: spec.image.as_deref().unwrap_or_default(),
+        policy: spec.image_pull_policy.as_deref(),
+        container: &spec.name,
+    };
+    let image = images::ensure(context, pod, &wanted, input.handler, pulls).await?;
+    let used = spec.volume_mounts.iter().flatten().filter_map(|m| input.volumes.get(&m.name)?.image.as_ref());
+    if let Some(Err(refusal)) = used.into_iter().find(|image| image.is_err()) {
+        return Err(refusal.clone());
+    }
     let failed = |reason: &'static str, event: &'static str, message: String| {
         context.events.container(pod, &spec.name, Kind::Warning, event, &format!("Error: {message}"));
         (reason.to_owned(), message)
@@ -142,6 +151,7 @@ fn configure(
         image_ref: image.reference.clone(),
         env,
         mounts,
+        devices: devices(spec, input.volumes)?,
         resources: resources::linux_resources(&pod.spec, spec, &context.limits),
         security: security::container(pod, spec, target, &context.security),
     }))
@@ -156,7 +166,7 @@ fn mounts(
     let pod = input.pod;
     let mut mounts = Vec::new();
     for (index, mount) in spec.volume_mounts.iter().flatten().enumerate() {
-        let volume = input.volumes.mounted.get(&mount.name);
+        let volume = input.volumes.get(&mount.name);
         let volume = volume.ok_or_else(|| {
             format!("cannot find volume \"{}\" to mount into container \"{}\"", mount.name, spec.name)
         })?;
@@ -172,6 +182,10 @@ fn mounts(
             }
             _ => String::new(),
         };
+        if let Some(Ok(image)) = &volume.image {
+            mounts.push(image_mount(mount, image, &sub_path));
+            continue;
+        }
         let host = if sub_path.is_empty() {
             volume.path.clone()
         } else {
@@ -215,6 +229,31 @@ fn volume_mount(mount: &core::VolumeMount, host: &Path, read_only: bool) -> api:
         recursive_read_only: read_only && mount.recursive_read_only.as_deref() == Some("Enabled"),
         ..Default::default()
     }
+}
+
+fn image_mount(mount: &core::VolumeMount, image: &str, sub_path: &str) -> api::Mount {
+    api::Mount {
+        container_path: absolute(&mount.mount_path),
+        readonly: true,
+        image: Some(api::ImageSpec { image: image.to_owned(), ..Default::default() }),
+        image_sub_path: sub_path.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The block volumes of a container as device nodes.
+fn devices(spec: &core::Container, volumes: &Volumes) -> Result<Vec<api::Device>, String> {
+    let device = |d: &core::VolumeDevice| {
+        let volume = volumes.get(&d.name);
+        let volume = volume
+            .ok_or_else(|| format!("cannot find volume \"{}\" to pass into container \"{}\"", d.name, spec.name))?;
+        Ok(api::Device {
+            container_path: d.device_path.clone(),
+            host_path: volume.path.to_string_lossy().into_owned(),
+            permissions: if volume.read_only { "r" } else { "mrw" }.to_owned(),
+        })
+    };
+    spec.volume_devices.iter().flatten().map(device).collect()
 }
 
 fn absolute(path: &str) -> String {

@@ -50,6 +50,8 @@ pub struct Memory {
     pub reasons: Reasons,
     /// Resources changed in place since the last status that says so, by container id.
     pub applied: Applied,
+    /// The volumes that were set up.
+    pub volumes: Volumes,
     /// Failed passes in a row.
     pub failures: u32,
     /// The status generated last.
@@ -177,7 +179,7 @@ impl Pass<'_> {
     }
 
     async fn keep_running(&mut self) -> Result<Outcome, Failed> {
-        let mut volumes = None;
+        let mut fresh = false;
         for _ in 0..MAX_ROUNDS {
             let actual = self.look().await?;
             let now = Timestamp::now();
@@ -203,9 +205,9 @@ impl Pass<'_> {
             }
             if plan.is_settled() {
                 stop::prune(self.context, &actual).await;
-                return self.settle(&plan, volumes, &actual, now).await;
+                return self.settle(&plan, fresh, &actual, now).await;
             }
-            self.act(&plan, &actual, &mut volumes).await?;
+            fresh |= self.act(&plan, &actual).await?;
         }
         Ok(Outcome { again_at: Some(Timestamp::now() + FIRST_RETRY), ..Outcome::default() })
     }
@@ -214,17 +216,16 @@ impl Pass<'_> {
     async fn settle(
         &mut self,
         plan: &Plan,
-        volumes: Option<Volumes>,
+        fresh: bool,
         actual: &PodActual,
         now: Timestamp,
     ) -> Result<Outcome, Failed> {
-        let refresh_at = match volumes {
-            Some(volumes) => volumes.refresh_at,
-            None if self.pod().spec.volumes.iter().flatten().any(|v| volumes::payload::plugin(v).is_some()) => {
-                self.set_up_volumes(actual).await?.0.refresh_at
-            }
-            None => None,
-        };
+        let due = self.memory.volumes.len() < self.pod().spec.volumes.iter().flatten().count()
+            || self.memory.volumes.values().any(|v| v.refresh_at.is_some());
+        if due && !fresh {
+            self.set_up_volumes(actual).await?;
+        }
+        let refresh_at = self.memory.volumes.values().filter_map(|v| v.refresh_at).min();
         let waits = plan.wait.iter().map(|w| w.until);
         let start = self.memory.status.start_time.as_ref().map(|t| t.0);
         let deadline = self.pod().spec.active_deadline_seconds;
@@ -259,8 +260,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Performs the plan's steps; the first failure ends the pass.
-    async fn act(&mut self, plan: &Plan, actual: &PodActual, volumes: &mut Option<Volumes>) -> Result<(), Failed> {
+    /// Performs the plan's steps; the first failure ends the pass. True when it brought the volumes up to date.
+    async fn act(&mut self, plan: &Plan, actual: &PodActual) -> Result<bool, Failed> {
         let context = self.context;
         let pod = Arc::clone(&self.desired.pod);
         if plan.stop_all {
@@ -280,32 +281,28 @@ impl Pass<'_> {
             self.resize(plan, actual).await?;
         }
         if plan.create_sandbox.is_none() && plan.start.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         context.cgroups.set_up_pod(&pod, &context.limits)?;
-        let (set_up, lookups) = self.set_up_volumes(actual).await?;
-        let handler = context.objects.runtime_handler(&pod).await?;
+        let (lookups, handler) = self.set_up_volumes(actual).await?;
         if let Some(attempt) = plan.create_sandbox {
             let result = start::sandbox(context, &pod, attempt, &handler).await;
-            *volumes = Some(set_up);
-            return result.map_err(|(_, message)| message);
+            return result.map(|()| true).map_err(|(_, message)| message);
         }
-        let result = self.start_containers(plan, actual, &set_up, &lookups, &handler).await;
-        *volumes = Some(set_up);
-        result
+        self.start_containers(plan, actual, &lookups, &handler).await.map(|()| true)
     }
 
     async fn start_containers(
         &mut self,
         plan: &Plan,
         actual: &PodActual,
-        volumes: &Volumes,
         lookups: &Lookups,
         handler: &str,
     ) -> Result<(), Failed> {
         let pod = Arc::clone(&self.desired.pod);
         let mut failed = None;
-        let input = start::Input { pod: &pod, actual, volumes, lookups, handler };
+        let volumes = std::mem::take(&mut self.memory.volumes);
+        let input = start::Input { pod: &pod, actual, volumes: &volumes, lookups, handler };
         for step in &plan.start {
             let exited = actual.latest(&step.name).filter(|c| c.state == State::Exited).and_then(|c| c.finished_at);
             if let (Some(finished), Some((_, spec))) = (exited, pod.container(&step.name)) {
@@ -326,26 +323,39 @@ impl Pass<'_> {
                 }
             }
         }
+        self.memory.volumes = volumes;
         let Some(message) = failed else { return Ok(()) };
         let actual = self.look().await?;
         self.publish(&actual).await;
         Err(message)
     }
 
-    /// Sets volumes up, and gathers what containers' environments need.
-    async fn set_up_volumes(&mut self, actual: &PodActual) -> Result<(Volumes, Lookups), Failed> {
+    /// Sets volumes up, and gathers what containers' environments need; also the pod's runtime handler.
+    async fn set_up_volumes(&mut self, actual: &PodActual) -> Result<(Lookups, String), Failed> {
         let context = self.context;
-        let pod = self.pod();
+        let pod = Arc::clone(&self.desired.pod);
         let dir = volumes::pod_dir(&context.dirs.root, pod.uid());
         for part in ["volumes", "plugins", "containers"] {
             let path = dir.join(part);
             std::fs::create_dir_all(&path).map_err(|e| format!("cannot make {}: {e}", path.display()))?;
         }
         let lookups = self.gather(actual).await?;
-        match volumes::set_up(context, pod, &lookups, Timestamp::now()).await {
-            Ok(volumes) => Ok((volumes, lookups)),
+        let handler = context.objects.runtime_handler(&pod).await?;
+        let memory = &mut *self.memory;
+        let input = volumes::Input {
+            pod: &pod,
+            lookups: &lookups,
+            known: &memory.volumes,
+            handler: &handler,
+            now: Timestamp::now(),
+        };
+        match volumes::set_up(context, &input, &mut memory.pulls).await {
+            Ok(volumes) => {
+                memory.volumes = volumes;
+                Ok((lookups, handler))
+            }
             Err(error) => {
-                context.events.pod(pod, Kind::Warning, "FailedMount", &error.to_string());
+                context.events.pod(&pod, Kind::Warning, "FailedMount", &error.to_string());
                 Err(error.to_string())
             }
         }
@@ -363,17 +373,18 @@ impl Pass<'_> {
             pod_ips,
             host_ips: context.host_ips.clone(),
             allocatable: context.allocatable.clone(),
+            since: self.memory.status.start_time.as_ref().map_or(Timestamp::MIN, |t| t.0),
             ..Lookups::default()
         };
         for (_, container) in pod.containers() {
             let (config_maps, secrets) = env::references(container);
             for name in config_maps {
-                if let Some(map) = context.objects.config_map(pod.namespace(), &name).await? {
+                if let Some(map) = context.objects.config_map(pod.namespace(), &name, lookups.since).await? {
                     lookups.config_maps.insert(name, map);
                 }
             }
             for name in secrets {
-                if let Some(secret) = context.objects.secret(pod.namespace(), &name).await? {
+                if let Some(secret) = context.objects.secret(pod.namespace(), &name, lookups.since).await? {
                     lookups.secrets.insert(name, secret);
                 }
             }
@@ -398,6 +409,8 @@ impl Pass<'_> {
             return Err("containers are still running after they were stopped".to_owned());
         }
         self.publish(&actual).await;
+        self.memory.volumes.clear();
+        volumes::csi::tear_down(self.context, self.pod().uid()).await?;
         let (root, uid) = (self.context.dirs.root.clone(), self.pod().uid().to_owned());
         let cgroups = self.context.cgroups.clone();
         let cleaned = tokio::task::spawn_blocking(move || {

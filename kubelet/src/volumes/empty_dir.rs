@@ -24,7 +24,7 @@ pub fn set_up(dir: &Path, source: &EmptyDirVolumeSource, pod: &Pod) -> Result<Mo
     if let (false, Some(group)) = (existed, ownership::fs_group(pod)) {
         ownership::apply(dir, group, false)?;
     }
-    Ok(Mounted { path: dir.to_owned(), read_only: false })
+    Ok(Mounted { path: dir.to_owned(), ..Mounted::default() })
 }
 
 /// Bytes of a memory volume: its limit, but no more than the pod may use.

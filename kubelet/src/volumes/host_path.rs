@@ -1,4 +1,4 @@
-//! hostPath, and claims bound to volumes that are paths on this node (hostPath and local).
+//! hostPath: a path of the node itself, of the demanded type.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -6,9 +6,6 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1 as core;
 
 use super::Mounted;
-use crate::context::Context;
-use crate::pods::types::Pod;
-
 /// Checks (and for the `OrCreate` types makes) the path.
 ///
 /// # Errors
@@ -22,7 +19,7 @@ pub fn set_up(source: &core::HostPathVolumeSource) -> Result<Mounted, String> {
         _ => {}
     }
     check(&path, type_)?;
-    Ok(Mounted { path, read_only: false })
+    Ok(Mounted { path, ..Mounted::default() })
 }
 
 fn make(path: &Path, directory: bool) -> Result<(), String> {
@@ -62,36 +59,6 @@ fn refusal(path: &Path, type_: &str) -> String {
         other => return format!("hostPath type {other:?} is not known"),
     };
     format!("hostPath type check failed: {} is not {what}", path.display())
-}
-
-/// Follows a claim to its volume.
-///
-/// # Errors
-/// A claim that is not bound, or a volume that is not a path on this node.
-pub async fn claim(
-    context: &Context,
-    pod: &Pod,
-    source: &core::PersistentVolumeClaimVolumeSource,
-) -> Result<Mounted, String> {
-    let claim = context.objects.claim(pod.namespace(), &source.claim_name).await?;
-    let phase = claim.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
-    let name = claim.spec.and_then(|s| s.volume_name).filter(|_| phase == "Bound");
-    let name = name.ok_or_else(|| format!("persistentvolumeclaim \"{}\" is not bound", source.claim_name))?;
-    let volume = context.objects.volume(&name).await?.spec.unwrap_or_default();
-    let read_only = source.read_only == Some(true);
-    if let Some(host_path) = &volume.host_path {
-        return set_up(host_path).map(|m| Mounted { read_only, ..m });
-    }
-    if let Some(local) = &volume.local {
-        let path = PathBuf::from(&local.path);
-        if !path.exists() {
-            return Err(format!("local volume \"{name}\": path {} does not exist on this node", local.path));
-        }
-        return Ok(Mounted { path, read_only });
-    }
-    Err(format!(
-        "persistent volume \"{name}\" is of a kind that this kubelet does not support (hostPath and local are)"
-    ))
 }
 
 #[cfg(test)]

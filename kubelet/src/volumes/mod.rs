@@ -5,9 +5,12 @@
 //! A kind without a plugin is a clear error that names the kind.
 
 pub mod atomic;
+pub mod claim;
+pub mod csi;
 pub mod empty_dir;
 pub mod host_path;
 pub mod mounts;
+pub mod nfs;
 pub mod ownership;
 pub mod payload;
 pub mod subpath;
@@ -19,6 +22,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Volume;
 
 use crate::context::Context;
+use crate::images::{self, PullMemory};
 use crate::pods::env::Lookups;
 use crate::pods::types::Pod;
 
@@ -33,19 +37,19 @@ pub struct VolumeError {
 }
 
 /// A volume on the node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mounted {
     pub path: PathBuf,
-    /// The kind is never writable.
+    /// Containers may not write, whatever they ask for.
     pub read_only: bool,
+    /// When to look at it again; none when nothing about it changes while the pod runs.
+    pub refresh_at: Option<Timestamp>,
+    /// An image instead of a path, which the runtime mounts, or why containers must wait for it.
+    pub image: Option<Result<String, images::Refusal>>,
 }
 
-/// The pod's volumes by name, and when they should be looked at again.
-#[derive(Debug, Default)]
-pub struct Volumes {
-    pub mounted: BTreeMap<String, Mounted>,
-    pub refresh_at: Option<Timestamp>,
-}
+/// The pod's volumes by name.
+pub type Volumes = BTreeMap<String, Mounted>;
 
 /// Directory of everything the kubelet keeps for a pod.
 pub fn pod_dir(root: &Path, uid: &str) -> PathBuf {
@@ -64,34 +68,71 @@ fn kind(volume: &Volume) -> String {
     fields.into_iter().find(|k| k != "name").unwrap_or_else(|| "emptyDir".to_owned())
 }
 
+/// What setting a pod's volumes up needs.
+pub struct Input<'a> {
+    pub pod: &'a Pod,
+    pub lookups: &'a Lookups,
+    /// Volumes set up by an earlier pass; those that never change are taken as they are.
+    pub known: &'a Volumes,
+    /// The pod's runtime handler, for images.
+    pub handler: &'a str,
+    pub now: Timestamp,
+}
+
 /// Makes the pod's volumes as its spec and the API now say.
 ///
 /// # Errors
 /// The first volume that cannot be set up.
-pub async fn set_up(context: &Context, pod: &Pod, lookups: &Lookups, now: Timestamp) -> Result<Volumes, VolumeError> {
-    let mut volumes = Volumes::default();
-    for volume in pod.spec.volumes.iter().flatten() {
-        let fail = |message: String| VolumeError { volume: volume.name.clone(), message };
-        let mounted = if let Some(source) = &volume.host_path {
-            host_path::set_up(source).map_err(fail)?
-        } else if let Some(source) = &volume.empty_dir {
-            let dir = volume_dir(&context.dirs.root, pod.uid(), "empty-dir", &volume.name);
-            empty_dir::set_up(&dir, source, pod).map_err(fail)?
-        } else if let Some(plugin) = payload::plugin(volume) {
-            let dir = volume_dir(&context.dirs.root, pod.uid(), plugin, &volume.name);
-            let payload = payload::collect(context, pod, volume, lookups, now).await.map_err(fail)?;
-            let refresh = payload.refresh_at;
-            volumes.refresh_at = [volumes.refresh_at, refresh].into_iter().flatten().min();
-            payload::write(&dir, plugin, &payload, pod).map_err(fail)?
-        } else if let Some(source) = &volume.persistent_volume_claim {
-            host_path::claim(context, pod, source).await.map_err(fail)?
-        } else {
-            let kind = kind(volume);
-            return Err(fail(format!("volumes of kind {kind} are not supported by this kubelet")));
+pub async fn set_up(context: &Context, input: &Input<'_>, pulls: &mut PullMemory) -> Result<Volumes, VolumeError> {
+    let mut volumes = Volumes::new();
+    for volume in input.pod.spec.volumes.iter().flatten() {
+        let mounted = match input.known.get(&volume.name).filter(|m| m.refresh_at.is_none()) {
+            Some(known) => known.clone(),
+            None => one(context, input, volume, pulls)
+                .await
+                .map_err(|message| VolumeError { volume: volume.name.clone(), message })?,
         };
-        volumes.mounted.insert(volume.name.clone(), mounted);
+        volumes.insert(volume.name.clone(), mounted);
     }
     Ok(volumes)
+}
+
+async fn one(context: &Context, input: &Input<'_>, volume: &Volume, pulls: &mut PullMemory) -> Result<Mounted, String> {
+    let (pod, now, root) = (input.pod, input.now, &context.dirs.root);
+    if let Some(source) = &volume.host_path {
+        return host_path::set_up(source);
+    }
+    if let Some(source) = &volume.empty_dir {
+        return empty_dir::set_up(&volume_dir(root, pod.uid(), "empty-dir", &volume.name), source, pod);
+    }
+    if let Some(plugin) = payload::plugin(volume) {
+        let payload = payload::collect(context, pod, volume, input.lookups, now).await?;
+        return payload::write(&volume_dir(root, pod.uid(), plugin, &volume.name), plugin, &payload, pod);
+    }
+    if let Some(source) = &volume.persistent_volume_claim {
+        return claim::set_up(context, pod, &source.claim_name, source.read_only == Some(true), false, now).await;
+    }
+    if volume.ephemeral.is_some() {
+        return claim::set_up(context, pod, &claim::ephemeral_name(pod, &volume.name), false, true, now).await;
+    }
+    if let Some(source) = &volume.csi {
+        return csi::set_up(context, pod, &csi::inline(pod, &volume.name, source), now).await;
+    }
+    if let Some(source) = &volume.nfs {
+        return nfs::set_up(context, pod, &volume.name, source, &[]).await;
+    }
+    if let Some(source) = &volume.image {
+        let wanted = images::Wanted {
+            image: source.reference.as_deref().unwrap_or_default(),
+            policy: source.pull_policy.as_deref(),
+            container: "",
+        };
+        let present = images::ensure(context, pod, &wanted, input.handler, pulls).await;
+        let refresh_at = present.is_err().then_some(now);
+        let image = Some(present.map(|p| p.reference));
+        return Ok(Mounted { read_only: true, image, refresh_at, ..Mounted::default() });
+    }
+    Err(format!("volumes of kind {} are not supported by this kubelet", kind(volume)))
 }
 
 /// Unmounts everything below the pod's directory and deletes the volumes. Idempotent.

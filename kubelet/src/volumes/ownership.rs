@@ -10,6 +10,18 @@ pub fn fs_group(pod: &Pod) -> Option<u32> {
     pod.spec.security_context.as_ref().and_then(|s| s.fs_group).and_then(|g| u32::try_from(g).ok())
 }
 
+/// Gives a volume to the pod's group, when it has one; with `OnRootMismatch` only when its root is not the group's yet.
+///
+/// # Errors
+/// The path that cannot be changed.
+pub fn give(path: &Path, pod: &Pod) -> Result<(), String> {
+    let Some(group) = fs_group(pod) else { return Ok(()) };
+    let policy = pod.spec.security_context.as_ref().and_then(|s| s.fs_group_change_policy.as_deref());
+    let root = std::fs::metadata(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let fits = root.gid() == group && root.permissions().mode() & 0o2770 == 0o2770;
+    if policy == Some("OnRootMismatch") && fits { Ok(()) } else { apply(path, group, false) }
+}
+
 /// Gives everything below `path` to the group: group rw (and x where the owner has it), setgid on directories.
 ///
 /// # Errors

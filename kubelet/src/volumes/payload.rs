@@ -102,7 +102,7 @@ impl Collector<'_> {
         optional: Option<bool>,
     ) -> Result<(), String> {
         let optional = optional == Some(true);
-        let found = self.context.objects.config_map(self.pod.namespace(), name).await?;
+        let found = self.context.objects.config_map(self.pod.namespace(), name, self.lookups.since).await?;
         let Some(map) = found else {
             self.refresh_soon();
             return if optional { Ok(()) } else { Err(format!("configmap \"{name}\" not found")) };
@@ -123,7 +123,7 @@ impl Collector<'_> {
         optional: Option<bool>,
     ) -> Result<(), String> {
         let optional = optional == Some(true);
-        let found = self.context.objects.secret(self.pod.namespace(), name).await?;
+        let found = self.context.objects.secret(self.pod.namespace(), name, self.lookups.since).await?;
         let Some(secret) = found else {
             self.refresh_soon();
             return if optional { Ok(()) } else { Err(format!("secret \"{name}\" not found")) };
@@ -227,5 +227,5 @@ pub fn write(dir: &Path, plugin: &str, payload: &Payload, pod: &Pod) -> Result<M
     }
     let group = ownership::fs_group(pod);
     atomic::write(dir, &payload.files, |data| group.map_or(Ok(()), |g| ownership::apply(data, g, true)))?;
-    Ok(Mounted { path: dir.to_owned(), read_only: true })
+    Ok(Mounted { path: dir.to_owned(), read_only: true, refresh_at: payload.refresh_at, ..Mounted::default() })
 }

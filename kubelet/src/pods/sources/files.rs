@@ -11,16 +11,16 @@ use std::time::Duration;
 use apimachinery::meta;
 use component_base::config_file;
 use jiff::Timestamp;
-use rustix::fs::inotify;
+use rustix::fs::inotify::WatchFlags;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::labels;
 use crate::pods::manager::Message;
 use crate::pods::types::{Pod, Source};
+use crate::watch_dir::WatchDir;
 
 /// Hex digits of a static pod's uid.
 const UID_DIGITS: usize = 32;
@@ -33,7 +33,8 @@ pub async fn run(
     out: mpsc::Sender<Message>,
     shutdown: CancellationToken,
 ) {
-    let watch = watch(&path).inspect_err(|error| {
+    let flags = WatchFlags::CLOSE_WRITE | WatchFlags::MOVE | WatchFlags::DELETE | WatchFlags::MOVE_SELF;
+    let watch = WatchDir::new(&path, flags).inspect_err(|error| {
         tracing::warn!(path = %path.display(), %error, "Cannot watch the static pods; reading them every {period:?}");
     });
     let watch = watch.ok();
@@ -49,32 +50,10 @@ pub async fn run(
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = changed(watch.as_ref()) => {}
+            () = async { match &watch { Some(w) => w.changed().await, None => std::future::pending().await } } => {}
             () = tokio::time::sleep(period), if watch.is_none() => {}
         }
     }
-}
-
-fn watch(path: &Path) -> std::io::Result<AsyncFd<std::os::fd::OwnedFd>> {
-    let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    let flags = inotify::WatchFlags::CLOSE_WRITE
-        | inotify::WatchFlags::MOVE
-        | inotify::WatchFlags::DELETE
-        | inotify::WatchFlags::MOVE_SELF;
-    inotify::add_watch(&fd, path, flags)?;
-    // The successor of this call is unsafe; an owned descriptor keeps its promise.
-    #[allow(deprecated)]
-    AsyncFd::new(fd)
-}
-
-/// Returns when something happened in the directory.
-async fn changed(watch: Option<&AsyncFd<std::os::fd::OwnedFd>>) {
-    let Some(watch) = watch else { return std::future::pending().await };
-    let Ok(mut ready) = watch.readable().await else { return std::future::pending().await };
-    let mut buffer = [0; 4096];
-    // What happened does not matter: the directory is read again.
-    while rustix::io::read(watch.get_ref(), &mut buffer).is_ok_and(|n| n > 0) {}
-    ready.clear_ready();
 }
 
 /// Path → text of every manifest.
