@@ -20,3 +20,4 @@ pub mod run;
 pub mod storage;
 pub mod tokens;
 pub mod tunnels;
+pub mod webhook;

@@ -168,10 +168,10 @@ pub(super) fn log_path(pod: &Value, options: &LogOptions) -> Result<Option<Strin
 
 /// `name`, `name:port` or `scheme:name:port`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct SchemeNamePort {
-    pub(super) https: bool,
-    pub(super) name: String,
-    pub(super) port: String,
+pub(crate) struct SchemeNamePort {
+    pub(crate) https: bool,
+    pub(crate) name: String,
+    pub(crate) port: String,
 }
 
 impl SchemeNamePort {
@@ -219,7 +219,7 @@ pub(super) fn pod_address(pod: &Value) -> Result<String, Status> {
 }
 
 /// The ready endpoints of the service's port that the URL names (by name, number, or the only one).
-pub(super) fn service_endpoints(
+pub(crate) fn service_endpoints(
     service: &Value,
     id: &SchemeNamePort,
     slices: &[Arc<Value>],

@@ -6,7 +6,7 @@
 //! falls back to SPDY by itself.
 
 pub mod kubelet;
-mod locate;
+pub(crate) mod locate;
 mod proxy;
 mod relay;
 

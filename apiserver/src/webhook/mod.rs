@@ -1,0 +1,222 @@
+//! Calling webhooks: one JSON document there, one back, over verified TLS.
+//!
+//! Guarantees: the server's certificate is checked against the bundle given (or the system's authorities) and the name called;
+//! a service is called as `name.namespace.svc` at one of its ready endpoints; no redirect is followed, no credential is sent,
+//! answers are bounded, and everything ends with the deadline. Connections are reused. Knows nothing of what is asked.
+
+mod pool;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full, Limited};
+use serde_json::Value;
+
+use self::pool::Pool;
+use crate::objects::{Objects, find};
+use crate::tunnels::locate::{SchemeNamePort, service_endpoints};
+
+/// Longest answer.
+const MAX_RESPONSE_BYTES: usize = 10 << 20;
+/// Longest part of a refusal's text that is quoted.
+const MAX_QUOTED_CHARS: usize = 512;
+
+/// Where a webhook is, as configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    place: Place,
+    ca_pem: Option<Arc<[u8]>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Url(String),
+    Service { namespace: String, name: String, port: u16, path: String },
+}
+
+/// Why a call gave no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// Neither URL nor service, or one that means nothing.
+    #[error("{0}")]
+    Config(String),
+    /// The service has nobody behind it.
+    #[error("Post {url:?}: {why}")]
+    Unreachable {
+        /// As called.
+        url: String,
+        /// What went wrong.
+        why: String,
+    },
+    /// No answer in time.
+    #[error("Post {url:?}: context deadline exceeded")]
+    Timeout {
+        /// As called.
+        url: String,
+    },
+    /// Not 200, or no JSON.
+    #[error("Post {url:?}: {why}")]
+    Answer {
+        /// As called.
+        url: String,
+        /// What was answered.
+        why: String,
+    },
+}
+
+impl ClientConfig {
+    /// Reads a `WebhookClientConfig`.
+    ///
+    /// # Errors
+    /// [`CallError::Config`].
+    pub fn parse(config: &Value) -> Result<Self, CallError> {
+        let bad = |why: &str| CallError::Config(why.to_owned());
+        let ca_pem = match config["caBundle"].as_str().filter(|text| !text.is_empty()) {
+            Some(text) => {
+                let pem = base64::engine::general_purpose::STANDARD.decode(text);
+                Some(pem.map_err(|_| bad("caBundle is not base64"))?.into())
+            }
+            None => None,
+        };
+        let service = &config["service"];
+        let text = |field: &str| service[field].as_str().unwrap_or_default().to_owned();
+        let place = match config["url"].as_str() {
+            Some(url) => Place::Url(url.to_owned()),
+            None if service.is_object() => {
+                let port = service["port"].as_u64().map_or(Ok(443), u16::try_from).map_err(|_| bad("bad port"))?;
+                Place::Service { namespace: text("namespace"), name: text("name"), port, path: text("path") }
+            }
+            None => return Err(bad("webhook has neither a url nor a service")),
+        };
+        Ok(Self { place, ca_pem })
+    }
+}
+
+/// Where a call goes.
+struct Target {
+    /// Shown in errors and sent.
+    url: String,
+    /// `host:port` to connect to.
+    address: String,
+    /// Name in the certificate.
+    server_name: String,
+    /// `host:port` as the server sees it.
+    authority: String,
+    path_and_query: String,
+}
+
+/// Calls webhooks.
+pub struct Client {
+    objects: Arc<dyn Objects>,
+    pool: Pool,
+}
+
+impl Client {
+    /// Services are looked up in these objects.
+    pub fn new(objects: Arc<dyn Objects>) -> Self {
+        Self { objects, pool: Pool::default() }
+    }
+
+    /// Posts a document and returns the answer.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call(&self, config: &ClientConfig, body: &Value, timeout: Duration) -> Result<Value, CallError> {
+        let target = self.locate(config, timeout).await?;
+        let outcome = tokio::time::timeout(timeout, self.post(&target, config, body)).await;
+        outcome.unwrap_or_else(|_| Err(CallError::Timeout { url: target.url.clone() }))
+    }
+
+    async fn locate(&self, config: &ClientConfig, timeout: Duration) -> Result<Target, CallError> {
+        let query = format!("timeout={}s", timeout.as_secs().max(1));
+        match &config.place {
+            Place::Url(url) => {
+                let bad = || CallError::Config(format!("{url:?} is not an https URL"));
+                let uri: http::Uri = url.parse().map_err(|_| bad())?;
+                let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(bad)?;
+                let address = format!("{host}:{}", uri.port_u16().unwrap_or(443));
+                Ok(Target {
+                    url: format!("{url}?{query}"),
+                    server_name: host.trim_matches(['[', ']']).to_owned(),
+                    authority: uri.authority().map_or_else(String::new, ToString::to_string),
+                    path_and_query: format!("{}?{query}", uri.path()),
+                    address,
+                })
+            }
+            Place::Service { namespace, name, port, path } => {
+                let host = format!("{name}.{namespace}.svc");
+                let path = format!("/{}?{query}", path.trim_start_matches('/'));
+                let url = format!("https://{host}:{port}{path}");
+                let address = self.endpoint(namespace, name, *port).await;
+                let address = address.map_err(|why| CallError::Unreachable { url: url.clone(), why })?;
+                let authority = format!("{host}:{port}");
+                Ok(Target { url, address, server_name: host, authority, path_and_query: path })
+            }
+        }
+    }
+
+    async fn endpoint(&self, namespace: &str, name: &str, port: u16) -> Result<String, String> {
+        let service = find(&*self.objects, ("", "services"), namespace, name).await.map_err(|s| s.message)?;
+        let service = service.ok_or_else(|| format!("service {name:?} not found"))?;
+        if service["spec"]["type"] == "ExternalName" {
+            return Ok(format!("{}:{port}", service["spec"]["externalName"].as_str().unwrap_or_default()));
+        }
+        let slices = self.objects.list(("discovery.k8s.io", "endpointslices"), namespace);
+        let id = SchemeNamePort { https: true, name: name.to_owned(), port: port.to_string() };
+        let endpoints = service_endpoints(&service, &id, &slices).map_err(|status| status.message)?;
+        let chosen = endpoints.get(rand::random_range(0..endpoints.len().max(1)));
+        let (address, port) = chosen.ok_or_else(|| format!("no endpoints available for service {name:?}"))?;
+        Ok(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
+    }
+
+    async fn post(&self, target: &Target, config: &ClientConfig, body: &Value) -> Result<Value, CallError> {
+        let unreachable = |why: String| CallError::Unreachable { url: target.url.clone(), why };
+        let wrong = |why: String| CallError::Answer { url: target.url.clone(), why };
+        let body = Bytes::from(serde_json::to_vec(body).map_err(|error| wrong(error.to_string()))?);
+        let mut reused = true;
+        let response = loop {
+            let (mut sender, fresh) = self
+                .pool
+                .sender(&target.address, &target.server_name, config.ca_pem.as_ref(), !reused)
+                .await
+                .map_err(unreachable)?;
+            let request = request(target, body.clone(), sender.is_http2()).map_err(|error| wrong(error.to_string()))?;
+            match sender.send(request).await {
+                Ok(response) => break (response, sender),
+                // The server had closed it while it was idle.
+                Err(_) if !fresh && reused => reused = false,
+                Err(error) => return Err(unreachable(error.to_string())),
+            }
+        };
+        let (response, sender) = response;
+        let code = response.status();
+        let bytes = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
+        let bytes = bytes.map_err(|error| wrong(error.to_string()))?.to_bytes();
+        self.pool.give_back(&target.address, &target.server_name, config.ca_pem.as_ref(), sender);
+        if !code.is_success() {
+            let text: String = String::from_utf8_lossy(&bytes).chars().take(MAX_QUOTED_CHARS).collect();
+            return Err(wrong(format!("the server answered {code}: {text}")));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| wrong(format!("the answer is not JSON: {error}")))
+    }
+}
+
+fn request(target: &Target, body: Bytes, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut request = Request::builder()
+        .method(Method::POST)
+        .header(CONTENT_TYPE, "application/json")
+        .header(ACCEPT, "application/json")
+        .header(USER_AGENT, "kube-apiserver-admission");
+    request = if http2 {
+        request.uri(format!("https://{}{}", target.authority, target.path_and_query))
+    } else {
+        request.uri(&target.path_and_query).header(HOST, &target.authority)
+    };
+    request.body(Full::new(body))
+}
