@@ -25,7 +25,7 @@ impl Path {
     /// A field below this one.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self::new(name) } else { Self(format!("{}.{name}", self.0)) }
+        self.with(if self.0.is_empty() { "" } else { "." }, name, "")
     }
 
     /// An element of this list.
@@ -37,7 +37,16 @@ impl Path {
     /// An entry of this map.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        Self(format!("{}[{key}]", self.0))
+        self.with("[", key, "]")
+    }
+
+    /// One allocation and no formatting: valid objects pay for every path too.
+    fn with(&self, before: &str, name: &str, after: &str) -> Self {
+        let mut path = String::with_capacity(self.0.len() + before.len() + name.len() + after.len());
+        for part in [&self.0, before, name, after] {
+            path.push_str(part);
+        }
+        Self(path)
     }
 }
 

@@ -10,10 +10,11 @@ mod set;
 mod tests;
 mod walk;
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::codec;
 use crate::meta;
@@ -86,6 +87,11 @@ impl Entry {
             && (self.applied || self.api_version == other.api_version)
     }
 
+    /// The order of entries in the list.
+    fn rank(&self) -> impl Ord + '_ {
+        (!self.applied, &self.time, &self.manager, &self.api_version, &self.subresource)
+    }
+
     fn read(value: &Value) -> Option<Self> {
         let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
         if text("fieldsType") != "FieldsV1" {
@@ -106,21 +112,18 @@ impl Entry {
         })
     }
 
-    fn write(&self) -> Value {
-        let mut value = json!({
-            "manager": self.manager,
-            "operation": if self.applied { "Apply" } else { "Update" },
-            "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": self.fields.to_value(),
-        });
-        if let Some(time) = &self.time {
-            value["time"] = time.as_str().into();
-        }
-        if !self.subresource.is_empty() {
-            value["subresource"] = self.subresource.as_str().into();
-        }
-        value
+    fn write(self) -> Value {
+        let operation = if self.applied { "Apply" } else { "Update" };
+        let texts = [
+            ("manager", Some(self.manager)),
+            ("operation", Some(operation.to_owned())),
+            ("apiVersion", Some(self.api_version)),
+            ("fieldsType", Some("FieldsV1".to_owned())),
+            ("time", self.time),
+            ("subresource", Some(self.subresource).filter(|name| !name.is_empty())),
+        ];
+        let texts = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), Value::String(text?))));
+        Value::Object(texts.chain([("fieldsV1".to_owned(), self.fields.into_value())]).collect())
     }
 }
 
@@ -139,12 +142,8 @@ fn write_entries(object: &mut Value, mut entries: Vec<Entry>) {
         meta::metadata_mut(object).remove("managedFields");
         return;
     }
-    entries.sort_by(|a, b| {
-        let key =
-            |e: &Entry| (!e.applied, e.time.clone(), e.manager.clone(), e.api_version.clone(), e.subresource.clone());
-        key(a).cmp(&key(b))
-    });
-    let list: Vec<Value> = entries.iter().map(Entry::write).collect();
+    entries.sort_by(|a, b| a.rank().cmp(&b.rank()));
+    let list: Vec<Value> = entries.into_iter().map(Entry::write).collect();
     meta::metadata_mut(object).insert("managedFields".to_owned(), list.into());
 }
 
@@ -190,7 +189,8 @@ pub fn update(ty: &Type, live: Option<&Value>, object: &mut Value, writer: &Writ
     if !tracked {
         return;
     }
-    let before = live.map_or_else(|| blank(ty, object), without_entries);
+    // What `live` says of its managers differs too, but nobody owns that.
+    let before = live.map_or_else(|| Cow::Owned(blank(ty, object)), Cow::Borrowed);
     let mut entries = record(ty, &before, object, entries, writer);
     cap(&mut entries);
     write_entries(object, entries);
@@ -199,7 +199,7 @@ pub fn update(ty: &Type, live: Option<&Value>, object: &mut Value, writer: &Writ
 /// What a write sets and what it removes, without what the endpoint resets.
 fn changes(ty: &Type, before: &Value, after: &Value, ignored: &FieldSet) -> (FieldSet, FieldSet) {
     let compared = walk::compare(Shape::Struct(ty), Some(before), Some(after));
-    let written = compared.modified.union(&compared.added);
+    let written = compared.modified.union(compared.added);
     (written.recursive_difference(ignored), compared.removed.recursive_difference(ignored))
 }
 
@@ -207,13 +207,13 @@ fn changes(ty: &Type, before: &Value, after: &Value, ignored: &FieldSet) -> (Fie
 fn record(ty: &Type, before: &Value, after: &Value, mut entries: Vec<Entry>, writer: &Writer) -> Vec<Entry> {
     let (written, removed) = changes(ty, before, after, &FieldSet::of_fields(writer.reset_fields));
     for entry in &mut entries {
-        entry.fields = entry.fields.difference(&written).difference(&removed);
+        entry.fields = std::mem::take(&mut entry.fields).difference(&written).difference(&removed);
     }
     let owned = written.difference(&UNOWNED);
     if !owned.is_empty() {
         let mut own = Entry::of(writer, false, owned);
         if let Some(at) = entries.iter().position(|entry| entry.is_same(&own)) {
-            own.fields = own.fields.union(&entries.swap_remove(at).fields);
+            own.fields = own.fields.union(entries.swap_remove(at).fields);
         }
         entries.push(own);
     }
@@ -235,7 +235,7 @@ fn cap(entries: &mut Vec<Entry>) {
         let joined = Entry {
             manager: ANCIENT_CHANGES.to_owned(),
             subresource: String::new(),
-            fields: entries[second].fields.clone().union(&entries[first].fields),
+            fields: entries[second].fields.clone().union(entries[first].fields.clone()),
             ..entries[second].clone()
         };
         entries.remove(first.max(second));
@@ -290,7 +290,7 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, force: bool, write
         return Err(conflict(&conflicts));
     }
     for entry in &mut entries {
-        entry.fields = entry.fields.difference(&written).difference(&removed);
+        entry.fields = std::mem::take(&mut entry.fields).difference(&written).difference(&removed);
     }
     own.fields = own.fields.difference(&UNOWNED);
     if merged == before {
@@ -308,11 +308,11 @@ fn prune(shape: Shape<'_>, merged: &Value, last: &FieldSet, own: &Entry, others:
     let named = |set: &FieldSet| walk::with_named_fields(shape, set);
     let named_last = named(last);
     let pruned = walk::remove(shape, merged, &named_last);
-    let managed = others.iter().fold(own.fields.clone(), |all, entry| all.union(&entry.fields));
+    let managed = others.iter().fold(own.fields.clone(), |all, entry| all.union(entry.fields.clone()));
     let all = named(&walk::field_set(shape, merged));
     let kept = named(&walk::field_set(shape, &pruned));
     // What somebody owns comes back, with what is needed to hold it.
-    let gone = all.difference(&kept.union(&named(&managed)));
+    let gone = all.clone().difference(&kept.union(named(&managed)));
     let pruned = walk::remove(shape, merged, &gone);
     // What nobody owned and this manager did not apply either must not vanish with its parent.
     let kept = named(&walk::field_set(shape, &pruned));

@@ -3,8 +3,6 @@
 //! A set is a tree. An edge is a path element as text: `f:name` (a field or map key), `k:{…}` (an element of a keyed list),
 //! `v:…` (an element of a set), `i:n` (a position).
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 
 /// Levels of nesting that are read from the wire.
@@ -15,14 +13,40 @@ const MAX_DEPTH_LEVELS: usize = 128;
 pub struct FieldSet {
     /// The place itself is in the set.
     pub member: bool,
-    /// What is below, by path element.
-    pub children: BTreeMap<String, FieldSet>,
+    /// What is below, in the order of path elements. Most places have few: a sorted list is smaller and quicker than a map.
+    pub(super) children: Vec<(String, FieldSet)>,
 }
 
 impl FieldSet {
     /// Only the place itself.
     pub fn leaf() -> Self {
-        Self { member: true, children: BTreeMap::new() }
+        Self { member: true, children: Vec::new() }
+    }
+
+    fn find(&self, element: &str) -> Result<usize, usize> {
+        // Walks go in order, so that most elements belong at the end.
+        match self.children.last() {
+            Some((last, _)) if last.as_str() < element => Err(self.children.len()),
+            _ => self.children.binary_search_by(|(other, _)| other.as_str().cmp(element)),
+        }
+    }
+
+    /// What is below a path element.
+    pub fn child(&self, element: &str) -> Option<&Self> {
+        self.find(element).ok().map(|at| &self.children[at].1)
+    }
+
+    /// What is below, by path element.
+    pub fn children(&self) -> impl Iterator<Item = (&str, &Self)> {
+        self.children.iter().map(|(element, child)| (element.as_str(), child))
+    }
+
+    fn child_mut(&mut self, element: String) -> &mut Self {
+        let at = self.find(&element).unwrap_or_else(|at| {
+            self.children.insert(at, (element, Self::default()));
+            at
+        });
+        &mut self.children[at].1
     }
 
     /// The set of the paths given as `metadata.labels`-like field names.
@@ -31,7 +55,7 @@ impl FieldSet {
         for path in paths {
             let mut node = &mut set;
             for name in path.split('.') {
-                node = node.children.entry(format!("f:{name}")).or_default();
+                node = node.child_mut(format!("f:{name}"));
             }
             node.member = true;
         }
@@ -58,48 +82,50 @@ impl FieldSet {
             let mut child = Self::read(below, depth + 1)?;
             // An element with nothing below is itself the member.
             child.member |= below.as_object().is_some_and(Map::is_empty);
-            set.children.insert(element.clone(), child);
+            *set.child_mut(element.clone()) = child;
         }
         Some(set)
     }
 
     /// The form of `fieldsV1`.
-    pub fn to_value(&self) -> Value {
+    pub fn into_value(self) -> Value {
         let mut map = Map::new();
-        for (element, child) in &self.children {
-            let mut below = child.to_value();
-            if child.member
-                && !child.children.is_empty()
-                && let Value::Object(below) = &mut below
+        for (element, child) in self.children {
+            let both = child.member && !child.children.is_empty();
+            let mut below = child.into_value();
+            if let Value::Object(below) = &mut below
+                && both
             {
                 below.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            map.insert(element.clone(), below);
+            map.insert(element, below);
         }
         Value::Object(map)
     }
 
     /// Nothing is in it.
     pub fn is_empty(&self) -> bool {
-        !self.member && self.children.values().all(Self::is_empty)
+        !self.member && self.children.iter().all(|(_, child)| child.is_empty())
     }
 
-    /// Adds a child unless it is empty.
-    pub fn attach(&mut self, element: &str, child: Self) {
+    /// Puts a child in unless it is empty.
+    pub fn attach(&mut self, element: String, child: Self) {
         if !child.is_empty() {
-            self.children.insert(element.to_owned(), child);
+            *self.child_mut(element) = child;
         }
     }
 
     /// What is in either.
     #[must_use]
-    pub fn union(mut self, other: &Self) -> Self {
+    pub fn union(mut self, other: Self) -> Self {
         self.member |= other.member;
-        for (element, theirs) in &other.children {
-            match self.children.remove(element) {
-                Some(ours) => self.children.insert(element.clone(), ours.union(theirs)),
-                None => self.children.insert(element.clone(), theirs.clone()),
-            };
+        if self.children.is_empty() {
+            self.children = other.children;
+            return self;
+        }
+        for (element, theirs) in other.children {
+            let ours = self.child_mut(element);
+            *ours = std::mem::take(ours).union(theirs);
         }
         self
     }
@@ -107,10 +133,10 @@ impl FieldSet {
     /// What is in both.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        let mut result = Self { member: self.member && other.member, children: BTreeMap::new() };
+        let mut result = Self { member: self.member && other.member, children: Vec::new() };
         for (element, ours) in &self.children {
-            if let Some(theirs) = other.children.get(element) {
-                result.attach(element, ours.intersection(theirs));
+            if let Some(theirs) = other.child(element) {
+                result.attach(element.clone(), ours.intersection(theirs));
             }
         }
         result
@@ -118,26 +144,32 @@ impl FieldSet {
 
     /// What is in this and not in the other.
     #[must_use]
-    pub fn difference(&self, other: &Self) -> Self {
-        self.subtract(other, false)
+    pub fn difference(mut self, other: &Self) -> Self {
+        self.subtract(other, false);
+        self
     }
 
     /// The same, and a member of the other takes everything below it away.
     #[must_use]
-    pub fn recursive_difference(&self, other: &Self) -> Self {
-        self.subtract(other, true)
+    pub fn recursive_difference(mut self, other: &Self) -> Self {
+        self.subtract(other, true);
+        self
     }
 
-    fn subtract(&self, other: &Self, recursive: bool) -> Self {
-        let mut result = Self { member: self.member && !other.member, children: BTreeMap::new() };
-        for (element, ours) in &self.children {
-            match other.children.get(element) {
-                None => result.attach(element, ours.clone()),
-                Some(theirs) if recursive && theirs.member => {}
-                Some(theirs) => result.attach(element, ours.subtract(theirs, recursive)),
+    fn subtract(&mut self, other: &Self, recursive: bool) {
+        self.member &= !other.member;
+        for (element, theirs) in &other.children {
+            let Ok(at) = self.find(element) else { continue };
+            let ours = &mut self.children[at].1;
+            if recursive && theirs.member {
+                *ours = Self::default();
+            } else {
+                ours.subtract(theirs, recursive);
+            }
+            if ours.is_empty() {
+                self.children.remove(at);
             }
         }
-        result
     }
 
     /// Every path as people read it: `.spec.containers[name="c"].image`.

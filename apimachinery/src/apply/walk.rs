@@ -94,6 +94,11 @@ impl<'t> Shape<'t> {
     }
 }
 
+/// The path element of a field or a map key.
+fn field_element(name: &str) -> String {
+    ["f:", name].concat()
+}
+
 fn object(value: Option<&Value>) -> Option<&Map<String, Value>> {
     value.and_then(Value::as_object).filter(|map| !map.is_empty())
 }
@@ -119,10 +124,15 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    fn attach(&mut self, element: &str, child: Self) {
-        self.added.attach(element, child.added);
-        self.modified.attach(element, child.modified);
-        self.removed.attach(element, child.removed);
+    fn attach(&mut self, element: String, child: Self) {
+        // An element is in more than one of them only when something below it changed in more than one way.
+        let Self { added, modified, removed } = child;
+        for (set, below) in [(&mut self.modified, modified), (&mut self.removed, removed)] {
+            if !below.is_empty() {
+                set.attach(element.clone(), below);
+            }
+        }
+        self.added.attach(element, added);
     }
 }
 
@@ -139,7 +149,7 @@ pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Co
             let (olds, news) = (olds.unwrap_or(&empty), news.unwrap_or(&empty));
             for key in olds.keys().chain(news.keys().filter(|key| !olds.contains_key(*key))) {
                 let child = compare(shape.member(key), olds.get(key), news.get(key));
-                result.attach(&format!("f:{key}"), child);
+                result.attach(field_element(key), child);
             }
             result.added.member = old.is_none();
             result.removed.member = new.is_none();
@@ -153,10 +163,10 @@ pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Co
             let news = news.map(|items| shape.elements(items)).unwrap_or_default();
             for (id, item) in &olds {
                 let other = news.iter().find(|(other, _)| other == id).map(|(_, item)| *item);
-                result.attach(id, compare(shape.element(), Some(*item), other));
+                result.attach(id.clone(), compare(shape.element(), Some(*item), other));
             }
             for (id, item) in news.iter().filter(|(id, _)| !olds.iter().any(|(other, _)| other == id)) {
-                result.attach(id, compare(shape.element(), None, Some(*item)));
+                result.attach(id.clone(), compare(shape.element(), None, Some(*item)));
             }
             result.added.member = old.is_none();
             result.removed.member = new.is_none();
@@ -181,14 +191,14 @@ pub fn field_set(shape: Shape<'_>, value: &Value) -> FieldSet {
                 // Map entries are owned as such; fields of structs only through what is in them.
                 child.member |=
                     item.is_null() || item.as_object().is_some_and(Map::is_empty) || shape.field(key).is_none();
-                set.attach(&format!("f:{key}"), child);
+                set.attach(field_element(key), child);
             }
         }
         Value::Array(items) if shape.is_list() => {
             for (id, item) in shape.elements(items) {
                 let mut child = field_set(shape.element(), item);
                 child.member = true;
-                set.attach(&id, child);
+                set.attach(id, child);
             }
         }
         Value::Null if shape.is_object() || shape.is_list() => {}
@@ -271,7 +281,7 @@ pub fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Value {
         Value::Object(map) if shape.is_object() => {
             let mut result = Map::new();
             for (key, item) in map {
-                match set.children.get(&format!("f:{key}")) {
+                match set.child(&field_element(key)) {
                     Some(below) if below.member => {}
                     Some(below) => {
                         result.insert(key.clone(), remove(shape.member(key), item, below));
@@ -286,7 +296,7 @@ pub fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Value {
         Value::Array(items) if shape.is_list() => {
             let mut result = Vec::new();
             for item in items {
-                match shape.identify(item).ok().and_then(|id| set.children.get(&id)) {
+                match shape.identify(item).ok().and_then(|id| set.child(&id)) {
                     Some(below) if below.member => {}
                     Some(below) => result.push(remove(shape.element(), item, below)),
                     None => result.push(item.clone()),
@@ -301,14 +311,14 @@ pub fn remove(shape: Shape<'_>, value: &Value, set: &FieldSet) -> Value {
 /// The set with every struct field on the way to a member made a member too.
 pub fn with_named_fields(shape: Shape<'_>, set: &FieldSet) -> FieldSet {
     let mut result = FieldSet { member: set.member, ..FieldSet::default() };
-    for (element, child) in &set.children {
+    for (element, child) in set.children() {
         let (below, named) = match element.strip_prefix("f:") {
             Some(name) => (shape.member(name), shape.field(name).is_some()),
             None => (shape.element(), false),
         };
         let mut child = with_named_fields(below, child);
         child.member |= named;
-        result.children.insert(element.clone(), child);
+        result.attach(element.to_owned(), child);
     }
     result
 }

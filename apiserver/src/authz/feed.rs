@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use serde_json::value::RawValue;
 
 use super::Union;
@@ -33,7 +33,7 @@ struct PodParts<'a> {
 struct Pods(Mutex<HashMap<Arc<str>, u64>>);
 
 impl Pods {
-    /// The pod, if what decides the graph may have changed.
+    /// What decides the graph of the pod, if it may have changed.
     fn changed(&self, entry: &Entry) -> Option<Value> {
         let parts: PodParts<'_> = serde_json::from_slice(&entry.bytes).ok()?;
         // Absent from nearly every status; where it occurs the status counts.
@@ -43,7 +43,15 @@ impl Pods {
         (parts.spec.get(), claims, mirror).hash(&mut hasher);
         let hash = hasher.finish();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (known.insert(Arc::clone(&entry.key), hash) != Some(hash)).then(|| entry.value())
+        if known.insert(Arc::clone(&entry.key), hash) == Some(hash) {
+            return None;
+        }
+        drop(known);
+        if claims.is_some() || mirror {
+            return Some(entry.value());
+        }
+        let spec: Value = serde_json::from_str(parts.spec.get()).ok()?;
+        Some(json!({ "spec": spec }))
     }
 
     fn forget(&self, key: &str) {

@@ -7,7 +7,7 @@ use apimachinery::status::Status;
 use apimachinery::validation;
 use serde_json::Value;
 
-use super::{Object, Registry, Target, at_revision, canonicalize, encode, metadata, ownership};
+use super::{Object, Registry, Target, canonicalize, encode, metadata, ownership};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::etcd::Written;
@@ -65,12 +65,13 @@ impl Registry {
         }
         metadata::fill_new(&mut object, target.ctx.now);
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
-        let mut attempts = if generated { MAX_NAME_ATTEMPTS } else { 1 };
+        if !generated {
+            return self.create_named(target, object).await;
+        }
+        let mut attempts = MAX_NAME_ATTEMPTS;
         loop {
-            if generated {
-                let name = metadata::generate_name(meta::generate_name(&object));
-                meta::set_name(&mut object, &name);
-            }
+            let name = metadata::generate_name(meta::generate_name(&object));
+            meta::set_name(&mut object, &name);
             attempts -= 1;
             match self.create_named(target, object.clone()).await {
                 Err(taken) if attempts > 0 && taken.reason == "AlreadyExists" => {}
@@ -125,10 +126,10 @@ impl Registry {
             let there = self.live(&cache, &key).await?;
             return if there.is_some() { Err(taken()) } else { Ok(Object::of(object)) };
         }
-        let json = encode(object)?;
+        let encoded = encode(object)?;
         let lease = self.lease(target.resource).await?;
-        match self.etcd.create(&format!("{}{key}", cache.prefix()), json.clone(), lease).await? {
-            Written::Done(revision) => at_revision(&json, revision),
+        match self.etcd.create(&format!("{}{key}", cache.prefix()), encoded.json.clone(), lease).await? {
+            Written::Done(revision) => Ok(Object { bytes: encoded.at_revision(revision) }),
             Written::Refused(_) => Err(taken()),
         }
     }

@@ -110,7 +110,7 @@ impl Registry {
             return Ok(Ok(Current { value: object, revision: now.revision }));
         }
         let lease = self.lease(target.resource).await?;
-        match self.etcd.update(key, now.revision, encode(&object)?, lease).await? {
+        match self.etcd.update(key, now.revision, encode(&object)?.json, lease).await? {
             Written::Done(revision) => {
                 meta::set_resource_version(&mut object, &revision.to_string());
                 Ok(Ok(Current { value: object, revision }))

@@ -18,6 +18,7 @@ mod scale;
 mod update;
 mod watch;
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -36,10 +37,9 @@ use crate::resources::{HookContext, Resource, ServedVersion, SharedTable, Strate
 use crate::storage::StorageError;
 use crate::storage::cache::ResourceCache;
 use crate::storage::clock::Clock;
-use crate::storage::entry::{self, Entry};
+use crate::storage::entry::{self, Encoded, Entry};
 use crate::storage::etcd::{Etcd, Stored};
 use crate::storage::lease::Leases;
-use crate::storage::probe::Probe;
 
 pub use caches::caches;
 pub use delete::Deleted;
@@ -134,11 +134,12 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// From the stored form to the served one.
-    fn to_served_form(self, object: &mut Value) {
-        if let Some(conversion) = self.version.conversion {
-            (conversion.from_storage)(object);
-        }
+    /// The served form of a stored object; the object itself where they are the same.
+    fn served_form<'v>(self, object: &'v Value) -> Cow<'v, Value> {
+        let Some(conversion) = self.version.conversion else { return Cow::Borrowed(object) };
+        let mut object = object.clone();
+        (conversion.from_storage)(&mut object);
+        Cow::Owned(object)
     }
 }
 
@@ -158,20 +159,9 @@ fn current(stored: &Stored) -> Result<Current, Status> {
     Ok(Current { value, revision: stored.revision })
 }
 
-/// The JSON to store: without resource version, which is etcd's own.
-fn encode(object: &Value) -> Result<Vec<u8>, Status> {
-    let mut object = object.clone();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("resourceVersion");
-    }
-    entry::encode(&object).map_err(Status::internal)
-}
-
-/// What a stored JSON looks like to clients.
-fn at_revision(json: &[u8], revision: u64) -> Result<Object, Status> {
-    let found = Probe::default().look(json).map_err(Status::internal)?;
-    let bytes = found.with_version(json, revision).map_err(Status::internal)?;
-    Ok(Object { bytes: bytes.into() })
+/// What is to be stored of an object.
+fn encode(object: &Value) -> Result<Encoded, Status> {
+    Encoded::of(object).map_err(Status::internal)
 }
 
 impl Object {

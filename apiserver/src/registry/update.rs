@@ -11,7 +11,7 @@ use apimachinery::validation;
 use serde_json::Value;
 
 use super::create::settle_namespace;
-use super::{Change, Current, Object, Registry, Target, at_revision, canonicalize, encode, metadata, ownership};
+use super::{Change, Current, Object, Registry, Target, canonicalize, encode, metadata, ownership};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::cache::ResourceCache;
@@ -101,12 +101,12 @@ impl Registry {
                 Ok(Ok(Object::of(&object)))
             }
             Plan::Put(object, rollback) => {
-                let json = encode(&object)?;
+                let encoded = encode(&object)?;
                 let lease = self.lease(target.resource).await?;
-                match self.etcd.update(&key, now.revision, json.clone(), lease).await? {
+                match self.etcd.update(&key, now.revision, encoded.json.clone(), lease).await? {
                     Written::Done(revision) => {
                         self.release(target, &now.value, Some(&object)).await;
-                        Ok(Ok(at_revision(&json, revision)?))
+                        Ok(Ok(Object { bytes: encoded.at_revision(revision) }))
                     }
                     Written::Refused(there) => {
                         rollback.undo().await;
@@ -167,9 +167,8 @@ impl Registry {
         options: UpdateOptions,
     ) -> Result<Plan, Status> {
         let old = &now.value;
-        let mut served = old.clone();
-        target.to_served_form(&mut served);
-        let mut object = change(Some(&served))?;
+        let served = target.served_form(old);
+        let mut object = change(Some(&*served))?;
         named_as_url(target, &object)?;
         settle_namespace(target, &mut object)?;
         let hooks = self.hooks(target);

@@ -40,10 +40,8 @@ impl<'a> At<'a> {
     /// A field below, several levels deep with dots: `get("spec.template.spec")`.
     #[must_use]
     pub fn get(&self, fields: &str) -> Self {
-        fields.split('.').fold(self.clone(), |at, name| Self {
-            value: at.value.get(name).unwrap_or(&NULL),
-            path: at.path.child(name),
-        })
+        let value = fields.split('.').fold(self.value, |value, name| value.get(name).unwrap_or(&NULL));
+        Self { value, path: self.path.child(fields) }
     }
 
     /// A map entry, whose key may hold dots.

@@ -10,6 +10,9 @@ use serde_json::Value;
 use super::StorageError;
 use super::probe::Probe;
 
+/// Room that most objects need; saves growing step by step.
+const TYPICAL_BYTES: usize = 4 << 10;
+
 /// An object at a revision. Immutable.
 #[derive(Debug)]
 pub struct Entry {
@@ -89,8 +92,16 @@ impl Entry {
 /// # Errors
 /// The object cannot be encoded.
 pub fn encode(object: &Value) -> Result<Vec<u8>, serde_json::Error> {
+    encode_with(object, |out, _, value| serde_json::to_writer(out, value))
+}
+
+fn encode_with(
+    object: &Value,
+    mut write: impl FnMut(&mut Vec<u8>, &str, &Value) -> Result<(), serde_json::Error>,
+) -> Result<Vec<u8>, serde_json::Error> {
     let Value::Object(map) = object else { return serde_json::to_vec(object) };
-    let mut out = b"{\"kind\":".to_vec();
+    let mut out = Vec::with_capacity(TYPICAL_BYTES);
+    out.extend_from_slice(b"{\"kind\":");
     serde_json::to_writer(&mut out, map.get("kind").unwrap_or(&Value::Null))?;
     out.extend_from_slice(b",\"apiVersion\":");
     serde_json::to_writer(&mut out, map.get("apiVersion").unwrap_or(&Value::Null))?;
@@ -98,10 +109,60 @@ pub fn encode(object: &Value) -> Result<Vec<u8>, serde_json::Error> {
         out.push(b',');
         serde_json::to_writer(&mut out, name)?;
         out.push(b':');
-        serde_json::to_writer(&mut out, value)?;
+        write(&mut out, name, value)?;
     }
     out.push(b'}');
     Ok(out)
+}
+
+/// What is stored of an object: all but its resource version, which is etcd's own.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The JSON.
+    pub json: Vec<u8>,
+    /// Where the first member of `metadata` stands.
+    metadata_at: usize,
+}
+
+impl Encoded {
+    /// Encodes an object, leaving its resource version out.
+    ///
+    /// # Errors
+    /// The object cannot be encoded or has no metadata.
+    pub fn of(object: &Value) -> Result<Self, serde_json::Error> {
+        let mut metadata_at = None;
+        let json = encode_with(object, |out, name, value| {
+            let (Value::Object(members), "metadata") = (value, name) else { return serde_json::to_writer(out, value) };
+            out.push(b'{');
+            metadata_at = Some(out.len());
+            let mut separator: &[u8] = b"";
+            for (name, value) in members.iter().filter(|(name, _)| *name != "resourceVersion") {
+                out.extend_from_slice(separator);
+                serde_json::to_writer(&mut *out, name)?;
+                out.push(b':');
+                serde_json::to_writer(&mut *out, value)?;
+                separator = b",";
+            }
+            out.push(b'}');
+            Ok(())
+        })?;
+        let metadata_at = metadata_at.ok_or_else(|| <serde_json::Error as serde::de::Error>::missing_field("metadata"))?;
+        Ok(Self { json, metadata_at })
+    }
+
+    /// The object's JSON with a resource version.
+    pub fn at_revision(&self, revision: u64) -> Bytes {
+        splice_version(&self.json, self.metadata_at, revision).into()
+    }
+}
+
+/// The JSON with the resource version put in as the first member of `metadata`, which begins at `metadata_at`.
+pub(super) fn splice_version(json: &[u8], metadata_at: usize, revision: u64) -> Vec<u8> {
+    let (head, tail) = json.split_at(metadata_at);
+    let first = tail.iter().find(|byte| !byte.is_ascii_whitespace());
+    let comma = if first == Some(&b'}') { "" } else { "," };
+    let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
+    [head, version.as_bytes(), tail].concat()
 }
 
 /// Where the rest of the object begins, if the JSON is in the form of [`encode`].

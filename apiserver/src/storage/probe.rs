@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::entry::splice_version;
+
 /// What a field that is absent counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zero {
@@ -158,15 +160,7 @@ impl Found {
             value["metadata"]["resourceVersion"] = revision.to_string().into();
             return serde_json::to_vec(&value);
         }
-        let (head, tail) = json.split_at(self.metadata_at + 1);
-        let first = tail.iter().find(|byte| !byte.is_ascii_whitespace());
-        let comma = if first == Some(&b'}') { "" } else { "," };
-        let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
-        let mut out = Vec::with_capacity(json.len() + version.len());
-        out.extend_from_slice(head);
-        out.extend_from_slice(version.as_bytes());
-        out.extend_from_slice(tail);
-        Ok(out)
+        Ok(splice_version(json, self.metadata_at + 1, revision))
     }
 }
 
