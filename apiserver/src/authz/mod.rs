@@ -6,6 +6,7 @@
 pub mod escalation;
 mod feed;
 pub mod node;
+mod pod_uses;
 pub mod rbac;
 pub mod rules;
 

@@ -5,11 +5,12 @@
 //! Static (mirror) pods give a node nothing, otherwise a kubelet could read any secret by inventing a pod.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+use super::pod_uses::PodUses;
 use super::rules::{PolicyRule, rules_of};
 use super::{Attributes, Authorizer, Decision};
 use crate::bootstrap::policy;
@@ -17,8 +18,6 @@ use crate::http::request::UserInfo;
 
 const NODE_USER_PREFIX: &str = "system:node:";
 const NODES_GROUP: &str = "system:nodes";
-/// Pods made from files on the node carry this annotation.
-pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
 /// The node that a user is: `Some("")` when it is in the group of nodes but its name is not a node's; `None` otherwise.
 pub fn node_of(user: &UserInfo) -> Option<&str> {
@@ -27,8 +26,11 @@ pub fn node_of(user: &UserInfo) -> Option<&str> {
     in_group.then_some(name)
 }
 
+/// Pods made from files on the node carry this annotation; they give their node nothing.
+pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
+
 /// Which kinds of object hang in the graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Vertex {
     /// `secrets`
     Secret,
@@ -44,13 +46,16 @@ pub enum Vertex {
     Pod,
 }
 
-type Key = (Vertex, String, String);
+/// Kind, and `namespace/name`.
+type Key = (Vertex, Arc<str>);
+
+fn key(vertex: Vertex, namespace: &str, name: &str) -> Key {
+    (vertex, [namespace, "/", name].concat().into())
+}
 
 /// Which of the watched resources an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
-    /// `pods`
-    Pod,
     /// `persistentvolumes`
     Volume,
     /// `volumeattachments`
@@ -63,9 +68,9 @@ pub enum NodeKind {
 #[derive(Debug, Default)]
 pub struct Graph {
     /// object → node → number of pods there that use it.
-    uses: HashMap<Key, HashMap<String, usize>>,
-    /// pod (namespace, name) → its node and what it uses: what to take back when it changes.
-    pods: HashMap<(String, String), (String, HashSet<Key>)>,
+    uses: HashMap<Key, HashMap<Arc<str>, u32>>,
+    /// pod (`namespace/name`) → its node and what it uses: what to take back when it changes.
+    pods: HashMap<Arc<str>, PodUses>,
     /// volume → the claim that holds it and the secrets its driver needs.
     volumes: HashMap<String, (Key, Vec<Key>)>,
     /// secret → volumes that name it.
@@ -76,35 +81,32 @@ pub struct Graph {
 
 impl Graph {
     /// Takes in one object, or its absence.
-    pub fn apply(&mut self, kind: NodeKind, namespace: &str, name: &str, object: Option<&Value>) {
+    pub fn apply(&mut self, kind: NodeKind, name: &str, object: Option<&Value>) {
         match kind {
-            NodeKind::Pod => self.apply_pod(namespace, name, object),
             NodeKind::Volume => self.apply_volume(name, object),
             NodeKind::Attachment => apply_name(&mut self.attachments, name, object),
             NodeKind::Slice => apply_name(&mut self.slices, name, object),
         }
     }
 
-    fn apply_pod(&mut self, namespace: &str, name: &str, pod: Option<&Value>) {
-        let wanted = pod.and_then(|pod| {
-            let node = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())?;
-            Some((node.to_owned(), pod_uses(namespace, name, pod)))
-        });
-        let id = (namespace.to_owned(), name.to_owned());
-        if wanted.is_some() && self.pods.get(&id) == wanted.as_ref() {
+    /// Takes in a pod (`namespace/name`), or its absence.
+    pub fn apply_pod(&mut self, pod: &Arc<str>, wanted: Option<PodUses>) {
+        if wanted.is_some() && self.pods.get(pod) == wanted.as_ref() {
             return;
         }
-        if let Some((node, keys)) = self.pods.remove(&id) {
-            for key in keys {
-                self.release(&key, &node);
+        let namespace = pod.split_once('/').map_or("", |(namespace, _)| namespace);
+        if let Some(before) = self.pods.remove(pod) {
+            for (vertex, name) in &before.objects {
+                self.release(&key(*vertex, namespace, name), &before.node);
             }
         }
-        if let Some((node, keys)) = wanted {
-            for key in &keys {
-                *self.uses.entry(key.clone()).or_default().entry(node.clone()).or_default() += 1;
-            }
-            self.pods.insert(id, (node, keys));
+        let Some(mut wanted) = wanted.filter(|wanted| !wanted.node.is_empty()) else { return };
+        for (vertex, name) in &wanted.objects {
+            let nodes = self.uses.entry(key(*vertex, namespace, name)).or_default();
+            *nodes.entry(wanted.node.as_str().into()).or_default() += 1;
         }
+        wanted.objects.shrink_to_fit();
+        self.pods.insert(Arc::clone(pod), wanted);
     }
 
     fn release(&mut self, key: &Key, node: &str) {
@@ -142,12 +144,15 @@ impl Graph {
         for secret in &secrets {
             self.volume_secrets.entry(secret.clone()).or_default().insert(name.to_owned());
         }
-        self.volumes.insert(name.to_owned(), ((Vertex::Claim, claim_namespace, claim_name), secrets));
+        self.volumes.insert(name.to_owned(), (key(Vertex::Claim, &claim_namespace, &claim_name), secrets));
     }
 
     /// Whether a pod on the node uses the object, directly or through a volume.
     pub fn reaches(&self, vertex: Vertex, namespace: &str, name: &str, node: &str) -> bool {
-        let key = (vertex, namespace.to_owned(), name.to_owned());
+        let key = key(vertex, namespace, name);
+        if vertex == Vertex::Pod {
+            return self.pods.get(&key.1).is_some_and(|uses| uses.node == node);
+        }
         self.used_on(&key, node)
             || self
                 .volume_secrets
@@ -176,7 +181,7 @@ fn volume_secrets(spec: &Value, claim_namespace: &str) -> Vec<Key> {
     let mut add = |reference: &Value| {
         if let Some(name) = reference["name"].as_str().filter(|name| !name.is_empty()) {
             let namespace = reference["namespace"].as_str().filter(|ns| !ns.is_empty()).unwrap_or(claim_namespace);
-            secrets.push((Vertex::Secret, namespace.to_owned(), name.to_owned()));
+            secrets.push(key(Vertex::Secret, namespace, name));
         }
     };
     for field in ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"] {
@@ -187,69 +192,9 @@ fn volume_secrets(spec: &Value, claim_namespace: &str) -> Vec<Key> {
     }
     if let Some(name) = spec["azureFile"]["secretName"].as_str() {
         let namespace = spec["azureFile"]["secretNamespace"].as_str().unwrap_or(claim_namespace);
-        secrets.push((Vertex::Secret, namespace.to_owned(), name.to_owned()));
+        secrets.push(key(Vertex::Secret, namespace, name));
     }
     secrets
-}
-
-fn each<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    value[field].as_array().into_iter().flatten()
-}
-
-/// Everything that a pod lets its node read.
-fn pod_uses(namespace: &str, pod_name: &str, pod: &Value) -> HashSet<Key> {
-    let mut uses = HashSet::new();
-    uses.insert((Vertex::Pod, namespace.to_owned(), pod_name.to_owned()));
-    if !pod["metadata"]["annotations"][MIRROR_ANNOTATION].is_null() {
-        return uses;
-    }
-    let mut add = |vertex: Vertex, name: &Value| {
-        if let Some(name) = name.as_str().filter(|name| !name.is_empty()) {
-            uses.insert((vertex, namespace.to_owned(), name.to_owned()));
-        }
-    };
-    let spec = &pod["spec"];
-    add(Vertex::ServiceAccount, &spec["serviceAccountName"]);
-    for reference in each(spec, "imagePullSecrets") {
-        add(Vertex::Secret, &reference["name"]);
-    }
-    for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for container in each(spec, list) {
-            for source in each(container, "envFrom") {
-                add(Vertex::ConfigMap, &source["configMapRef"]["name"]);
-                add(Vertex::Secret, &source["secretRef"]["name"]);
-            }
-            for variable in each(container, "env") {
-                add(Vertex::ConfigMap, &variable["valueFrom"]["configMapKeyRef"]["name"]);
-                add(Vertex::Secret, &variable["valueFrom"]["secretKeyRef"]["name"]);
-            }
-        }
-    }
-    for volume in each(spec, "volumes") {
-        add(Vertex::Secret, &volume["secret"]["secretName"]);
-        add(Vertex::ConfigMap, &volume["configMap"]["name"]);
-        add(Vertex::Claim, &volume["persistentVolumeClaim"]["claimName"]);
-        if volume["ephemeral"].is_object() {
-            add(Vertex::Claim, &format!("{pod_name}-{}", volume["name"].as_str().unwrap_or_default()).into());
-        }
-        for source in each(&volume["projected"], "sources") {
-            add(Vertex::Secret, &source["secret"]["name"]);
-            add(Vertex::ConfigMap, &source["configMap"]["name"]);
-        }
-        for source in ["cephfs", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"] {
-            add(Vertex::Secret, &volume[source]["secretRef"]["name"]);
-        }
-        add(Vertex::Secret, &volume["azureFile"]["secretName"]);
-        add(Vertex::Secret, &volume["csi"]["nodePublishSecretRef"]["name"]);
-    }
-    for claim in each(spec, "resourceClaims") {
-        add(Vertex::ResourceClaim, &claim["resourceClaimName"]);
-    }
-    for status in each(&pod["status"], "resourceClaimStatuses") {
-        add(Vertex::ResourceClaim, &status["resourceClaimName"]);
-    }
-    add(Vertex::ResourceClaim, &pod["status"]["extendedResourceClaimStatus"]["resourceClaimName"]);
-    uses
 }
 
 /// The graph and the fixed rules.
@@ -272,8 +217,15 @@ impl NodeAuthorizer {
     }
 
     /// Takes in one object, or its absence.
-    pub fn apply(&self, kind: NodeKind, namespace: &str, name: &str, object: Option<&Value>) {
-        self.graph.write().unwrap_or_else(PoisonError::into_inner).apply(kind, namespace, name, object);
+    pub fn apply(&self, kind: NodeKind, name: &str, object: Option<&Value>) {
+        self.graph.write().unwrap_or_else(PoisonError::into_inner).apply(kind, name, object);
+    }
+
+    /// Takes in a pod (`namespace/name`), or its absence.
+    pub fn apply_pod(&self, pod: &Arc<str>, json: Option<&[u8]>) {
+        let name = pod.split_once('/').map_or("", |(_, name)| name);
+        let uses = json.and_then(|json| PodUses::read(name, json));
+        self.graph.write().unwrap_or_else(PoisonError::into_inner).apply_pod(pod, uses);
     }
 
     fn decide(&self, request: &Attributes) -> Decision {
@@ -470,8 +422,6 @@ fn own_pods(graph: &Graph, node: &str, request: &Attributes) -> Decision {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::json;
 
     use super::*;
@@ -494,15 +444,15 @@ mod tests {
                 {"name": "b", "persistentVolumeClaim": {"claimName": "c1"}},
                 {"name": "k", "projected": {"sources": [{"configMap": {"name": "ca"}}]}}],
             "containers": [{"envFrom": [{"configMapRef": {"name": "cm"}}]}]}});
-        auth.apply(NodeKind::Pod, "ns", "p1", Some(&pod));
+        auth.apply_pod(&"ns/p1".into(), Some(&serde_json::to_vec(&pod).unwrap()));
         let mut other = pod.clone();
         other["spec"]["nodeName"] = "n2".into();
         other["spec"]["volumes"][0]["secret"]["secretName"] = "s2".into();
-        auth.apply(NodeKind::Pod, "ns", "p2", Some(&other));
+        auth.apply_pod(&"ns/p2".into(), Some(&serde_json::to_vec(&other).unwrap()));
         let volume = json!({"spec": {"claimRef": {"namespace": "ns", "name": "c1"},
             "csi": {"nodeStageSecretRef": {"name": "csi", "namespace": "kube-system"}}}});
-        auth.apply(NodeKind::Volume, "", "pv1", Some(&volume));
-        auth.apply(NodeKind::Attachment, "", "va1", Some(&json!({"spec": {"nodeName": "n1"}})));
+        auth.apply(NodeKind::Volume, "pv1", Some(&volume));
+        auth.apply(NodeKind::Attachment, "va1", Some(&json!({"spec": {"nodeName": "n1"}})));
         auth
     }
 
@@ -552,17 +502,8 @@ mod tests {
     #[test]
     fn pod_gone_takes_its_secrets_along() {
         let auth = authorizer();
-        auth.apply(NodeKind::Pod, "ns", "p1", None);
+        auth.apply_pod(&"ns/p1".into(), None);
         assert!(!auth.decide(&ask("get", "ns", "", "secrets", "", "s1")).is_allowed());
         assert!(!auth.decide(&ask("get", "", "", "persistentvolumes", "", "pv1")).is_allowed());
-    }
-
-    #[test]
-    fn mirror_pods_give_nothing() {
-        let auth = NodeAuthorizer::new();
-        let pod = json!({"metadata": {"annotations": {MIRROR_ANNOTATION: "x"}},
-            "spec": {"nodeName": "n1", "volumes": [{"secret": {"secretName": "s1"}}]}});
-        auth.apply(NodeKind::Pod, "ns", "p", Some(&pod));
-        assert!(!auth.decide(&ask("get", "ns", "", "secrets", "", "s1")).is_allowed());
     }
 }

@@ -32,7 +32,7 @@ impl Registry {
 impl Objects for Registry {
     fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let entry = self.cache_of(resource)?.get(&key(namespace, name))?;
-        Some(Arc::new(entry.value()))
+        Some(entry.shared_value())
     }
 
     fn list(&self, resource: ResourceName, namespace: &str) -> Vec<Arc<Value>> {
@@ -41,7 +41,7 @@ impl Objects for Registry {
         let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
         let from = (std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded);
         let entries = snapshot.map.range::<_, str>(from).take_while(|(key, _)| key.starts_with(&prefix));
-        entries.map(|(_, entry)| Arc::new(entry.value())).collect()
+        entries.map(|(_, entry)| entry.shared_value()).collect()
     }
 
     fn get_live<'a>(

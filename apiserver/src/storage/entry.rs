@@ -1,7 +1,7 @@
 //! One stored object as the caches hold it: its bytes, ready to send, and what selectors ask.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use apimachinery::selector::{FieldOperator, FieldSelector, LabelSelector, Labels};
 use bytes::Bytes;
@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::StorageError;
 use super::probe::Probe;
 
+/// Size of an object up to which a looked-up tree is kept.
+const MAX_KEPT_TREE_BYTES: usize = 1 << 10;
 /// Room that most objects need; saves growing step by step.
 const TYPICAL_BYTES: usize = 4 << 10;
 
@@ -26,6 +28,8 @@ pub struct Entry {
     type_bytes: usize,
     labels: Box<str>,
     fields: Box<str>,
+    /// The tree of a small object that was looked up, so that the next lookup need not decode it.
+    tree: OnceLock<Arc<Value>>,
 }
 
 impl Entry {
@@ -39,7 +43,7 @@ impl Entry {
         let found = probe.look(&json).map_err(corrupt)?;
         let bytes: Bytes = found.with_version(&json, revision).map_err(corrupt)?.into();
         let type_bytes = type_bytes(&bytes).unwrap_or(1);
-        Ok(Self { key, bytes, revision, type_bytes, labels: found.labels, fields: found.fields })
+        Ok(Self { key, bytes, revision, type_bytes, labels: found.labels, fields: found.fields, tree: OnceLock::new() })
     }
 
     /// The JSON after the opening brace, without `kind` and `apiVersion`: what stands in a list.
@@ -79,6 +83,14 @@ impl Entry {
     /// The whole object as a tree, `resourceVersion` included.
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+
+    /// The same, shared. Kept for small objects: namespaces, service accounts and classes are looked up by nearly every write.
+    pub fn shared_value(&self) -> Arc<Value> {
+        if self.bytes.len() > MAX_KEPT_TREE_BYTES {
+            return Arc::new(self.value());
+        }
+        Arc::clone(self.tree.get_or_init(|| Arc::new(self.value())))
     }
 
     /// Bytes that this entry keeps in memory, roughly.

@@ -51,15 +51,15 @@ struct Node {
 }
 
 impl Node {
-    fn insert(&mut self, path: &str, slot: usize) {
-        let Some((first, rest)) = path.split_once('.').or((!path.is_empty()).then_some((path, ""))) else {
+    fn insert(&mut self, path: &[&str], slot: usize) {
+        let Some((first, rest)) = path.split_first() else {
             self.slot = Some(slot);
             return;
         };
-        let at = match self.children.iter().position(|(name, _)| name == first) {
+        let at = match self.children.iter().position(|(name, _)| name == *first) {
             Some(at) => at,
             None => {
-                self.children.push((first.to_owned(), Self::default()));
+                self.children.push(((*first).to_owned(), Self::default()));
                 self.children.len() - 1
             }
         };
@@ -68,6 +68,31 @@ impl Node {
 
     fn child(&self, name: &str) -> Option<&Self> {
         self.children.iter().find(|(child, _)| child == name).map(|(_, node)| node)
+    }
+}
+
+/// Paths to look for in any object; elements of lists are looked into without a step of their own.
+#[derive(Debug)]
+pub struct Paths(Node);
+
+impl Paths {
+    /// The paths, each as its steps.
+    pub fn new(paths: &[&[&str]]) -> Self {
+        let mut root = Node::default();
+        for (slot, path) in paths.iter().enumerate() {
+            root.insert(path, slot);
+        }
+        Self(root)
+    }
+
+    /// Calls `put` with the number of a path and what stands there, in the order of the text; an object counts as empty text.
+    ///
+    /// # Errors
+    /// Not JSON.
+    pub fn visit(&self, json: &[u8], put: &mut dyn FnMut(usize, &dyn fmt::Display)) -> Result<(), serde_json::Error> {
+        let mut deserializer = serde_json::Deserializer::from_slice(json);
+        Seed { node: &self.0, put }.deserialize(&mut deserializer)?;
+        deserializer.end()
     }
 }
 
@@ -105,7 +130,7 @@ impl Probe {
         let mut probe = Self::default();
         for field in &fields {
             for path in &field.paths {
-                probe.root.insert(path, probe.slots);
+                probe.root.insert(&path.split('.').collect::<Vec<_>>(), probe.slots);
                 probe.slots += 1;
             }
         }
@@ -125,7 +150,8 @@ impl Probe {
     pub fn look(&self, json: &[u8]) -> Result<Found, serde_json::Error> {
         let mut values = vec![String::new(); self.slots];
         let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let raw = deserializer.deserialize_map(Top { root: &self.root, values: &mut values })?;
+        let mut put = |slot: usize, value: &dyn fmt::Display| values[slot] = value.to_string();
+        let raw = deserializer.deserialize_map(Top { root: &self.root, put: &mut put })?;
         deserializer.end()?;
         let metadata: Metadata = serde_json::from_str(raw.get())?;
         let mut labels = String::new();
@@ -167,7 +193,7 @@ impl Found {
 /// Reads the outermost object; gives `metadata` as it stands.
 struct Top<'p> {
     root: &'p Node,
-    values: &'p mut [String],
+    put: &'p mut dyn FnMut(usize, &dyn fmt::Display),
 }
 
 impl<'de> Visitor<'de> for Top<'_> {
@@ -185,7 +211,7 @@ impl<'de> Visitor<'de> for Top<'_> {
                 continue;
             }
             match self.root.child(&key) {
-                Some(node) => map.next_value_seed(Seed { node, values: self.values })?,
+                Some(node) => map.next_value_seed(Seed { node, put: &mut *self.put })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
@@ -196,13 +222,13 @@ impl<'de> Visitor<'de> for Top<'_> {
 /// Reads a value below a node of the wanted paths.
 struct Seed<'p> {
     node: &'p Node,
-    values: &'p mut [String],
+    put: &'p mut dyn FnMut(usize, &dyn fmt::Display),
 }
 
 impl Seed<'_> {
-    fn put(self, text: impl fmt::Display) {
-        if let Some(value) = self.node.slot.and_then(|slot| self.values.get_mut(slot)) {
-            *value = text.to_string();
+    fn put(&mut self, text: &dyn fmt::Display) {
+        if let Some(slot) = self.node.slot {
+            (self.put)(slot, text);
         }
     }
 }
@@ -221,28 +247,28 @@ impl<'de> Visitor<'de> for Seed<'_> {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.put(value);
+    fn visit_bool<E>(mut self, value: bool) -> Result<(), E> {
+        self.put(&value);
         Ok(())
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.put(value);
+    fn visit_i64<E>(mut self, value: i64) -> Result<(), E> {
+        self.put(&value);
         Ok(())
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.put(value);
+    fn visit_u64<E>(mut self, value: u64) -> Result<(), E> {
+        self.put(&value);
         Ok(())
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.put(value);
+    fn visit_f64<E>(mut self, value: f64) -> Result<(), E> {
+        self.put(&value);
         Ok(())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.put(value);
+    fn visit_str<E>(mut self, value: &str) -> Result<(), E> {
+        self.put(&value);
         Ok(())
     }
 
@@ -251,14 +277,15 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        while seq.next_element_seed(Seed { node: self.node, put: &mut *self.put })?.is_some() {}
         Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.put(&"");
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
             match self.node.child(&key) {
-                Some(node) => map.next_value_seed(Seed { node, values: self.values })?,
+                Some(node) => map.next_value_seed(Seed { node, put: &mut *self.put })?,
                 None => drop(map.next_value::<IgnoredAny>()?),
             }
         }
