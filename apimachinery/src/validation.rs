@@ -21,6 +21,8 @@ const DNS1035_LABEL: &str = "must consist of lower case alphanumeric characters 
 const QUALIFIED_NAME: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 const LABEL_VALUE: &str = "must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
+const CONFIG_KEY: &str = "must consist of alphanumeric characters, '-', '_' or '.'";
+
 fn too_long(max_bytes: usize) -> String {
     format!("must be no more than {max_bytes} bytes")
 }
@@ -40,59 +42,54 @@ fn is_name_part(text: &str) -> bool {
     ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
-fn collect(checks: [(bool, String); 2]) -> Vec<String> {
-    checks.into_iter().filter_map(|(wrong, message)| wrong.then_some(message)).collect()
+/// What is wrong with a text that may have `max_bytes` and is `what`, of which `rule` says how it must look. Valid text, the
+/// usual case, costs nothing.
+fn complaints(text: &str, max_bytes: usize, wrong: bool, what: &str, rule: &str) -> Vec<String> {
+    let long = (text.len() > max_bytes).then(|| too_long(max_bytes));
+    long.into_iter().chain(wrong.then(|| format!("{what} {rule}"))).collect()
 }
 
 /// RFC 1123 label, at most 63 bytes.
 pub fn dns1123_label(text: &str) -> Vec<String> {
     let wrong = !is_dns_label(text);
-    collect([
-        (text.len() > MAX_LABEL_BYTES, too_long(MAX_LABEL_BYTES)),
-        (wrong, format!("a lowercase RFC 1123 label {DNS1123_LABEL}")),
-    ])
+    complaints(text, MAX_LABEL_BYTES, wrong, "a lowercase RFC 1123 label", DNS1123_LABEL)
 }
 
 /// RFC 1123 subdomain, at most 253 bytes.
 pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     let wrong = !text.split('.').all(is_dns_label);
-    collect([
-        (text.len() > MAX_SUBDOMAIN_BYTES, too_long(MAX_SUBDOMAIN_BYTES)),
-        (wrong, format!("a lowercase RFC 1123 subdomain {DNS1123_SUBDOMAIN}")),
-    ])
+    complaints(text, MAX_SUBDOMAIN_BYTES, wrong, "a lowercase RFC 1123 subdomain", DNS1123_SUBDOMAIN)
 }
 
 /// RFC 1123 subdomain that may also hold underscores.
 pub fn dns1123_subdomain_with_underscore(text: &str) -> Vec<String> {
     let wrong = !text.split('.').all(|part| is_dns_label(&part.replace('_', "a")));
-    collect([
-        (text.len() > MAX_SUBDOMAIN_BYTES, too_long(MAX_SUBDOMAIN_BYTES)),
-        (wrong, format!("a lowercase RFC 1123 subdomain (underscores allowed) {DNS1123_SUBDOMAIN}")),
-    ])
+    complaints(
+        text,
+        MAX_SUBDOMAIN_BYTES,
+        wrong,
+        "a lowercase RFC 1123 subdomain (underscores allowed)",
+        DNS1123_SUBDOMAIN,
+    )
 }
 
 /// RFC 1035 label: like RFC 1123, but starts with a letter.
 pub fn dns1035_label(text: &str) -> Vec<String> {
     let wrong = !(is_dns_label(text) && text.starts_with(|c: char| c.is_ascii_lowercase()));
-    collect([
-        (text.len() > MAX_LABEL_BYTES, too_long(MAX_LABEL_BYTES)),
-        (wrong, format!("a DNS-1035 label {DNS1035_LABEL}")),
-    ])
+    complaints(text, MAX_LABEL_BYTES, wrong, "a DNS-1035 label", DNS1035_LABEL)
 }
 
 /// A subdomain, or one after `*.`.
 pub fn wildcard_dns1123_subdomain(text: &str) -> Vec<String> {
     let rest = text.strip_prefix("*.").unwrap_or("");
     let wrong = rest.is_empty() || !dns1123_subdomain(rest).is_empty();
-    collect([
-        (text.len() > MAX_SUBDOMAIN_BYTES, too_long(MAX_SUBDOMAIN_BYTES)),
-        (
-            wrong,
-            format!(
-                "a wildcard DNS-1123 subdomain must start with '*.' and go on with a valid subdomain, which {DNS1123_SUBDOMAIN}"
-            ),
-        ),
-    ])
+    complaints(
+        text,
+        MAX_SUBDOMAIN_BYTES,
+        wrong,
+        "a wildcard DNS-1123 subdomain must start with '*.' and go on with a valid subdomain, which",
+        DNS1123_SUBDOMAIN,
+    )
 }
 
 /// `[prefix/]name`, as label keys are.
@@ -126,10 +123,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
 
 /// A label's value, at most 63 bytes.
 pub fn label_value(text: &str) -> Vec<String> {
-    collect([
-        (text.len() > MAX_LABEL_BYTES, too_long(MAX_LABEL_BYTES)),
-        (!text.is_empty() && !is_name_part(text), format!("a valid label {LABEL_VALUE}")),
-    ])
+    complaints(text, MAX_LABEL_BYTES, !text.is_empty() && !is_name_part(text), "a valid label", LABEL_VALUE)
 }
 
 /// What may stand between two slashes of a URL.
@@ -137,10 +131,8 @@ pub fn path_segment_name(text: &str) -> Vec<String> {
     if text == "." || text == ".." {
         return vec![format!("may not be '{text}'")];
     }
-    collect([
-        (text.contains('/'), "may not contain '/'".to_owned()),
-        (text.contains('%'), "may not contain '%'".to_owned()),
-    ])
+    let found = ['/', '%'].into_iter().filter(|c| text.contains(*c));
+    found.map(|c| format!("may not contain '{c}'")).collect()
 }
 
 /// A port number, 1 to 65535.
@@ -187,10 +179,7 @@ pub fn env_var_name(text: &str) -> Vec<String> {
 /// A key of a ConfigMap or Secret, at most 253 bytes.
 pub fn config_map_key(text: &str) -> Vec<String> {
     let valid = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    let mut messages = collect([
-        (text.len() > MAX_SUBDOMAIN_BYTES, too_long(MAX_SUBDOMAIN_BYTES)),
-        (!valid, "a valid config key must consist of alphanumeric characters, '-', '_' or '.'".to_owned()),
-    ]);
+    let mut messages = complaints(text, MAX_SUBDOMAIN_BYTES, !valid, "a valid config key", CONFIG_KEY);
     if text == "." || text == ".." {
         messages.push(format!("must not be '{text}'"));
     } else if text.starts_with("..") {

@@ -112,8 +112,13 @@ mod tests {
         let uses = PodUses::read("web", &serde_json::to_vec(&pod).unwrap()).unwrap();
         let found: Vec<(Vertex, &str)> = uses.objects.iter().map(|(vertex, name)| (*vertex, &**name)).collect();
         let wanted = [
-            (Vertex::Secret, "s1"), (Vertex::Secret, "s2"), (Vertex::ConfigMap, "c1"), (Vertex::ConfigMap, "c2"),
-            (Vertex::Claim, "web-scratch"), (Vertex::ServiceAccount, "sa"), (Vertex::ResourceClaim, "gpu"),
+            (Vertex::Secret, "s1"),
+            (Vertex::Secret, "s2"),
+            (Vertex::ConfigMap, "c1"),
+            (Vertex::ConfigMap, "c2"),
+            (Vertex::Claim, "web-scratch"),
+            (Vertex::ServiceAccount, "sa"),
+            (Vertex::ResourceClaim, "gpu"),
         ];
         assert_eq!((uses.node.as_str(), found), ("n", wanted.to_vec()));
         pod["metadata"] = json!({"annotations": {MIRROR_ANNOTATION: "x"}});

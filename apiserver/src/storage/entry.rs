@@ -158,7 +158,8 @@ impl Encoded {
             out.push(b'}');
             Ok(())
         })?;
-        let metadata_at = metadata_at.ok_or_else(|| <serde_json::Error as serde::de::Error>::missing_field("metadata"))?;
+        let metadata_at =
+            metadata_at.ok_or_else(|| <serde_json::Error as serde::de::Error>::missing_field("metadata"))?;
         Ok(Self { json, metadata_at })
     }
 
