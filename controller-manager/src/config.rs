@@ -62,6 +62,10 @@ pub struct Config {
     pub mirroring_batch_period: Duration,
     /// At most so many addresses of one subset are mirrored.
     pub mirroring_max_endpoints: usize,
+    /// Whether claims are handed to provisioners.
+    pub enable_dynamic_provisioning: bool,
+    /// Whether volumes that a dead node does not let go are detached by force.
+    pub force_detach: bool,
 }
 
 /// Workers of each controller.
@@ -136,7 +140,7 @@ impl Config {
             nodes,
             concurrency,
             workloads,
-            volumes: _,
+            volumes,
             accepted,
         } = flags;
         if !matches!(accepted.cloud_provider.as_str(), "" | "external") {
@@ -186,6 +190,8 @@ impl Config {
             endpoints_batch_period: workloads.endpoint_updates_batch_period.0,
             mirroring_batch_period: workloads.mirroring_endpointslice_updates_batch_period.0,
             mirroring_max_endpoints: count(workloads.mirroring_max_endpoints_per_subset),
+            enable_dynamic_provisioning: volumes.enable_dynamic_provisioning,
+            force_detach: !volumes.disable_force_detach_on_timeout,
         })
     }
 }

@@ -1,8 +1,8 @@
-//! `persistentvolumeclaim-protection-controller` and `persistentvolume-protection-controller`: claims that pods use, and
-//! volumes that claims use, do not go before their users.
+//! `persistentvolumeclaim-protection-controller`, `persistentvolume-protection-controller` and
+//! `volumeattributesclass-protection-controller`: claims that pods use, volumes that claims use, and classes of attributes
+//! that either uses do not go before their users.
 
-use std::sync::Arc;
-
+use client::ListOptions;
 use client::informer::Delta;
 use futures::future::BoxFuture;
 use serde_json::json;
@@ -10,10 +10,11 @@ use serde_json::json;
 use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
 use crate::views::meta::is_deleting;
 use crate::views::pod::{self, PodView};
-use crate::views::volume::{ClaimView, VolumeView};
+use crate::views::volume::{AttributesClassView, ClaimView, VolumeView};
 
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES_FINALIZER: &str = "kubernetes.io/vac-protection";
 
 /// Registers `persistentvolumeclaim-protection-controller`.
 pub fn claims(setup: &mut Setup) {
@@ -25,7 +26,7 @@ pub fn claims(setup: &mut Setup) {
     let wake = queue.clone();
     pods.on(move |delta| {
         let pod = delta.object();
-        if pod.is_terminal() || matches!(delta, Delta::Deleted(_)) {
+        if matches!(delta, Delta::Deleted(_)) {
             for claim in pod.claims() {
                 wake.add(Key::new(&pod.metadata.namespace, &claim));
             }
@@ -61,10 +62,49 @@ fn reconcile(target: Target, meta: &apimachinery::meta::ObjectMeta, finalizer: &
     })
 }
 
-/// Pods that were scheduled and have not ended use their claims; unscheduled ones do not yet.
-fn uses(pods: &[Arc<PodView>], claim: &str) -> bool {
-    pods.iter()
-        .any(|pod| !pod.is_terminal() && !pod.spec.node_name.is_empty() && pod.claims().any(|name| name == claim))
+/// Registers `volumeattributesclass-protection-controller`.
+pub fn attributes_classes(setup: &mut Setup<'_>) {
+    let queue = setup.queue("vacprotection");
+    let classes = setup.stores.of::<AttributesClassView>();
+    let claims = setup.stores.of::<ClaimView>();
+    let volumes = setup.stores.of::<VolumeView>();
+    let wake = queue.clone();
+    classes.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    // What is used no more was used by the object as it was before.
+    fn before<T>(delta: &Delta<T>) -> Option<&T> {
+        match delta {
+            Delta::Added(_) => None,
+            Delta::Updated { old, .. } | Delta::Deleted(old) => Some(old),
+        }
+    }
+    let wake = queue.clone();
+    claims.on(move |delta| {
+        before(delta).into_iter().flat_map(claimed_attributes).for_each(|name| wake.add(Key::new("", name)));
+    });
+    let wake = queue.clone();
+    volumes.on(move |delta| {
+        let names = before(delta).map(|v| v.spec.volume_attributes_class_name.as_str());
+        names.into_iter().filter(|name| !name.is_empty()).for_each(|name| wake.add(Key::new("", name)));
+    });
+    let executor = setup.executor("volumeattributesclass-protection-controller");
+    setup.workers(queue, 1, AttributesClasses { classes, claims, volumes, executor });
+}
+
+/// Classes of attributes that a claim wants, has, or is being given.
+fn claimed_attributes(claim: &ClaimView) -> impl Iterator<Item = &str> {
+    let status = &claim.status;
+    [
+        claim.spec.volume_attributes_class_name.as_str(),
+        status.current_volume_attributes_class_name.as_str(),
+        status.modify_volume_status.target_volume_attributes_class_name.as_str(),
+    ]
+    .into_iter()
+    .filter(|name| !name.is_empty())
+}
+
+/// Pods that were scheduled use their claims as long as they are there; unscheduled ones do not yet.
+fn uses<'a>(mut pods: impl Iterator<Item = &'a PodView>, claim: &str) -> bool {
+    pods.any(|pod| !pod.spec.node_name.is_empty() && pod.claims().any(|name| name == claim))
 }
 
 struct Claims {
@@ -77,7 +117,15 @@ impl Controller for Claims {
     fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
         Box::pin(async move {
             let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
-            let in_use = uses(&self.pods.by_index(pod::BY_NAMESPACE, &key.namespace), &key.name);
+            let known = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
+            let mut in_use = uses(known.iter().map(|pod| &**pod), &key.name);
+            if !in_use && is_deleting(&claim.metadata) {
+                // A pod may have been scheduled that the cache does not show yet; data hangs on it, so ask.
+                let client = self.executor.client();
+                let options = ListOptions::default();
+                let pods = client.list::<PodView>(&PodView::RESOURCE, Some(&key.namespace), &options).await?.items;
+                in_use = uses(pods.iter(), &key.name);
+            }
             let target = Target::of(&ClaimView::RESOURCE, &claim.metadata);
             if let Some(action) = reconcile(target, &claim.metadata, CLAIM_FINALIZER, in_use) {
                 self.executor.apply(action).await?;
@@ -99,6 +147,27 @@ impl Controller for Volumes {
             let target = Target::of(&VolumeView::RESOURCE, &volume.metadata);
             let in_use = volume.status.phase == "Bound";
             if let Some(action) = reconcile(target, &volume.metadata, VOLUME_FINALIZER, in_use) {
+                self.executor.apply(action).await?;
+            }
+            Ok(None)
+        })
+    }
+}
+struct AttributesClasses {
+    classes: Store<AttributesClassView>,
+    claims: Store<ClaimView>,
+    volumes: Store<VolumeView>,
+    executor: Executor,
+}
+
+impl Controller for AttributesClasses {
+    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
+        Box::pin(async move {
+            let Some(class) = self.classes.get("", &key.name) else { return Ok(None) };
+            let in_use = self.claims.list().iter().any(|c| claimed_attributes(c).any(|name| name == key.name))
+                || self.volumes.list().iter().any(|v| v.spec.volume_attributes_class_name == key.name);
+            let target = Target::of(&AttributesClassView::RESOURCE, &class.metadata);
+            if let Some(action) = reconcile(target, &class.metadata, ATTRIBUTES_FINALIZER, in_use) {
                 self.executor.apply(action).await?;
             }
             Ok(None)

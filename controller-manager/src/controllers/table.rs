@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{
     bootstrap, certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
-    endpoints_controller, endpointslice_controller, endpointslice_mirroring_controller, garbage_collector_controller,
-    job_controller, namespace_controller, node_ipam_controller, node_lifecycle_controller,
-    pod_garbage_collector_controller, protection, replicaset_controller, root_ca_certificate_publisher_controller,
+    endpoints_controller, endpointslice_controller, endpointslice_mirroring_controller, ephemeral_volume_controller,
+    garbage_collector_controller, job_controller, namespace_controller, node_ipam_controller,
+    node_lifecycle_controller, persistentvolume_attach_detach_controller, persistentvolume_binder_controller,
+    persistentvolume_expander_controller, pod_garbage_collector_controller, protection, replicaset_controller,
+    resourceclaim_controller, root_ca_certificate_publisher_controller, service_cidr_controller,
     serviceaccount_controller, statefulset_controller, taint_eviction_controller, ttl_after_finished_controller,
     ttl_controller,
 };
@@ -56,7 +58,7 @@ pub const TABLE: &[Entry] = &[
     on("endpoints-controller", "endpoint", endpoints_controller::register),
     on("endpointslice-controller", "endpointslice", endpointslice_controller::register),
     on("endpointslice-mirroring-controller", "endpointslicemirroring", endpointslice_mirroring_controller::register),
-    missing("ephemeral-volume-controller", "ephemeral-volume"),
+    on("ephemeral-volume-controller", "ephemeral-volume", ephemeral_volume_controller::register),
     on("garbage-collector-controller", "garbagecollector", garbage_collector_controller::register),
     missing("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
     on("job-controller", "job", job_controller::register),
@@ -65,9 +67,17 @@ pub const TABLE: &[Entry] = &[
     on("namespace-controller", "namespace", namespace_controller::register),
     on("node-ipam-controller", "nodeipam", node_ipam_controller::register),
     on("node-lifecycle-controller", "nodelifecycle", node_lifecycle_controller::register),
-    missing("persistentvolume-attach-detach-controller", "attachdetach"),
-    missing("persistentvolume-binder-controller", "persistentvolume-binder"),
-    missing("persistentvolume-expander-controller", "persistentvolume-expander"),
+    on(
+        "persistentvolume-attach-detach-controller",
+        "attachdetach",
+        persistentvolume_attach_detach_controller::register,
+    ),
+    on("persistentvolume-binder-controller", "persistentvolume-binder", persistentvolume_binder_controller::register),
+    on(
+        "persistentvolume-expander-controller",
+        "persistentvolume-expander",
+        persistentvolume_expander_controller::register,
+    ),
     on("persistentvolume-protection-controller", "pv-protection", protection::volumes),
     on("persistentvolumeclaim-protection-controller", "pvc-protection", protection::claims),
     on("pod-garbage-collector-controller", "podgc", pod_garbage_collector_controller::register),
@@ -75,7 +85,7 @@ pub const TABLE: &[Entry] = &[
     missing_off("podgroup-protection-controller", ""),
     on("replicaset-controller", "replicaset", replicaset_controller::replicaset),
     on("replicationcontroller-controller", "replicationcontroller", replicaset_controller::replicationcontroller),
-    missing("resourceclaim-controller", "resource-claim-controller"),
+    on("resourceclaim-controller", "resource-claim-controller", resourceclaim_controller::register),
     missing_off("resourcepoolstatusrequest-controller", ""),
     missing("resourcequota-controller", "resourcequota"),
     on(
@@ -84,7 +94,7 @@ pub const TABLE: &[Entry] = &[
         root_ca_certificate_publisher_controller::register,
     ),
     missing_off("selinux-warning-controller", ""),
-    missing("service-cidr-controller", ""),
+    on("service-cidr-controller", "", service_cidr_controller::register),
     on("serviceaccount-controller", "serviceaccount", serviceaccount_controller::register),
     missing("serviceaccount-token-controller", "serviceaccount-token"),
     on("statefulset-controller", "statefulset", statefulset_controller::register),
@@ -95,7 +105,7 @@ pub const TABLE: &[Entry] = &[
     on("ttl-after-finished-controller", "ttl-after-finished", ttl_after_finished_controller::register),
     on("ttl-controller", "ttl", ttl_controller::register),
     missing("validatingadmissionpolicy-status-controller", ""),
-    missing("volumeattributesclass-protection-controller", ""),
+    on("volumeattributesclass-protection-controller", "", protection::attributes_classes),
 ];
 
 /// Upstream's names of loops that belong to a cloud controller manager; naming one here is not an error.

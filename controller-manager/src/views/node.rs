@@ -59,6 +59,20 @@ pub struct NodeStatus {
     pub conditions: Vec<Condition>,
     /// What pods may use.
     pub allocatable: BTreeMap<String, String>,
+    /// Unique names of volumes that are mounted.
+    pub volumes_in_use: Vec<String>,
+    /// Volumes that are attached.
+    pub volumes_attached: Vec<AttachedVolume>,
+}
+
+/// A volume that is attached to a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AttachedVolume {
+    /// Its unique name.
+    pub name: String,
+    /// Where it is on the node, if that is known.
+    pub device_path: String,
 }
 
 /// A node's lease: its heartbeat.

@@ -66,6 +66,30 @@ pub struct PodSpec {
     pub volumes: Vec<Volume>,
     /// Where it must go.
     pub affinity: Affinity,
+    /// Devices.
+    pub resource_claims: Vec<PodResourceClaim>,
+}
+
+/// A claim of devices, by name or to be made from a template.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodResourceClaim {
+    /// Its name within the pod.
+    pub name: String,
+    /// The claim.
+    pub resource_claim_name: Option<String>,
+    /// The template.
+    pub resource_claim_template_name: Option<String>,
+}
+
+/// Which claim was made for one of a pod's claims.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ResourceClaimStatus {
+    /// The name within the pod.
+    pub name: String,
+    /// The claim; none when the pod needs none.
+    pub resource_claim_name: Option<String>,
 }
 
 /// The part of the affinity that names a node: daemon sets' pods are bound by it.
@@ -195,6 +219,8 @@ pub struct PodStatus {
     pub container_statuses: Vec<ContainerStatus>,
     /// Init containers and sidecars.
     pub init_container_statuses: Vec<ContainerStatus>,
+    /// Claims made from templates.
+    pub resource_claim_statuses: Vec<ResourceClaimStatus>,
 }
 
 /// One address.
