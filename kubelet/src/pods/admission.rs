@@ -84,6 +84,18 @@ pub fn admit<'a>(
             format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {max}", count - 1);
         return refuse("OutOfpods", message);
     }
+    match lacking(pod, others, &node.allocatable) {
+        Some((name, message)) => refuse(&format!("OutOf{name}"), message),
+        None => Ok(()),
+    }
+}
+
+/// The resource that the pod would not find beside the others, and a message about it.
+pub fn lacking<'a>(
+    pod: &Pod,
+    others: impl Iterator<Item = &'a Pod>,
+    allocatable: &Amounts,
+) -> Option<(String, String)> {
     let mut used = Amounts::new();
     for other in others {
         for (name, amount) in pod_requests(&other.spec) {
@@ -92,17 +104,17 @@ pub fn admit<'a>(
     }
     for (name, wanted) in pod_requests(&pod.spec) {
         let used = used.get(&name).copied().unwrap_or(0);
-        let capacity = node.allocatable.get(&name).copied();
+        let capacity = allocatable.get(&name).copied();
         // A resource that the node does not list is the scheduler's business, except the node's own.
         let Some(capacity) = capacity.or_else(|| (!name.contains('/')).then_some(0)) else { continue };
         if wanted > 0 && used + wanted > capacity {
             let message = format!(
                 "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
             );
-            return refuse(&format!("OutOf{name}"), message);
+            return Some((name, message));
         }
     }
-    Ok(())
+    None
 }
 
 /// What the pod asks for that this kubelet cannot give, where running it without would be less than was asked for.

@@ -19,6 +19,7 @@ use tokio_util::time::{DelayQueue, delay_queue};
 
 use super::admission::{self, NodeView};
 use super::plan::{ProbeKind, ProbeResults};
+use super::resize;
 use super::types::{Desired, Mirror, Pod, Source, Termination};
 use super::worker::{Goal, Memory, Outcome, Pass};
 use crate::context::Context;
@@ -66,6 +67,8 @@ pub struct PodView {
 /// Everything about one pod.
 struct Slot {
     desired: Desired,
+    /// The pod as its source has it, with the resources that it asks for.
+    asked: Arc<Pod>,
     goal: Goal,
     /// The running pass: its cancellation and the grace it knows.
     running: Option<(CancellationToken, Goal)>,
@@ -299,11 +302,16 @@ impl Manager {
     fn insert(&mut self, pod: Arc<Pod>) {
         let uid = pod.uid().to_owned();
         if let Some(slot) = self.slots.get_mut(&uid) {
-            slot.desired.pod = pod;
+            slot.desired.pod = resize::with_resources_of(&pod, &slot.desired.pod);
+            slot.asked = pod;
             slot.reached = false;
+            self.consider(&uid);
             return;
         }
         let mut slot = Slot::new(Arc::clone(&pod));
+        if was_accepted(&pod) {
+            slot.desired.pod = resize::as_told(&pod);
+        }
         slot.api_uid = (!pod.is_static()).then(|| uid.clone());
         if pod.is_terminal() {
             slot.goal = Goal::Stop;
@@ -317,7 +325,50 @@ impl Manager {
             slot.goal = Goal::Stop;
             slot.desired.termination = Some(Termination { failed: Some((reason, message)), ..Termination::default() });
         }
-        self.slots.insert(uid, slot);
+        self.slots.insert(uid.clone(), slot);
+        self.consider(&uid);
+    }
+
+    /// Gives a running pod what it asks for by now, or notes why not.
+    fn consider(&mut self, uid: &str) {
+        let Some(slot) = self.slots.get(uid).filter(|s| s.goal == Goal::Run && s.asked.source == Source::Api) else {
+            return;
+        };
+        let asked = Arc::clone(&slot.asked);
+        let refused = if slot.desired.pod.spec == asked.spec {
+            None
+        } else {
+            let others = self.slots.values().filter(|s| s.goal == Goal::Run && s.asked.uid() != uid);
+            resize::consider(&asked, others.map(|s| &*s.desired.pod), &self.parts.node.borrow().allocatable)
+        };
+        let Some(slot) = self.slots.get_mut(uid) else { return };
+        let event = match &refused {
+            Some(r) if slot.desired.refused.as_ref() != Some(r) => {
+                let reason = if r.reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+                Some((Kind::Warning, reason, resize::summary(&asked, r.reason, &r.message)))
+            }
+            None if slot.desired.pod.spec != asked.spec => {
+                slot.desired.pod = Arc::clone(&asked);
+                Some((Kind::Normal, "ResizeStarted", resize::summary(&asked, "started", "")))
+            }
+            _ => None,
+        };
+        let changed = slot.desired.refused != refused || event.is_some();
+        slot.desired.refused = refused;
+        if let Some((kind, reason, text)) = event {
+            self.parts.context.events.pod(&asked, kind, reason, &text);
+        }
+        if changed {
+            self.wake(uid);
+        }
+    }
+
+    /// Looks again at pods that wait for room.
+    fn reconsider(&mut self) {
+        let waiting = self.slots.iter().filter(|(_, s)| s.desired.refused.is_some());
+        for uid in waiting.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
+            self.consider(&uid);
+        }
     }
 
     fn admit(&self, pod: &Pod) -> Result<(), admission::Refusal> {
@@ -331,7 +382,7 @@ impl Manager {
         let uid = pod.uid().to_owned();
         let deleting = pod.deletion_requested();
         let grace = pod.grace_seconds();
-        let before = self.slots.get(&uid).map(|s| Arc::clone(&s.desired.pod));
+        let before = self.slots.get(&uid).map(|s| Arc::clone(&s.asked));
         self.insert(Arc::clone(&pod));
         if deleting {
             self.terminate(&uid, Termination { grace_seconds: grace, ..Termination::default() });
@@ -340,6 +391,7 @@ impl Manager {
         if before.is_none_or(|old| relevant_change(&old, &pod)) {
             self.wake(&uid);
         }
+        self.reconsider();
         self.report(&uid).await;
     }
 
@@ -446,6 +498,7 @@ impl Manager {
         }
         if slot.reached && goal == Goal::Remove {
             self.slots.remove(uid);
+            self.reconsider();
             return;
         }
         if slot.dirty || goal != slot.goal {
@@ -463,7 +516,8 @@ impl Manager {
 impl Slot {
     fn new(pod: Arc<Pod>) -> Self {
         Self {
-            desired: Desired { pod, mirror: None, termination: None },
+            asked: Arc::clone(&pod),
+            desired: Desired { pod, refused: None, mirror: None, termination: None },
             goal: Goal::Run,
             running: None,
             dirty: false,

@@ -48,8 +48,6 @@ pub struct Input<'a> {
     /// The status told last, and resources applied since.
     pub told: &'a PodStatus,
     pub applied: &'a Applied,
-    /// The node cannot give what the pod asks for by now: running containers keep what they have.
-    pub keep_resources: bool,
     pub now: Timestamp,
 }
 
@@ -154,7 +152,7 @@ fn kill_reason(input: &Input<'_>, spec: &Spec, running: &Container) -> Option<(S
 /// Plans what a running container needs: an end, or other limits. True when it keeps running.
 fn look_after(input: &Input<'_>, spec: &Spec, running: &Container, plan: &mut Plan) -> bool {
     let mut reason = kill_reason(input, spec, running);
-    if reason.is_none() && !input.keep_resources {
+    if reason.is_none() {
         let current = resize::current(&running.id, input.told, input.applied);
         match current.and_then(|current| resize::step(spec, current)) {
             Some(resize::Step::Update) => plan.resize.push(spec.name.clone()),

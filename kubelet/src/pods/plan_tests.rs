@@ -50,7 +50,6 @@ fn run(pod: &Pod, sandboxes: Vec<Sandbox>, containers: Vec<Container>, probes: &
         max_backoff: SignedDuration::from_secs(300),
         told: &pod.status,
         applied: &Applied::new(),
-        keep_resources: false,
         now: Timestamp::UNIX_EPOCH,
     })
 }
@@ -156,17 +155,8 @@ fn crash_loops_wait() {
     backoff.next(&backoff_key(&pod.spec.containers[0]), now, now, max_backoff);
     let probes = ProbeResults::new();
     let (told, applied) = (&pod.status, &Applied::new());
-    let input = Input {
-        pod: &pod,
-        actual: &actual,
-        probes: &probes,
-        backoff: &backoff,
-        max_backoff,
-        told,
-        applied,
-        keep_resources: false,
-        now,
-    };
+    let input =
+        Input { pod: &pod, actual: &actual, probes: &probes, backoff: &backoff, max_backoff, told, applied, now };
     let plan = |now| next(&Input { now, ..input });
     assert_eq!(summary(&plan(now)), "wait a");
     assert_eq!(summary(&plan(now + SignedDuration::from_secs(10))), "start a#3");

@@ -4,9 +4,13 @@
 //! applied since. A resource whose resize policy is `RestartContainer` makes the container start anew instead.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Container as Spec, PodStatus, ResourceRequirements};
 
+use serde_json::json;
+
+use super::admission::lacking;
 use super::resources::{Amounts, amount, pod_requests};
 use super::types::Pod;
 
@@ -51,13 +55,76 @@ pub fn step(spec: &Spec, current: &ResourceRequirements) -> Option<Step> {
     Some(if restart { Step::Restart } else { Step::Update })
 }
 
-/// Why the node can never give what the pod now asks for.
-pub fn infeasible(pod: &Pod, allocatable: &Amounts) -> Option<String> {
+/// Why what a pod asks for by now is not done: `Deferred` until others make room, or `Infeasible` on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// Whether a running pod may have what it asks for by now, beside the others.
+pub fn consider<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>, allocatable: &Amounts) -> Option<Refused> {
     let requests = pod_requests(&pod.spec);
-    let over = requests.iter().find(|(name, wanted)| allocatable.get(*name).is_some_and(|have| *wanted > have));
-    let (name, wanted) = over?;
-    let have = allocatable.get(name).copied().unwrap_or(0);
-    Some(format!("Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {have}"))
+    if let Some((name, wanted)) = requests.iter().find(|(n, w)| allocatable.get(*n).is_some_and(|have| *w > have)) {
+        let have = allocatable.get(name).copied().unwrap_or(0);
+        let message = format!("Node didn't have enough capacity: {name}, requested: {wanted}, capacity: {have}");
+        return Some(Refused { reason: "Infeasible", message });
+    }
+    lacking(pod, others, allocatable).map(|(_, message)| Refused { reason: "Deferred", message })
+}
+
+/// The pod with the resources of another picture of it; the same one when they are equal.
+pub fn with_resources_of(pod: &Arc<Pod>, other: &Pod) -> Arc<Pod> {
+    let find = |name: &str| other.container(name).map(|(_, c)| c.resources.clone());
+    with_resources(pod, other.spec.resources.clone(), find)
+}
+
+/// The pod with the resources that its status says were given to it.
+pub fn as_told(pod: &Arc<Pod>) -> Arc<Pod> {
+    let lists = [&pod.status.init_container_statuses, &pod.status.container_statuses];
+    let find = |name: &str| {
+        let status = lists.into_iter().flatten().flatten().find(|s| s.name == name && s.container_id.is_some())?;
+        let actual = status.resources.as_ref()?;
+        let requests = status.allocated_resources.clone().or_else(|| actual.requests.clone());
+        Some(Some(ResourceRequirements { requests, ..actual.clone() }))
+    };
+    with_resources(pod, pod.spec.resources.clone(), find)
+}
+
+fn with_resources(
+    pod: &Arc<Pod>,
+    whole: Option<ResourceRequirements>,
+    find: impl Fn(&str) -> Option<Option<ResourceRequirements>>,
+) -> Arc<Pod> {
+    let mut changed = Pod::clone(pod);
+    changed.spec.resources = whole;
+    let lists = [Some(&mut changed.spec.containers), changed.spec.init_containers.as_mut()];
+    for container in lists.into_iter().flatten().flatten() {
+        let Some(found) = find(&container.name) else { continue };
+        let has = found.clone().unwrap_or_default();
+        if step(container, &has).is_some() {
+            container.resources = found;
+        }
+    }
+    if changed.spec == pod.spec { Arc::clone(pod) } else { Arc::new(changed) }
+}
+
+/// What the resize events say of the pod.
+pub fn summary(pod: &Pod, words: &str, error: &str) -> String {
+    let list = |containers: &[Spec]| -> Vec<_> {
+        containers
+            .iter()
+            .map(|c| json!({"name": c.name, "resources": c.resources.clone().unwrap_or_default()}))
+            .collect()
+    };
+    let mut about = json!({"containers": list(&pod.spec.containers), "generation": pod.metadata.generation});
+    if !pod.init_containers().is_empty() {
+        about["initContainers"] = json!(list(pod.init_containers()));
+    }
+    if !error.is_empty() {
+        about["error"] = json!(error);
+    }
+    format!("Pod resize {words}: {about}")
 }
 
 #[cfg(test)]
@@ -80,7 +147,19 @@ mod tests {
         let applied = Applied::from([("x".to_owned(), spec.resources.clone().unwrap())]);
         assert_eq!(step(spec, current("x", &pod.status, &applied).unwrap()), None);
         assert_eq!(step(spec, &ResourceRequirements::default()), Some(Step::Restart));
-        assert!(infeasible(&pod, &Amounts::from([("cpu".into(), 100)])).is_some());
-        assert!(infeasible(&pod, &Amounts::from([("cpu".into(), 200)])).is_none());
+        let with = |cpu| {
+            consider(&pod, std::iter::once(&pod), &Amounts::from([("cpu".into(), cpu), ("memory".into(), 1 << 40)]))
+        };
+        assert_eq!(with(100).unwrap().reason, "Infeasible");
+        assert_eq!(with(399).unwrap().reason, "Deferred");
+        assert_eq!(with(400), None);
+        let pod = Arc::new(pod);
+        let told = as_told(&pod);
+        assert_eq!(
+            step(&pod.spec.containers[0], told.spec.containers[0].resources.as_ref().unwrap()),
+            Some(Step::Update)
+        );
+        assert!(Arc::ptr_eq(&with_resources_of(&told, &told), &told));
+        assert_eq!(with_resources_of(&pod, &told).spec, told.spec);
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::cri::labels;
 use crate::cri::snapshot::{Container, PodActual, State};
+use crate::server::logs;
 use crate::status::generate::termination_message_host_path;
 
 const MAX_MESSAGE_BYTES: u64 = 4096;
@@ -30,7 +31,7 @@ fn last_words(container: &Container) -> Option<String> {
         return from_file;
     }
     let bytes = tail(Path::new(&container.log_path), 4 * MAX_LOG_BYTES)?;
-    Some(log_text(&String::from_utf8_lossy(&bytes)))
+    Some(log_text(&bytes))
 }
 
 /// The last bytes of a file.
@@ -43,11 +44,11 @@ fn tail(path: &Path, max_bytes: u64) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The messages of CRI log lines (`time stream tag text`), cut to the bounds from the end.
-fn log_text(log: &str) -> String {
-    let texts: Vec<&str> = log.lines().filter_map(|l| l.splitn(4, ' ').nth(3)).collect();
-    let lines = &texts[texts.len().saturating_sub(MAX_LOG_LINES)..];
-    let text = lines.iter().map(|l| format!("{l}\n")).collect::<String>();
+/// The text of CRI log lines, cut to the bounds from the end.
+fn log_text(log: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&logs::render(log, &logs::Options::default())).into_owned();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let text = lines[lines.len().saturating_sub(MAX_LOG_LINES)..].concat();
     let from = text.len().saturating_sub(usize::try_from(MAX_LOG_BYTES).unwrap_or(usize::MAX));
     let from = (from..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     text[from..].to_owned()
@@ -57,7 +58,7 @@ fn log_text(log: &str) -> String {
 mod tests {
     #[test]
     fn log_lines() {
-        let log = "2026-01-01T00:00:00Z stderr F boom one\n2026-01-01T00:00:00Z stdout F two\n";
-        assert_eq!(super::log_text(log), "boom one\ntwo\n");
+        let log = b"2026-01-01T00:00:00Z stderr F boom one\n2026-01-01T00:00:00Z stdout P two\n";
+        assert_eq!(super::log_text(log), "boom one\ntwo");
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod as ApiPod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::resize::Refused;
 use crate::cri::labels;
 
 /// Where a pod was read from.
@@ -195,7 +196,10 @@ pub struct Mirror {
 /// What is wanted of one pod right now.
 #[derive(Debug, Clone)]
 pub struct Desired {
+    /// With the resources that it was given, which may not be the ones that it asks for by now.
     pub pod: Arc<Pod>,
+    /// Why it does not get what it asks for by now.
+    pub refused: Option<Refused>,
     /// A static pod's mirror, when the API has one.
     pub mirror: Option<Mirror>,
     /// Set when the pod must end; it never becomes unset.

@@ -29,7 +29,7 @@ use crate::volumes::{self, Volumes};
 const MAX_ROUNDS: usize = 32;
 /// First and longest delay after a step failed.
 const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(1);
-const LAST_RETRY: SignedDuration = SignedDuration::from_secs(120);
+const LAST_RETRY: SignedDuration = SignedDuration::from_secs(10);
 
 /// What the pass shall reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +52,8 @@ pub struct Memory {
     pub applied: Applied,
     /// The volumes that were set up.
     pub volumes: Volumes,
+    /// Why the last resize failed.
+    pub resize_error: Option<String>,
     /// Failed passes in a row.
     pub failures: u32,
     /// The status generated last.
@@ -114,11 +116,6 @@ impl Pass<'_> {
         if blank { &self.pod().status } else { &self.memory.status }
     }
 
-    /// Why the pod, which was accepted once, now asks for more than the node has.
-    fn infeasible(&self) -> Option<String> {
-        resize::infeasible(self.pod(), &self.context.allocatable).filter(|_| self.goal == Goal::Run)
-    }
-
     /// Changes the limits of running containers.
     async fn resize(&mut self, plan: &Plan, actual: &PodActual) -> Result<(), Failed> {
         let pod = Arc::clone(&self.desired.pod);
@@ -133,14 +130,27 @@ impl Pass<'_> {
                 linux: Some(api::LinuxContainerResources { oom_score_adj: 0, ..linux }),
                 ..Default::default()
             };
-            if let Err(error) = context.runtime.update_container_resources(request).await {
-                let message = format!("Cannot resize container {name}: {error}");
-                context.events.container(&pod, name, Kind::Warning, "ResizeError", &message);
-                return Err(message);
-            }
+            self.check_memory(&container.id, name, linux.memory_limit_in_bytes).await?;
+            let result = context.runtime.update_container_resources(request).await;
+            result.map_err(|e| format!("cannot resize container {name}: {e}"))?;
             self.memory.applied.insert(container.id.clone(), spec.resources.clone().unwrap_or_default());
         }
         context.cgroups.set_up_pod(&pod, &context.limits)
+    }
+
+    /// A limit below what the container uses would kill it.
+    async fn check_memory(&self, id: &str, name: &str, limit_bytes: i64) -> Result<(), Failed> {
+        let filter = api::ContainerStatsFilter { id: id.to_owned(), ..Default::default() };
+        let request = api::ListContainerStatsRequest { filter: Some(filter) };
+        // Without figures the kernel has the last word.
+        let Ok(answer) = self.context.runtime.list_container_stats(request).await else { return Ok(()) };
+        let used = answer.stats.into_iter().find_map(|s| s.memory?.working_set_bytes).map_or(0, |u| u.value);
+        if limit_bytes > 0 && used >= u64::try_from(limit_bytes).unwrap_or(0) {
+            return Err(format!(
+                "attempting to set container {name} memory limit ({limit_bytes}) below current usage ({used})"
+            ));
+        }
+        Ok(())
     }
 
     async fn look(&self) -> Result<PodActual, Failed> {
@@ -160,7 +170,8 @@ impl Pass<'_> {
             probes: self.probes,
             reasons: &self.memory.reasons,
             applied: &self.memory.applied,
-            infeasible: self.infeasible().as_deref(),
+            refused: self.desired.refused.as_ref(),
+            resize_error: self.memory.resize_error.as_deref(),
             termination: self.desired.termination.as_ref(),
             previous,
             runtime_name: context.runtime_name(),
@@ -194,7 +205,6 @@ impl Pass<'_> {
                 max_backoff: self.context.max_crash_backoff,
                 told: self.told(),
                 applied: &self.memory.applied,
-                keep_resources: self.infeasible().is_some(),
                 now,
             });
             self.note_waits(&plan, &actual);
@@ -278,7 +288,18 @@ impl Pass<'_> {
             stop::container(context, &pod, actual, &kill, grace).await.map_err(|e| e.to_string())?;
         }
         if !plan.resize.is_empty() {
-            self.resize(plan, actual).await?;
+            let result = self.resize(plan, actual).await;
+            let (kind, reason, words) = match &result {
+                Ok(()) => (Kind::Normal, "ResizeCompleted", "completed"),
+                Err(_) => (Kind::Warning, "ResizeError", "error"),
+            };
+            let error = result.as_ref().err();
+            if error != self.memory.resize_error.as_ref() || error.is_none() {
+                let text = resize::summary(&pod, words, error.map_or("", String::as_str));
+                context.events.pod(&pod, kind, reason, &text);
+            }
+            self.memory.resize_error = error.cloned();
+            result?;
         }
         if plan.create_sandbox.is_none() && plan.start.is_empty() {
             return Ok(false);

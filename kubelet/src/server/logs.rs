@@ -258,7 +258,7 @@ async fn tail_start(file: &mut File, lines: u64) -> std::io::Result<u64> {
 }
 
 /// The wanted part of complete CRI log lines.
-fn render(log: &[u8], options: &Options) -> Vec<u8> {
+pub fn render(log: &[u8], options: &Options) -> Vec<u8> {
     let mut text = Vec::with_capacity(log.len());
     for line in log.split_inclusive(|b| *b == b'\n') {
         let mut fields = line.splitn(4, |b| *b == b' ');

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::generate::Input;
+use crate::pods::resize;
 use crate::pods::types::is_sidecar;
 
 /// A condition's (status, reason, message).
@@ -37,19 +38,33 @@ pub fn generate(input: &Input<'_>, status: &core::PodStatus) -> Vec<core::PodCon
         ("PodScheduled", Verdict::yes()),
     ];
     let mut conditions: Vec<_> = all.into_iter().map(|(type_, verdict)| condition(input, type_, verdict)).collect();
-    if let Some(message) = input.infeasible {
-        let mut pending = condition(input, "PodResizePending", Verdict::yes());
-        pending.reason = Some("Infeasible".to_owned());
-        pending.message = Some(message.to_owned());
-        conditions.push(pending);
+    let mut add = |type_, reason: &str, message: &str| {
+        let mut extra = condition(input, type_, Verdict::yes());
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        (extra.reason, extra.message) = (some(reason), some(message));
+        conditions.push(extra);
+    };
+    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    if let Some(refused) = input.refused.filter(|_| !over) {
+        add("PodResizePending", refused.reason, &refused.message);
     }
-    if let Some((reason, message)) = input.termination.and_then(|t| t.disruption.clone()) {
-        let mut disruption = condition(input, "DisruptionTarget", Verdict::yes());
-        disruption.reason = Some(reason);
-        disruption.message = Some(message);
-        conditions.push(disruption);
+    if resizing(input, status) && !over {
+        add("PodResizeInProgress", input.resize_error.map_or("", |_| "Error"), input.resize_error.unwrap_or_default());
+    }
+    if let Some((reason, message)) = input.termination.and_then(|t| t.disruption.as_ref()) {
+        add("DisruptionTarget", reason, message);
     }
     conditions
+}
+
+/// Whether a running container has other resources than it was given.
+fn resizing(input: &Input<'_>, status: &core::PodStatus) -> bool {
+    let statuses = [&status.init_container_statuses, &status.container_statuses];
+    statuses.into_iter().flatten().flatten().any(|s| {
+        let running = s.state.as_ref().is_some_and(|s| s.running.is_some());
+        let spec = input.pod.container(&s.name).filter(|_| running).map(|(_, spec)| spec);
+        spec.zip(s.resources.as_ref()).is_some_and(|(spec, has)| resize::step(spec, has).is_some())
+    })
 }
 
 /// The condition with the time of its last change: the previous one's while the status stays.

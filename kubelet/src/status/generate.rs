@@ -13,7 +13,7 @@ use super::conditions;
 use crate::cri::labels;
 use crate::cri::snapshot::{Container, PodActual, State};
 use crate::pods::plan::{ProbeKind, ProbeResults, has_started, restarts};
-use crate::pods::resize::{self, Applied};
+use crate::pods::resize::{self, Applied, Refused};
 use crate::pods::resources;
 use crate::pods::types::{Pod, Role, Termination, is_sidecar};
 
@@ -30,8 +30,10 @@ pub struct Input<'a> {
     pub termination: Option<&'a Termination>,
     /// Resources applied to running containers since the previous status.
     pub applied: &'a Applied,
-    /// Why a resize of the pod is impossible here.
-    pub infeasible: Option<&'a str>,
+    /// Why a resize of the pod is not done.
+    pub refused: Option<&'a Refused>,
+    /// Why a resize that was begun does not get on.
+    pub resize_error: Option<&'a str>,
     /// Status generated last, whose times are kept; the API's when there is none.
     pub previous: &'a core::PodStatus,
     /// Prefix of container ids, such as `containerd`.
@@ -252,15 +254,12 @@ fn is_ready(input: &Input<'_>, role: Role, spec: &core::Container, latest: &Cont
     }
 }
 
-/// What the container has, which is its spec's unless a resize is still to be done or impossible.
+/// What the container was given, and what it has, which differ while a resize is on its way.
 fn describe_resources(input: &Input<'_>, spec: &core::Container, status: &mut core::ContainerStatus) {
     let Some(id) = status.container_id.as_deref().and_then(|c| c.rsplit('/').next()) else { return };
     let wanted = spec.resources.clone().unwrap_or_default();
     let has = resize::current(id, input.previous, input.applied).cloned();
-    status.allocated_resources.clone_from(match &has {
-        Some(has) if input.infeasible.is_some() => &has.requests,
-        _ => &wanted.requests,
-    });
+    status.allocated_resources.clone_from(&wanted.requests);
     status.resources = has.or(Some(wanted));
 }
 

@@ -158,7 +158,8 @@ fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String,
             "startTime" if before.is_some_and(|b| !b.is_null()) => false,
             // Others' conditions are not ours to compare or send.
             "conditions" => {
-                value.as_array().into_iter().flatten().any(|c| !has_condition(before, c)) || ended(value, before)
+                value.as_array().into_iter().flatten().any(|c| !has_condition(before, c))
+                    || ended(value, before).next().is_some()
             }
             _ => before != Some(value),
         };
@@ -181,7 +182,7 @@ fn difference(old: &Map<String, Value>, new: &Map<String, Value>) -> Map<String,
 fn directed(name: &str, value: &Value, before: Option<&Value>) -> Value {
     let Value::Array(items) = value else { return value.clone() };
     if name == "conditions" {
-        let delete = ended(value, before).then(|| json!({"$patch": "delete", "type": RESIZE_PENDING}));
+        let delete = ended(value, before).map(|t| json!({"$patch": "delete", "type": t}));
         return items.iter().map(|condition| without_leftovers(condition, before)).chain(delete).collect();
     }
     if !matches!(name, "podIPs" | "hostIPs") {
@@ -193,13 +194,11 @@ fn directed(name: &str, value: &Value, before: Option<&Value>) -> Value {
     Value::Array(items.iter().cloned().chain(gone).collect())
 }
 
-/// The one condition of the kubelet's that goes away again.
-const RESIZE_PENDING: &str = "PodResizePending";
-
-/// Whether that condition was there and is not any more.
-fn ended(new: &Value, before: Option<&Value>) -> bool {
-    let has = |list: &Value| list.as_array().into_iter().flatten().any(|c| c["type"] == RESIZE_PENDING);
-    before.is_some_and(has) && !has(new)
+/// The conditions of the kubelet's that go away again, where they were there and are not any more.
+fn ended<'a>(new: &Value, before: Option<&Value>) -> impl Iterator<Item = &'a str> {
+    let has = |list: &Value, t: &str| list.as_array().into_iter().flatten().any(|c| c["type"] == t);
+    let gone = |t: &&str| before.is_some_and(|b| has(b, t)) && !has(new, t);
+    ["PodResizePending", "PodResizeInProgress"].into_iter().filter(gone).collect::<Vec<_>>().into_iter()
 }
 
 /// A merged condition keeps what the new one does not say; what is gone must be said to be.
