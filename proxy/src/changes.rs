@@ -1,11 +1,13 @@
-//! Counting what changed and how long it takes until rules follow; for metrics only, decisions never look here.
+//! Which Services changed since the last sync, so that it looks at those only; and, for metrics, how much changed and how
+//! long it takes until rules follow.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use client::informer::Delta;
 use component_base::metrics::{Counter, Family as Metrics, Gauge};
 
-use crate::core::{EndpointSlice, Family, Service};
+use crate::core::{EndpointSlice, Family, SERVICE_NAME_LABEL, Service, ServiceKey};
 use crate::metrics;
 
 /// When the endpoint controller saw the change that led to this state of the slice.
@@ -22,6 +24,8 @@ pub struct Changes(Arc<Mutex<Counts>>);
 pub struct Counts {
     services: u32,
     slices: u32,
+    /// Services that may have other ports or endpoints than before.
+    pub touched: BTreeSet<ServiceKey>,
     triggers: Vec<jiff::Timestamp>,
 }
 
@@ -34,9 +38,13 @@ impl Changes {
     }
 
     /// A Service changed.
-    pub fn service(&self, _: &Delta<Service>) {
+    pub fn service(&self, delta: &Delta<Service>) {
         one_more(&metrics::SERVICE_CHANGES);
-        self.change(|counts| counts.services = counts.services.saturating_add(1));
+        let meta = &delta.object().metadata;
+        self.change(|counts| {
+            counts.services = counts.services.saturating_add(1);
+            counts.touched.insert((meta.namespace.clone(), meta.name.clone()));
+        });
     }
 
     /// A slice changed.
@@ -49,8 +57,10 @@ impl Changes {
             }
             Delta::Added(_) | Delta::Deleted(_) => None,
         };
+        let old = if let Delta::Updated { old, .. } = delta { owner(old) } else { None };
         self.change(|counts| {
             counts.slices = counts.slices.saturating_add(1);
+            counts.touched.extend(old.into_iter().chain(owner(delta.object())));
             if counts.triggers.len() < MAX_TRIGGERS {
                 counts.triggers.extend(trigger);
             }
@@ -59,7 +69,9 @@ impl Changes {
 
     /// What the sync that begins now will have taken into account.
     pub fn begin(&self) -> Counts {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let touched = std::mem::take(&mut counts.touched);
+        Counts { touched, ..counts.clone() }
     }
 
     /// The rules follow what [`begin`](Self::begin) told.
@@ -68,7 +80,7 @@ impl Changes {
         for trigger in &counted.triggers {
             let seconds = now.duration_since(*trigger).as_secs_f64();
             for family in families {
-                metrics::PROGRAMMING.with(&[metrics::label(*family)]).observe(seconds.max(0.0));
+                metrics::PROGRAMMING.with(&[family.label()]).observe(seconds.max(0.0));
             }
         }
         self.change(|counts| {
@@ -79,6 +91,12 @@ impl Changes {
     }
 }
 
+/// The Service that a slice belongs to.
+pub fn owner(slice: &EndpointSlice) -> Option<ServiceKey> {
+    let service = slice.metadata.labels.get(SERVICE_NAME_LABEL)?;
+    Some((slice.metadata.namespace.clone(), service.clone()))
+}
+
 fn one_more(total: &Metrics<Counter>) {
     total.one().inc();
 }
@@ -86,6 +104,6 @@ fn one_more(total: &Metrics<Counter>) {
 /// Now, in every family's gauge.
 pub fn stamp(gauge: &Metrics<Gauge>, families: &[Family]) {
     for family in families {
-        gauge.with(&[metrics::label(*family)]).set_to_current_time();
+        gauge.with(&[family.label()]).set_to_current_time();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Unknown fields of the file are warnings (upstream reads this alpha version leniently), with the nearest known name.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use component_base::net::{Cidr, parse_ip_port};
 use serde::{Deserialize, Serialize};
 
 use crate::flags::Flags;
+use crate::ipvs;
 
 /// Group and version of the file.
 pub const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -37,9 +38,28 @@ pub enum InvalidConfig {
     /// The defaults cannot be written.
     #[error("--write-config-to: {0}")]
     Write(component_base::fs::WriteError),
-    /// A mode that is not there yet.
-    #[error("proxy mode {0:?} is not implemented yet: use --proxy-mode=iptables (field `mode`)")]
-    Mode(String),
+}
+
+/// How rules are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Chains of iptables.
+    Iptables,
+    /// Verdict maps of nftables.
+    Nftables,
+    /// The kernel's virtual servers.
+    Ipvs(ipvs::Options),
+}
+
+impl Mode {
+    /// As the configuration names it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+            Self::Ipvs(_) => "ipvs",
+        }
+    }
 }
 
 /// How local traffic is told apart.
@@ -79,8 +99,12 @@ pub struct Config {
     pub qps: f32,
     /// Client limits.
     pub burst: u32,
+    /// How rules are made.
+    pub mode: Mode,
     /// The node's name.
     pub node_name: String,
+    /// The node's address, instead of what its Node says.
+    pub node_ip: Option<IpAddr>,
     /// Health server.
     pub healthz: Option<SocketAddr>,
     /// Metrics server.
@@ -129,8 +153,8 @@ struct File {
     show_hidden_metrics_for_version: String,
     mode: String,
     iptables: Iptables,
-    ipvs: serde_json::Value,
-    nftables: serde_json::Value,
+    ipvs: Ipvs,
+    nftables: Nftables,
     winkernel: serde_json::Value,
     detect_local_mode: String,
     detect_local: DetectLocalFile,
@@ -162,6 +186,30 @@ struct Iptables {
     localhost_node_ports: Option<bool>,
     sync_period: GoDuration,
     min_sync_period: GoDuration,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Nftables {
+    masquerade_bit: Option<u8>,
+    masquerade_all: bool,
+    sync_period: GoDuration,
+    min_sync_period: GoDuration,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Ipvs {
+    sync_period: GoDuration,
+    min_sync_period: GoDuration,
+    scheduler: String,
+    #[serde(rename = "excludeCIDRs")]
+    exclude_cidrs: Option<Vec<String>>,
+    #[serde(rename = "strictARP")]
+    strict_arp: bool,
+    tcp_timeout: GoDuration,
+    tcp_fin_timeout: GoDuration,
+    udp_timeout: GoDuration,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -202,6 +250,29 @@ impl Default for Iptables {
     }
 }
 
+impl Default for Nftables {
+    fn default() -> Self {
+        let Iptables { masquerade_bit, masquerade_all, sync_period, min_sync_period, .. } = Iptables::default();
+        Self { masquerade_bit, masquerade_all, sync_period, min_sync_period }
+    }
+}
+
+impl Default for Ipvs {
+    fn default() -> Self {
+        let none = GoDuration(Duration::ZERO);
+        Self {
+            sync_period: GoDuration(Duration::from_secs(30)),
+            min_sync_period: none,
+            scheduler: String::new(),
+            exclude_cidrs: None,
+            strict_arp: false,
+            tcp_timeout: none,
+            tcp_fin_timeout: none,
+            udp_timeout: none,
+        }
+    }
+}
+
 impl Default for ConntrackFile {
     fn default() -> Self {
         Self {
@@ -231,8 +302,8 @@ impl Default for File {
             show_hidden_metrics_for_version: String::new(),
             mode: String::new(),
             iptables: Iptables::default(),
-            ipvs: serde_json::Value::Null,
-            nftables: serde_json::Value::Null,
+            ipvs: Ipvs::default(),
+            nftables: Nftables::default(),
             winkernel: serde_json::Value::Null,
             detect_local_mode: String::new(),
             detect_local: DetectLocalFile::default(),
@@ -277,21 +348,22 @@ impl Config {
     }
 
     fn of_file(file: File, master: String, cleanup: bool, init_only: bool) -> Result<Self, InvalidConfig> {
-        match file.mode.as_str() {
-            "" | "iptables" => {}
-            "ipvs" | "nftables" if cleanup => {}
-            other => return Err(InvalidConfig::Mode(other.to_owned())),
-        }
+        let mode = mode(&file)?;
         let listen = |what: &'static str, text: &str, port: u16| {
             parse_ip_port(text, port).map_err(|remedy| InvalidConfig::Value { what, value: text.to_owned(), remedy })
         };
-        let bit = file.iptables.masquerade_bit.unwrap_or(14);
+        let bit = match mode {
+            Mode::Nftables => file.nftables.masquerade_bit,
+            Mode::Iptables | Mode::Ipvs(_) => file.iptables.masquerade_bit,
+        };
+        let bit = bit.unwrap_or(14);
         if bit > 31 {
-            let (what, remedy) = ("--iptables-masquerade-bit (iptables.masqueradeBit)", "use 0 to 31".to_owned());
-            return Err(InvalidConfig::Value { what, value: bit.to_string(), remedy });
+            let what = "--iptables-masquerade-bit (iptables.masqueradeBit, nftables.masqueradeBit)";
+            return Err(InvalidConfig::Value { what, value: bit.to_string(), remedy: "use 0 to 31".to_owned() });
         }
+        let (sync_period, min_sync_period) = periods(&file, &mode)?;
         let addresses = file.node_port_addresses.clone().unwrap_or_default();
-        let primary = addresses == ["primary"];
+        let primary = addresses == ["primary"] || (addresses.is_empty() && mode == Mode::Nftables);
         let node_port_cidrs =
             if primary { Vec::new() } else { cidrs("--nodeport-addresses (nodePortAddresses)", &addresses)? };
         Ok(Self {
@@ -307,10 +379,16 @@ impl Config {
             node_port_cidrs,
             node_port_primary: primary,
             masquerade_bit: bit,
-            masquerade_all: file.iptables.masquerade_all,
-            localhost_node_ports: file.iptables.localhost_node_ports.unwrap_or(true),
-            min_sync_period: file.iptables.min_sync_period.0,
-            sync_period: file.iptables.sync_period.0,
+            masquerade_all: if mode == Mode::Nftables {
+                file.nftables.masquerade_all
+            } else {
+                file.iptables.masquerade_all
+            },
+            localhost_node_ports: mode == Mode::Iptables && file.iptables.localhost_node_ports.unwrap_or(true),
+            min_sync_period,
+            sync_period,
+            node_ip: bind_address(&file.bind_address)?,
+            mode,
             oom_score_adj: file.oom_score_adj.unwrap_or(-999),
             master,
             cleanup,
@@ -346,6 +424,23 @@ fn of_flags(flags: Flags) -> File {
         metrics_bind_address: address(flags.metrics_bind_address),
         bind_address_hard_fail: flags.bind_address_hard_fail,
         mode: flags.proxy_mode,
+        // flags named after iptables are nftables' too
+        nftables: Nftables {
+            masquerade_bit: Some(flags.iptables_masquerade_bit),
+            masquerade_all: flags.masquerade_all,
+            sync_period: flags.iptables_sync_period,
+            min_sync_period: flags.iptables_min_sync_period,
+        },
+        ipvs: Ipvs {
+            sync_period: flags.ipvs_sync_period,
+            min_sync_period: flags.ipvs_min_sync_period,
+            scheduler: flags.ipvs_scheduler,
+            exclude_cidrs: Some(flags.ipvs_exclude_cidrs),
+            strict_arp: flags.ipvs_strict_arp,
+            tcp_timeout: flags.ipvs_tcp_timeout,
+            tcp_fin_timeout: flags.ipvs_tcpfin_timeout,
+            udp_timeout: flags.ipvs_udp_timeout,
+        },
         iptables: Iptables {
             masquerade_bit: Some(flags.iptables_masquerade_bit),
             masquerade_all: flags.masquerade_all,
@@ -372,6 +467,51 @@ fn of_flags(flags: Flags) -> File {
         },
         ..File::default()
     }
+}
+
+fn mode(file: &File) -> Result<Mode, InvalidConfig> {
+    Ok(match file.mode.as_str() {
+        "" | "iptables" => Mode::Iptables,
+        "nftables" => Mode::Nftables,
+        "ipvs" => {
+            let scheduler = if file.ipvs.scheduler.is_empty() { "rr" } else { file.ipvs.scheduler.as_str() };
+            let excluded = file.ipvs.exclude_cidrs.clone().unwrap_or_default();
+            Mode::Ipvs(ipvs::Options {
+                scheduler: scheduler.to_owned(),
+                exclude_cidrs: cidrs("--ipvs-exclude-cidrs (ipvs.excludeCIDRs)", &excluded)?,
+                strict_arp: file.ipvs.strict_arp,
+                tcp_timeout: file.ipvs.tcp_timeout.0,
+                tcp_fin_timeout: file.ipvs.tcp_fin_timeout.0,
+                udp_timeout: file.ipvs.udp_timeout.0,
+            })
+        }
+        other => {
+            let remedy = "use iptables, ipvs or nftables".to_owned();
+            return Err(InvalidConfig::Value { what: "--proxy-mode (mode)", value: other.to_owned(), remedy });
+        }
+    })
+}
+
+/// How often rules are looked at, and the least pause between two writes.
+fn periods(file: &File, mode: &Mode) -> Result<(Duration, Duration), InvalidConfig> {
+    let (sync, least) = match mode {
+        Mode::Iptables => (file.iptables.sync_period, file.iptables.min_sync_period),
+        Mode::Nftables => (file.nftables.sync_period, file.nftables.min_sync_period),
+        Mode::Ipvs(_) => (file.ipvs.sync_period, file.ipvs.min_sync_period),
+    };
+    if sync.0.is_zero() || least.0 > sync.0 {
+        let (what, remedy) = ("syncPeriod", "it must be more than 0 and no less than minSyncPeriod".to_owned());
+        return Err(InvalidConfig::Value { what, value: format!("{:?}", sync.0), remedy });
+    }
+    Ok((sync.0, least.0))
+}
+
+fn bind_address(text: &str) -> Result<Option<IpAddr>, InvalidConfig> {
+    let remedy = || "use the node's address, or 0.0.0.0 for that of its Node".to_owned();
+    let what = "--bind-address (bindAddress)";
+    let ip: IpAddr =
+        text.parse().map_err(|_| InvalidConfig::Value { what, value: text.to_owned(), remedy: remedy() })?;
+    Ok(Some(ip).filter(|ip| !ip.is_unspecified()))
 }
 
 fn cidrs(what: &'static str, texts: &[String]) -> Result<Vec<Cidr>, InvalidConfig> {
@@ -472,9 +612,21 @@ mod tests {
     }
 
     #[test]
+    fn each_mode_has_its_own_section() {
+        let (config, _) = parse("mode: ipvs\nipvs: {scheduler: lc, strictARP: true, tcpTimeout: 5s}").unwrap();
+        assert!(matches!(&config.mode, Mode::Ipvs(o) if o.scheduler == "lc" && o.strict_arp), "{:?}", config.mode);
+        assert!(config.min_sync_period.is_zero() && !config.node_port_primary && !config.localhost_node_ports);
+        let (config, _) = parse("mode: nftables\nnftables: {masqueradeAll: true, masqueradeBit: 3}").unwrap();
+        assert!(config.masquerade_all && config.masquerade_bit == 3 && config.node_port_primary);
+    }
+
+    #[test]
     fn wrong_values_are_named() {
         for (text, part) in [
-            ("mode: ipvs", "not implemented yet"),
+            ("mode: userspace", "use iptables, ipvs or nftables"),
+            ("mode: ipvs\nipvs: {excludeCIDRs: [10.0.0.1]}", "excludeCIDRs"),
+            ("mode: nftables\nnftables: {syncPeriod: 1s, minSyncPeriod: 2s}", "minSyncPeriod"),
+            ("bindAddress: here", "bindAddress"),
             ("mode: iptables\nclusterCIDR: 10.0.0.0", "clusterCIDR"),
             ("detectLocalMode: BridgeInterface", "bridgeInterface"),
             ("iptables: {masqueradeBit: 40}", "0 to 31"),

@@ -1,111 +1,109 @@
 //! Connection tracking: the machine's limits, and entries that point to endpoints that are gone.
 //!
-//! UDP has no connection that ends, so a tracked flow would go to a dead endpoint for ever: when an endpoint goes, or a
-//! Service gets its first one (until then flows were tracked as going nowhere), the flows are deleted. The decision is pure.
+//! UDP has no connection that ends, so a tracked flow would go to a dead endpoint for ever, or nowhere when it began before
+//! the Service had one: flows to a Service with endpoints that are not answered by one of them are deleted. The decision
+//! looks at the kernel's table, not at what changed, so a restart forgets none. It is pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use crate::config::Conntrack;
-use crate::core::{Desired, Endpoint, Protocol, ServicePort};
+use crate::core::{Desired, Family, Protocol};
+use crate::netlink::{ACK, DUMP, Message, Socket, attribute, ip_of};
 
-/// Tracked flows to be deleted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stale {
-    /// Flows to a Service address that were sent to an endpoint.
-    Endpoint {
-        /// Service address.
-        service: IpAddr,
-        /// Endpoint's address.
-        endpoint: IpAddr,
-    },
-    /// All flows to a Service address and port.
-    Service {
-        /// Service address.
-        service: IpAddr,
-        /// Port.
-        port: u16,
-    },
-    /// All flows to a node port.
-    NodePort(u16),
+/// Messages of connection tracking's part of netfilter.
+const GET: u16 = 0x0101;
+const DELETE: u16 = 0x0102;
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+
+/// A tracked UDP flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// Where the client sends to.
+    destination: SocketAddr,
+    /// Who answers.
+    answered_by: SocketAddr,
+    /// The client's side in the kernel's words, to name the flow.
+    tuple: Vec<u8>,
 }
 
-/// What became stale between two desired states.
-pub fn stale(old: &Desired, new: &Desired) -> BTreeSet<Stale> {
-    let udp = |d: &Desired| -> BTreeMap<String, ServicePort> {
-        d.ports.iter().filter(|p| p.protocol == Protocol::Udp).map(|p| (p.name.clone(), p.clone())).collect()
-    };
-    let (old, new) = (udp(old), udp(new));
-    let mut out = BTreeSet::new();
-    for (name, before) in &old {
-        let now = new.get(name).map(endpoints).unwrap_or_default();
-        for gone in endpoints(before).difference(&now) {
-            for service in addresses(before) {
-                out.insert(Stale::Endpoint { service, endpoint: gone.ip });
+/// Where UDP may be sent: endpoints by Service address, and by node port. Services without endpoints are not in it.
+#[derive(Debug, Default)]
+pub struct Targets {
+    addresses: HashMap<SocketAddr, HashSet<SocketAddr>>,
+    node_ports: HashMap<u16, HashSet<SocketAddr>>,
+}
+
+impl Targets {
+    /// Of the desired state.
+    pub fn of(desired: &Desired) -> Self {
+        let mut out = Self::default();
+        for port in desired.ports().filter(|p| p.protocol == Protocol::Udp) {
+            let endpoints: HashSet<SocketAddr> =
+                port.reachable().into_iter().map(|e| SocketAddr::new(e.ip, e.port)).collect();
+            if endpoints.is_empty() {
+                continue;
+            }
+            for ip in port.external_ips.iter().chain(&port.load_balancer_ips).chain([&port.cluster_ip]) {
+                out.addresses.insert(SocketAddr::new(*ip, port.port), endpoints.clone());
+            }
+            if port.node_port != 0 {
+                out.node_ports.insert(port.node_port, endpoints);
             }
         }
+        out
     }
-    for (name, now) in &new {
-        let had = old.get(name).is_some_and(|before| !endpoints(before).is_empty());
-        if !had && !endpoints(now).is_empty() {
-            out.extend(addresses(now).into_iter().map(|service| Stale::Service { service, port: now.port }));
-            if now.node_port != 0 {
-                out.insert(Stale::NodePort(now.node_port));
-            }
-        }
+
+    /// Whether a flow goes where nobody of the Service is.
+    fn is_stale(&self, flow: &Flow) -> bool {
+        let by_address = self.addresses.get(&flow.destination);
+        let endpoints = by_address.or_else(|| self.node_ports.get(&flow.destination.port()));
+        endpoints.is_some_and(|endpoints| !endpoints.contains(&flow.answered_by))
     }
-    out
 }
 
-fn endpoints(port: &ServicePort) -> BTreeSet<Endpoint> {
-    port.cluster_endpoints.iter().chain(&port.local_endpoints).cloned().collect()
-}
-
-fn addresses(port: &ServicePort) -> Vec<IpAddr> {
-    [port.cluster_ip]
-        .into_iter()
-        .chain(port.external_ips.iter().copied())
-        .chain(port.load_balancer_ips.iter().copied())
-        .collect()
-}
-
-/// Deletes the flows with the `conntrack` program; a failure is logged, because traffic to live endpoints is not affected.
-/// Returns the number of deleted flows.
-pub async fn delete(stale: &BTreeSet<Stale>) -> u64 {
+/// Deletes stale UDP flows of one family; returns their number. Blocks.
+///
+/// # Errors
+/// The kernel's.
+pub fn reconcile(family: Family, targets: &Targets) -> io::Result<u64> {
+    if targets.addresses.is_empty() {
+        return Ok(0);
+    }
+    let mut socket = Socket::netfilter()?;
+    let fixed = [if family == Family::V4 { 2 } else { 10 }, 0, 0, 0];
+    let flows = socket.request(GET, DUMP, &Message::new(&fixed))?;
     let mut deleted = 0;
-    for entry in stale {
-        let arguments: Vec<String> = match entry {
-            Stale::Endpoint { service, endpoint } => {
-                ["-D", "--orig-dst", &service.to_string(), "--dst-nat", &endpoint.to_string(), "-p", "udp"]
-                    .map(str::to_owned)
-                    .to_vec()
-            }
-            Stale::Service { service, port } => {
-                ["-D", "--orig-dst", &service.to_string(), "-p", "udp", "--dport", &port.to_string()]
-                    .map(str::to_owned)
-                    .to_vec()
-            }
-            Stale::NodePort(port) => ["-D", "-p", "udp", "--dport", &port.to_string()].map(str::to_owned).to_vec(),
-        };
-        match tokio::process::Command::new("conntrack").args(&arguments).output().await {
-            Err(error) => tracing::warn!("cannot run conntrack to end stale UDP flows: {error} (package conntrack)"),
-            Ok(output) => {
-                let words = String::from_utf8_lossy(&output.stderr);
-                deleted += words
-                    .split_whitespace()
-                    .skip_while(|word| !word.ends_with("):"))
-                    .nth(1)
-                    .and_then(|count| count.parse::<u64>().ok())
-                    .unwrap_or(0);
-                // exit status 1 with "0 flow entries" only says that there were none
-                if !output.status.success() && !words.contains("0 flow entries") {
-                    tracing::warn!("conntrack {} failed: {}", arguments.join(" "), words.trim());
-                }
-            }
+    for flow in flows.iter().filter_map(|entry| parse(entry)).filter(|flow| targets.is_stale(flow)) {
+        match socket.request(DELETE, ACK, &Message::new(&fixed).bytes(ORIGINAL | 0x8000, &flow.tuple)) {
+            Ok(_) => deleted += 1,
+            // it ended by itself
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
-    deleted
+    Ok(deleted)
+}
+
+/// An entry of the table, if it is UDP.
+fn parse(entry: &[u8]) -> Option<Flow> {
+    let attributes = entry.get(4..)?;
+    let side = |which: u16, ip: [u16; 2], port: u16| {
+        let tuple = attribute(attributes, which)?;
+        let (addresses, protocol) = (attribute(tuple, 1)?, attribute(tuple, 2)?);
+        if attribute(protocol, 1)?.first() != Some(&Protocol::Udp.number()) {
+            return None;
+        }
+        let ip: IpAddr = ip.into_iter().find_map(|kind| attribute(addresses, kind).and_then(ip_of))?;
+        let port = u16::from_be_bytes(attribute(protocol, port)?.try_into().ok()?);
+        Some((SocketAddr::new(ip, port), tuple.to_vec()))
+    };
+    let (destination, tuple) = side(ORIGINAL, [2, 4], 3)?;
+    let (answered_by, _) = side(REPLY, [1, 3], 2)?;
+    Some(Flow { destination, answered_by, tuple })
 }
 
 /// Writes the machine's limits where they differ; a read-only /proc is a warning, as the limits are not vital.
@@ -132,42 +130,26 @@ pub fn configure(config: &Conntrack) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn state(protocol: Protocol, endpoint_ips: &[&str]) -> Desired {
-        let endpoint = |ip: &&str| Endpoint { ip: ip.parse().unwrap(), port: 53, local: false };
-        let port = ServicePort {
-            name: "kube-system/dns:dns".to_owned(),
-            service: ("kube-system".to_owned(), "dns".to_owned()),
-            protocol,
-            cluster_ip: "10.96.0.10".parse().unwrap(),
-            port: 53,
-            node_port: 0,
-            external_ips: vec![],
-            load_balancer_ips: vec![],
-            source_ranges: vec![],
-            affinity_seconds: None,
-            external_local: false,
-            internal_local: false,
-            health_check_node_port: 0,
-            cluster_endpoints: endpoint_ips.iter().map(endpoint).collect(),
-            local_endpoints: vec![],
-            has_endpoints: !endpoint_ips.is_empty(),
-        };
-        Desired { ports: vec![port] }
-    }
+    use crate::core::tests::udp_desired;
 
     #[test]
-    fn udp_flows_to_gone_endpoints_and_to_services_without_any_end() {
-        let (two, one, none) = (
-            state(Protocol::Udp, &["10.0.0.1", "10.0.0.2"]),
-            state(Protocol::Udp, &["10.0.0.1"]),
-            state(Protocol::Udp, &[]),
-        );
-        let service = "10.96.0.10".parse().unwrap();
-        let gone = Stale::Endpoint { service, endpoint: "10.0.0.2".parse().unwrap() };
-        assert_eq!(stale(&two, &one), BTreeSet::from([gone]));
-        assert_eq!(stale(&none, &one), BTreeSet::from([Stale::Service { service, port: 53 }]));
-        assert_eq!(stale(&one, &one), BTreeSet::new());
-        assert_eq!(stale(&state(Protocol::Tcp, &["10.0.0.1"]), &state(Protocol::Tcp, &[])), BTreeSet::new());
+    fn flows_that_no_endpoint_answers_are_stale_if_there_is_one() {
+        let flow = |destination: &str, answered_by: &str| Flow {
+            destination: destination.parse().unwrap(),
+            answered_by: answered_by.parse().unwrap(),
+            tuple: Vec::new(),
+        };
+        let targets = Targets::of(&udp_desired(&["10.0.0.1"]));
+        for (destination, answered_by, stale) in [
+            ("10.96.0.10:80", "10.0.0.1:8080", false),
+            ("10.96.0.10:80", "10.0.0.2:8080", true),
+            ("10.96.0.10:80", "10.96.0.10:80", true),
+            ("192.168.7.7:30080", "10.0.0.2:8080", true),
+            ("10.96.0.11:80", "10.0.0.2:8080", false),
+        ] {
+            assert_eq!(targets.is_stale(&flow(destination, answered_by)), stale, "{destination} {answered_by}");
+        }
+        let nobody = Targets::of(&udp_desired(&[]));
+        assert!(!nobody.is_stale(&flow("10.96.0.10:80", "10.0.0.2:8080")));
     }
 }

@@ -1,20 +1,21 @@
 //! What others may ask kube-proxy: `/healthz` and `/livez` (10256), `/metrics` (10249), and per Service with local traffic
 //! policy whether this node has endpoints (health check node ports).
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use component_base::metrics::{Counter, Family};
+use component_base::metrics::{Counter, Family as Metrics};
 use component_base::serving::{Body, Server, full, service_fn};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::Desired;
+use crate::core::{Change, Family, Ports, ServiceKey, ServicePort};
 use crate::metrics;
+use crate::settings::{NodePortAddresses, Settings};
 
 /// Freshness of the rules: healthy unless a change has been waiting for longer than twice the sync period.
 #[derive(Clone, Debug)]
@@ -85,7 +86,7 @@ fn not_found() -> Response<Body> {
     response
 }
 
-fn counted(total: &Family<Counter>, response: Response<Body>) -> Response<Body> {
+fn counted(total: &Metrics<Counter>, response: Response<Body>) -> Response<Body> {
     total.with(&[response.status().as_str()]).inc();
     response
 }
@@ -104,12 +105,12 @@ pub async fn serve_health(server: Server, freshness: Freshness, shutdown: Cancel
 }
 
 /// Serves `/metrics`, `/proxyMode` and `/healthz` until shutdown.
-pub async fn serve_metrics(server: Server, shutdown: CancellationToken) {
-    let service = service_fn(|request: Request<Incoming>| {
+pub async fn serve_metrics(server: Server, mode: &'static str, shutdown: CancellationToken) {
+    let service = service_fn(move |request: Request<Incoming>| {
         let text = |body: String| answer(true, "text/plain; version=0.0.4; charset=utf-8", body);
         let response = match request.uri().path() {
             "/metrics" => text(component_base::metrics::render()),
-            "/proxyMode" => text("iptables".to_owned()),
+            "/proxyMode" => text(mode.to_owned()),
             "/healthz" => text("ok".to_owned()),
             _ => not_found(),
         };
@@ -121,7 +122,8 @@ pub async fn serve_metrics(server: Server, shutdown: CancellationToken) {
 /// The servers of health check node ports; each exists as long as its Service wants it.
 #[derive(Debug, Default)]
 pub struct ServiceHealth {
-    servers: BTreeMap<u16, Checked>,
+    wanted: BTreeMap<(ServiceKey, Family), LocalEndpoints>,
+    servers: BTreeMap<(IpAddr, u16), Checked>,
 }
 
 #[derive(Debug)]
@@ -132,46 +134,81 @@ struct Checked {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct LocalEndpoints {
-    service: (String, String),
+    service: ServiceKey,
+    port: u16,
     count: usize,
 }
 
-/// Which health check ports there must be, and what they answer. Pure.
-fn wanted(desired: &Desired) -> BTreeMap<u16, LocalEndpoints> {
-    let mut out: BTreeMap<u16, LocalEndpoints> = BTreeMap::new();
-    for port in desired.ports.iter().filter(|p| p.health_check_node_port != 0 && p.external_local) {
-        let entry = out.entry(port.health_check_node_port).or_default();
-        entry.service.clone_from(&port.service);
-        let local: std::collections::BTreeSet<IpAddr> =
-            port.local_endpoints.iter().filter(|e| e.local).map(|e| e.ip).collect();
-        entry.count = entry.count.max(local.len());
+/// The health check port of a Service and what it answers. Pure.
+fn wanted(ports: &Ports) -> Option<LocalEndpoints> {
+    let checked: Vec<_> = ports.iter().filter(|p| p.health_check_node_port != 0 && p.external_local).collect();
+    let local = |port: &ServicePort| {
+        port.local_endpoints.iter().filter(|e| e.local).map(|e| e.ip).collect::<BTreeSet<IpAddr>>().len()
+    };
+    let first = checked.first()?;
+    let count = checked.iter().map(|port| local(port)).max().unwrap_or(0);
+    Some(LocalEndpoints { service: first.service.clone(), port: first.health_check_node_port, count })
+}
+
+/// Where the servers listen: where node ports answer. Everywhere means both families by one socket, if there are both.
+pub fn listen_addresses(families: &[Settings]) -> Vec<IpAddr> {
+    let mut out = BTreeSet::new();
+    for settings in families {
+        match &settings.node_port_addresses {
+            NodePortAddresses::Only(ips) => out.extend(ips.iter().copied()),
+            NodePortAddresses::All if settings.family == Family::V4 => drop(out.insert(Ipv4Addr::UNSPECIFIED.into())),
+            NodePortAddresses::All => drop(out.insert(Ipv6Addr::UNSPECIFIED.into())),
+        }
     }
-    out
+    if out.contains(&Ipv6Addr::UNSPECIFIED.into()) {
+        out.retain(|ip| *ip == IpAddr::from(Ipv6Addr::UNSPECIFIED));
+    }
+    out.into_iter().collect()
 }
 
 impl ServiceHealth {
-    /// Starts, changes and stops servers so that they are what the desired state wants.
-    pub fn update(&mut self, desired: &Desired, freshness: &Freshness) {
-        let wanted = wanted(desired);
-        self.servers.retain(|port, server| {
-            let keep = wanted.contains_key(port);
+    /// Takes over what changed in one family.
+    pub fn change(&mut self, family: Family, changes: &[Change]) {
+        for change in changes {
+            if let Some(old) = wanted(&change.old) {
+                self.wanted.remove(&(old.service, family));
+            }
+            if let Some(new) = wanted(&change.new) {
+                self.wanted.insert((new.service.clone(), family), new);
+            }
+        }
+    }
+
+    /// Starts, changes and stops servers at these addresses so that they are what Services want.
+    pub fn serve(&mut self, addresses: &[IpAddr], freshness: &Freshness) {
+        let mut ports: BTreeMap<u16, &LocalEndpoints> = BTreeMap::new();
+        for endpoints in self.wanted.values() {
+            let entry = ports.entry(endpoints.port).or_insert(endpoints);
+            if endpoints.count > entry.count {
+                *entry = endpoints;
+            }
+        }
+        let wanted: BTreeMap<(IpAddr, u16), &LocalEndpoints> =
+            ports.into_iter().flat_map(|(port, e)| addresses.iter().map(move |ip| ((*ip, port), e))).collect();
+        self.servers.retain(|at, server| {
+            let keep = wanted.contains_key(at);
             if !keep {
                 server.stop.cancel();
             }
             keep
         });
-        for (port, endpoints) in wanted {
-            if let Some(server) = self.servers.get(&port) {
-                server.state.send_replace(endpoints);
-            } else if let Some(server) = start(port, endpoints, freshness.clone()) {
-                self.servers.insert(port, server);
+        for (at, endpoints) in wanted {
+            if let Some(server) = self.servers.get(&at) {
+                server.state.send_replace(endpoints.clone());
+            } else if let Some(server) = start(at, endpoints.clone(), freshness.clone()) {
+                self.servers.insert(at, server);
             }
         }
     }
 }
 
-fn start(port: u16, endpoints: LocalEndpoints, freshness: Freshness) -> Option<Checked> {
-    let server = match Server::bind(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port) {
+fn start((ip, port): (IpAddr, u16), endpoints: LocalEndpoints, freshness: Freshness) -> Option<Checked> {
+    let server = match Server::bind(ip, port) {
         Ok(server) => server,
         Err(error) => {
             let (namespace, name) = &endpoints.service;

@@ -4,8 +4,6 @@ use std::sync::LazyLock;
 
 use component_base::metrics::{Counter, Family as Metrics, Gauge, Histogram, counter, gauge, histogram};
 
-use crate::core::Family;
-
 const SYNC_SECONDS: &[f64] =
     &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
 
@@ -60,6 +58,12 @@ families! {
         "kubeproxy_sync_proxy_rules_iptables_restore_failures_total", "Cumulative proxy iptables restore failures", BY_FAMILY);
     "Failed writes of a difference." PARTIAL_FAILURES: Counter = counter(
         "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total", "Cumulative proxy iptables partial restore failures", BY_FAMILY);
+    "Failed writes of nftables." NFT_FAILURES: Counter = counter(
+        "kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures", BY_FAMILY);
+    "Failed deletions of chains." NFT_CLEANUP_FAILURES: Counter = counter(
+        "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total", "Cumulative proxy nftables cleanup failures", BY_FAMILY);
+    "Duration of looking for stale flows." CONNTRACK_SYNC: Histogram = histogram(
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds", "ReconcileConntrackFlowsLatency latency in seconds", BY_FAMILY, SYNC_SECONDS);
     "Services whose policy is Local and that have no endpoint here." NO_LOCAL_ENDPOINTS: Gauge = gauge(
         "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
         "Number of services with a Local traffic policy and no endpoints", &["ip_family", "traffic_policy"]);
@@ -71,10 +75,7 @@ families! {
         "kubeproxy_conntrack_reconciler_deleted_entries_total", "Cumulative conntrack flows deleted by conntrack reconciler", BY_FAMILY);
 }
 
-/// The value of the label `ip_family`.
-pub fn label(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "IPv4",
-        Family::V6 => "IPv6",
-    }
+/// A number of things as a gauge's value.
+pub fn number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }

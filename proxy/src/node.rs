@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use crate::config::{Config, DetectLocal};
 use crate::core::{EndpointSlice, Family, NodeView, Service};
-use crate::iptables::{LocalTraffic, NodePortAddresses};
+use crate::settings::{LocalTraffic, NodePortAddresses};
+use crate::{ipvs, netlink};
 
 /// The cluster autoscaler sets it before it deletes a node.
 const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
@@ -70,6 +71,30 @@ impl Cached for Node {
     }
 }
 
+/// A range of Service addresses.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceCidr {
+    /// Name.
+    pub metadata: ObjectMeta,
+    /// Ranges.
+    pub spec: ServiceCidrSpec,
+}
+
+/// A ServiceCIDR's spec.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ServiceCidrSpec {
+    /// One per family.
+    pub cidrs: Vec<String>,
+}
+
+impl Cached for ServiceCidr {
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
 impl Cached for Service {
     fn meta(&self) -> &ObjectMeta {
         &self.metadata
@@ -92,7 +117,7 @@ pub fn view(name: &str, node: Option<&Node>) -> NodeView {
 pub fn local_traffic(config: &Config, family: Family, node: Option<&Node>) -> LocalTraffic {
     let v6 = family == Family::V6;
     match &config.detect_local {
-        DetectLocal::Bridge(name) => LocalTraffic::Bridge(name.clone()),
+        DetectLocal::Bridge(name) => LocalTraffic::Interface(name.clone()),
         DetectLocal::InterfacePrefix(prefix) => LocalTraffic::InterfacePrefix(prefix.clone()),
         DetectLocal::ClusterCidr(ranges) => {
             let range = ranges.iter().find(|range| range.is_ipv6() == v6);
@@ -132,6 +157,16 @@ pub fn missing(config: &Config, node: Option<&Node>) -> Option<&'static str> {
     }
 }
 
+/// The node's own address in one family: what the configuration says, else its Node.
+pub fn node_ip(config: &Config, family: Family, node: Option<&Node>) -> Option<IpAddr> {
+    let addresses = node.map(|n| n.status.addresses.as_slice()).unwrap_or_default();
+    let of_type = |ty: &'static str| {
+        addresses.iter().filter(move |a| a.ty == ty).filter_map(|a| a.address.parse::<IpAddr>().ok())
+    };
+    let told = of_type("InternalIP").chain(of_type("ExternalIP"));
+    config.node_ip.into_iter().chain(told).find(|ip| family.has(ip))
+}
+
 /// At which addresses node ports answer in one family, given this machine's own addresses.
 pub fn node_port_addresses(
     config: &Config,
@@ -140,60 +175,37 @@ pub fn node_port_addresses(
     machine: &[IpAddr],
 ) -> NodePortAddresses {
     if config.node_port_primary {
-        let addresses = node.map(|n| n.status.addresses.as_slice()).unwrap_or_default();
-        let internal = addresses.iter().filter(|a| a.ty == "InternalIP").filter_map(|a| a.address.parse().ok());
-        return NodePortAddresses::Only(internal.filter(|ip: &IpAddr| family.has(ip)).take(1).collect());
+        return NodePortAddresses::Only(node_ip(config, family, node).into_iter().collect());
     }
     let ranges = || config.node_port_cidrs.iter().filter(|range| range.is_ipv6() == (family == Family::V6));
     if ranges().next().is_none() || ranges().any(|range| range.prefix_bits() == 0) {
         return NodePortAddresses::All;
     }
-    let loopback = |ip: &IpAddr| family == Family::V6 && ip.is_loopback();
-    let covered = machine.iter().filter(|ip| !loopback(ip) && ranges().any(|range| range.contains(**ip)));
+    // packets to IPv6's loopback address cannot be sent elsewhere, nor can IPv4's unless the kernel is told
+    let usable = |ip: &IpAddr| !ip.is_loopback() || (family == Family::V4 && config.localhost_node_ports);
+    let covered = machine.iter().filter(|ip| usable(ip) && ranges().any(|range| range.contains(**ip)));
     NodePortAddresses::Only(covered.copied().collect())
 }
 
-/// The addresses of this machine's interfaces, sorted.
+/// The addresses of this machine's interfaces but those of Services, sorted; none when the kernel does not tell.
 pub fn machine_addresses() -> Vec<IpAddr> {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let mut out = of_fib_trie(&read("/proc/net/fib_trie"));
-    out.extend(of_if_inet6(&read("/proc/net/if_inet6")));
-    out.sort();
-    out.dedup();
-    out
+    let ask = || {
+        let mut socket = netlink::Socket::route()?;
+        let services = netlink::interface(&mut socket, ipvs::DEVICE)?;
+        let all = netlink::addresses(&mut socket)?;
+        let mut out: Vec<IpAddr> = all.into_iter().filter(|(at, _)| Some(*at) != services).map(|(_, ip)| ip).collect();
+        out.sort();
+        out.dedup();
+        Ok::<_, std::io::Error>(out)
+    };
+    ask().unwrap_or_else(|error| {
+        tracing::warn!("cannot list this machine's addresses: {error}");
+        Vec::new()
+    })
 }
 
-/// Local IPv4 addresses: a leaf line `|-- 10.0.0.1` followed by `/32 host LOCAL`.
-fn of_fib_trie(text: &str) -> Vec<IpAddr> {
-    let mut leaf: Option<IpAddr> = None;
-    let mut out = Vec::new();
-    for line in text.lines() {
-        if let Some((_, address)) = line.split_once("|-- ") {
-            leaf = address.trim().parse().ok();
-        } else if line.trim() == "/32 host LOCAL" {
-            out.extend(leaf);
-        }
-    }
-    out
-}
-
-/// IPv6 addresses: 32 hexadecimal digits at the start of each line.
-fn of_if_inet6(text: &str) -> Vec<IpAddr> {
-    let digits = text.lines().filter_map(|line| line.get(..32));
-    let parse = |hex: &str| u128::from_str_radix(hex, 16).ok();
-    digits.filter_map(parse).map(|bits| IpAddr::V6(bits.into())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_the_machine() {
-        let trie = "Local:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n     +-- 127.0.0.0/8 2 0 2\n           \
-                    |-- 127.0.0.1\n              /32 host LOCAL\n     |-- 10.0.0.7\n        /32 host LOCAL\n     |-- 10.0.0.255\n        /32 link BROADCAST\n";
-        assert_eq!(of_fib_trie(trie).iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1", "10.0.0.7"]);
-        let six = "00000000000000000000000000000001 01 80 10 80       lo\n";
-        assert_eq!(of_if_inet6(six), ["::1".parse::<IpAddr>().unwrap()]);
-    }
+/// Those of them in one family that IPVS may serve node ports at.
+pub fn servable(family: Family, machine: &[IpAddr]) -> Vec<IpAddr> {
+    let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    machine.iter().copied().filter(|ip| family.has(ip) && !ip.is_loopback() && !link_local(ip)).collect()
 }

@@ -9,14 +9,14 @@ use component_base::serving::{BindError, Server};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::Backend;
 use crate::changes::{self, Changes};
-use crate::config::{Config, DetectLocal};
-use crate::conntrack;
-use crate::core::{Desired, Family};
+use crate::config::{Config, DetectLocal, Mode};
+use crate::core::Family;
 use crate::health::{self, Freshness};
-use crate::iptables::{Executor, IptablesError, LocalTraffic, NodePortAddresses, Settings, render};
-use crate::sync::{Syncer, World};
-use crate::{metrics, node};
+use crate::program::WriteError;
+use crate::sync::{BY_SERVICE, Syncer, World, index_key};
+use crate::{conntrack, ipvs, metrics, node};
 
 /// Why kube-proxy ended.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +33,16 @@ pub enum RunError {
         source: BindError,
     },
     /// Neither family works.
-    #[error("iptables does not work here: {0}")]
-    Unsupported(IptablesError),
+    #[error("the proxy mode {mode} does not work here: {source}")]
+    Unsupported {
+        /// Which.
+        mode: &'static str,
+        /// Why, of the last family tried.
+        source: WriteError,
+    },
     /// Cleaning up failed.
     #[error("cannot remove the rules: {0}")]
-    Cleanup(IptablesError),
+    Cleanup(WriteError),
 }
 
 /// Runs until shutdown, or cleans up and returns.
@@ -46,11 +51,17 @@ pub enum RunError {
 /// The first step that failed.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     metrics::register();
-    let families = families().await?;
-    tracing::info!(version = component_base::version::GIT_VERSION, node = config.node_name, ?families, "kube-proxy");
     if config.cleanup {
-        return cleanup(&families).await;
+        return cleanup().await;
     }
+    let (families, mode) = (families(&config.mode).await?, config.mode.name());
+    tracing::info!(
+        version = component_base::version::GIT_VERSION,
+        mode,
+        node = config.node_name,
+        ?families,
+        "kube-proxy"
+    );
     prepare_machine(&config);
     if config.init_only {
         return Ok(());
@@ -77,21 +88,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
     Ok(())
 }
 
-async fn families() -> Result<Vec<Family>, RunError> {
-    let mut out = Vec::new();
+async fn families(mode: &Mode) -> Result<Vec<Family>, RunError> {
+    let (mut out, mut reason) = (Vec::new(), None);
     for family in [Family::V4, Family::V6] {
-        if Executor::new(family).is_supported().await {
-            out.push(family);
-        } else {
-            tracing::info!(?family, "the machine's packet filter does not do this address family, leaving it out");
+        match Backend::is_supported(mode, family).await {
+            Ok(()) => out.push(family),
+            Err(error) => {
+                tracing::info!(?family, "leaving out this address family: {error}");
+                reason = Some(error);
+            }
         }
     }
-    if out.is_empty() {
-        let program = "iptables -t nat -S".to_owned();
-        let words = "neither IPv4 nor IPv6 works; is it installed, and is this root?".to_owned();
-        return Err(RunError::Unsupported(IptablesError::Refused { program, words, hint: String::new() }));
+    match reason {
+        Some(source) if out.is_empty() => Err(RunError::Unsupported { mode: mode.name(), source }),
+        _ => Ok(out),
     }
-    Ok(out)
 }
 
 /// `--random-fully` came with iptables 1.6.2; all that Debian still supports have it.
@@ -100,22 +111,12 @@ async fn supports_random_fully() -> bool {
     help.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("--random-fully"))
 }
 
-async fn cleanup(families: &[Family]) -> Result<(), RunError> {
-    for family in families {
-        let settings = Settings {
-            family: *family,
-            masquerade_mark: 0,
-            masquerade_all: false,
-            random_fully: false,
-            localhost_node_ports: false,
-            local_traffic: LocalTraffic::Unknown,
-            node_port_addresses: NodePortAddresses::All,
-            drop_invalid: false,
-        };
-        let frame = render(&settings, &Desired::default());
-        Executor::new(*family).cleanup(&frame).await.map_err(RunError::Cleanup)?;
+async fn cleanup() -> Result<(), RunError> {
+    let mut result = Ok(());
+    for family in [Family::V4, Family::V6] {
+        result = result.and(Backend::cleanup(None, family).await);
     }
-    Ok(())
+    result.map_err(RunError::Cleanup)
 }
 
 fn prepare_machine(config: &Config) {
@@ -125,10 +126,35 @@ fn prepare_machine(config: &Config) {
         // packets from 127.0.0.0/8 may then leave after their destination was changed
         set("/proc/sys/net/ipv4/conf/all/route_localnet", "1");
     }
+    if let Mode::Ipvs(options) = &config.mode {
+        prepare_ipvs(options);
+    }
     if matches!(&config.detect_local, DetectLocal::ClusterCidr(ranges) if ranges.is_empty()) {
         tracing::warn!(
             "no --cluster-cidr (clusterCIDR): traffic from outside the cluster to Services is not masqueraded"
         );
+    }
+}
+
+/// What IPVS needs to let iptables see its packets, to end flows to endpoints that are gone, and to route at all.
+fn prepare_ipvs(options: &ipvs::Options) {
+    for (name, value) in [
+        ("vs/conntrack", "1"),
+        ("vs/expire_nodest_conn", "1"),
+        ("vs/expire_quiescent_template", "1"),
+        ("ip_forward", "1"),
+    ] {
+        set(&format!("/proc/sys/net/ipv4/{name}"), value);
+    }
+    if options.strict_arp {
+        set("/proc/sys/net/ipv4/conf/all/arp_ignore", "1");
+        set("/proc/sys/net/ipv4/conf/all/arp_announce", "2");
+    }
+    let (tcp, tcp_fin, udp) = (options.tcp_timeout, options.tcp_fin_timeout, options.udp_timeout);
+    if [tcp, tcp_fin, udp].iter().any(|timeout| !timeout.is_zero())
+        && let Err(error) = ipvs::kernel::Ipvs::open().and_then(|mut ipvs| ipvs.set_timeouts(tcp, tcp_fin, udp))
+    {
+        tracing::warn!("cannot set the timeouts of IPVS: {error}");
     }
 }
 
@@ -152,7 +178,7 @@ fn serve(config: &Config, freshness: &Freshness, shutdown: &CancellationToken) -
                 tokio::spawn(health::serve_health(server, freshness.clone(), shutdown.clone()));
             }
             Ok(server) => {
-                tokio::spawn(health::serve_metrics(server, shutdown.clone()));
+                tokio::spawn(health::serve_metrics(server, config.mode.name(), shutdown.clone()));
             }
             Err(source) if config.bind_hard_fail => return Err(RunError::Bind { server: what, source }),
             Err(source) => tracing::error!("{what}: {source}"),
@@ -183,6 +209,7 @@ fn watch(client: &Client, config: &Config, triggers: &Triggers, shutdown: &Cance
     const OURS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
     let own = format!("metadata.name={}", config.node_name);
     let (for_services, for_slices, for_nodes) = (triggers.clone(), triggers.clone(), triggers.clone());
+    let for_cidrs = triggers.clone();
     World {
         services: Informer::builder(client, resources::SERVICES)
             .label_selector(OURS)
@@ -193,6 +220,7 @@ fn watch(client: &Client, config: &Config, triggers: &Triggers, shutdown: &Cance
             .start(shutdown.clone()),
         slices: Informer::builder(client, resources::ENDPOINT_SLICES)
             .label_selector(OURS)
+            .index(BY_SERVICE, |slice| changes::owner(slice).iter().map(index_key).collect())
             .on_event(move |delta| {
                 for_slices.changes.slice(delta);
                 for_slices.fire();
@@ -207,5 +235,10 @@ fn watch(client: &Client, config: &Config, triggers: &Triggers, shutdown: &Cance
                 }
             })
             .start(shutdown.clone()),
+        service_cidrs: (config.mode == Mode::Nftables).then(|| {
+            Informer::builder(client, resources::SERVICE_CIDRS)
+                .on_event(move |_| for_cidrs.fire())
+                .start(shutdown.clone())
+        }),
     }
 }

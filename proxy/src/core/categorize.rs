@@ -51,7 +51,8 @@ impl Candidate {
 
 /// Sets the endpoint lists of a service port.
 pub fn fill(port: &mut ServicePort, node: &NodeView, candidates: &BTreeMap<(IpAddr, u16), Candidate>) {
-    let uses_cluster = !port.internal_local || (port.is_external() && !port.external_local);
+    // with policy Local too: the node's own traffic to the external addresses may go anywhere
+    let uses_cluster = !port.internal_local || port.is_external();
     let uses_local = port.internal_local || (port.is_external() && port.external_local);
     port.has_endpoints = candidates.values().any(|c| c.ready || c.falls_back());
     if uses_cluster {

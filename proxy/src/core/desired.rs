@@ -1,13 +1,17 @@
 //! From Services and EndpointSlices to the desired state of one node and one address family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+
+use component_base::net::Cidr;
 
 use super::categorize::{self, Candidate};
 use super::objects::{EndpointSlice, Port, Service};
 use super::{Family, Protocol};
 
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Names the Service that a slice belongs to.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Services and slices that another proxy serves carry this label (upstream's `service.kubernetes.io/service-proxy-name`).
 const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Slices of headless Services carry this label and make no rules.
@@ -47,7 +51,7 @@ pub struct ServicePort {
     /// `namespace/name:port`, or `namespace/name` for an unnamed port.
     pub name: String,
     /// Namespace and name of the Service.
-    pub service: (String, String),
+    pub service: ServiceKey,
     /// Protocol.
     pub protocol: Protocol,
     /// Cluster address.
@@ -60,8 +64,8 @@ pub struct ServicePort {
     pub external_ips: Vec<IpAddr>,
     /// Load balancer addresses whose packets arrive with that destination.
     pub load_balancer_ips: Vec<IpAddr>,
-    /// Who may use the load balancer addresses (CIDRs); empty: everybody.
-    pub source_ranges: Vec<String>,
+    /// Who may use the load balancer addresses; empty: everybody.
+    pub source_ranges: Vec<Cidr>,
     /// Client affinity in seconds.
     pub affinity_seconds: Option<u32>,
     /// Traffic from outside stays on the node it came to.
@@ -84,6 +88,21 @@ impl ServicePort {
         self.node_port != 0 || !self.external_ips.is_empty() || !self.load_balancer_ips.is_empty()
     }
 
+    /// The name of the port, empty when the Service has but one.
+    pub fn port_name(&self) -> &str {
+        self.name.split_once(':').map_or("", |(_, port)| port)
+    }
+
+    /// Endpoints that traffic may reach from this node, whichever the policy.
+    pub fn reachable(&self) -> BTreeSet<&Endpoint> {
+        self.cluster_endpoints.iter().chain(&self.local_endpoints).collect()
+    }
+
+    /// Whether a packet from this node may use the load balancer's addresses in spite of source ranges.
+    pub fn admits(&self, node_ip: Option<IpAddr>) -> bool {
+        node_ip.is_some_and(|ip| self.source_ranges.iter().any(|range| range.contains(ip)))
+    }
+
     /// Endpoints for traffic from pods and the node to the cluster address.
     pub fn internal_endpoints(&self) -> &[Endpoint] {
         if self.internal_local { &self.local_endpoints } else { &self.cluster_endpoints }
@@ -95,30 +114,64 @@ impl ServicePort {
     }
 }
 
-/// All service ports of one family, sorted by name and protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// Service ports.
-    pub ports: Vec<ServicePort>,
-}
+/// Namespace and name of a Service.
+pub type ServiceKey = (String, String);
 
-/// Computes the desired state.
-pub fn desired<'a>(
-    family: Family,
-    node: &NodeView,
-    services: impl IntoIterator<Item = &'a Service>,
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
-) -> Desired {
-    let endpoints = index(family, slices);
-    let mut ports = Vec::new();
-    for service in services {
-        let Some(cluster_ip) = proxied(family, service) else { continue };
-        for port in &service.spec.ports {
-            ports.push(service_port(family, node, service, cluster_ip, port, &endpoints));
+/// The service ports of one Service, sorted by name and protocol; shared between what is and what was written.
+pub type Ports = Arc<[ServicePort]>;
+
+/// All service ports of one family; a Service without any is not in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired(BTreeMap<ServiceKey, Ports>);
+
+impl Desired {
+    /// The ports of one Service, none when there is no such Service.
+    pub fn get(&self, service: &ServiceKey) -> Ports {
+        self.0.get(service).cloned().unwrap_or_default()
+    }
+
+    /// Puts what a Service has now in the place of what it had.
+    pub fn take_over(&mut self, change: &Change) {
+        if let Some(port) = change.new.first() {
+            self.0.insert(port.service.clone(), Arc::clone(&change.new));
+        } else if let Some(port) = change.old.first() {
+            self.0.remove(&port.service);
         }
     }
+
+    /// All Services.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.0.keys()
+    }
+
+    /// All ports.
+    pub fn ports(&self) -> impl Iterator<Item = &ServicePort> {
+        self.0.values().flat_map(|ports| ports.iter())
+    }
+}
+
+/// What changed of one Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Before.
+    pub old: Ports,
+    /// Now.
+    pub new: Ports,
+}
+
+/// The ports of one Service, given the slices that carry its name.
+pub fn service_ports<'a>(
+    family: Family,
+    node: &NodeView,
+    service: &Service,
+    slices: impl IntoIterator<Item = &'a EndpointSlice>,
+) -> Ports {
+    let Some(cluster_ip) = proxied(family, service) else { return Ports::default() };
+    let endpoints = index(family, slices);
+    let port = |port| service_port(family, node, service, cluster_ip, port, &endpoints);
+    let mut ports: Vec<ServicePort> = service.spec.ports.iter().map(port).collect();
     ports.sort_by(|a, b| (&a.name, a.protocol).cmp(&(&b.name, b.protocol)));
-    Desired { ports }
+    ports.into()
 }
 
 /// The cluster address of the family, if this proxy has to serve the Service at all.
@@ -130,26 +183,22 @@ fn proxied(family: Family, service: &Service) -> Option<IpAddr> {
     service.spec.cluster_ips.iter().filter_map(|ip| ip.parse().ok()).find(|ip| family.has(ip))
 }
 
-/// Namespace, Service name, port name, protocol.
-type PortKey = (String, String, String, Protocol);
+/// By port name and protocol.
+type Candidates = BTreeMap<(String, Protocol), BTreeMap<(IpAddr, u16), Candidate>>;
 
-fn index<'a>(
-    family: Family,
-    slices: impl IntoIterator<Item = &'a EndpointSlice>,
-) -> BTreeMap<PortKey, BTreeMap<(IpAddr, u16), Candidate>> {
+fn index<'a>(family: Family, slices: impl IntoIterator<Item = &'a EndpointSlice>) -> Candidates {
     let wanted = if family == Family::V4 { "IPv4" } else { "IPv6" };
-    let mut out: BTreeMap<PortKey, BTreeMap<(IpAddr, u16), Candidate>> = BTreeMap::new();
+    let mut out = Candidates::new();
     for slice in slices {
         let labels = &slice.metadata.labels;
-        let (Some(service), true) = (labels.get(SERVICE_NAME_LABEL), slice.address_type == wanted) else { continue };
-        if labels.contains_key(PROXY_NAME_LABEL) || labels.contains_key(HEADLESS_LABEL) {
+        if slice.address_type != wanted || labels.contains_key(PROXY_NAME_LABEL) || labels.contains_key(HEADLESS_LABEL)
+        {
             continue;
         }
         for slice_port in &slice.ports {
             let Some(number) = slice_port.port else { continue };
             let protocol = Protocol::parse(slice_port.protocol.as_deref().unwrap_or("TCP"));
-            let name = slice_port.name.clone().unwrap_or_default();
-            let port = out.entry((slice.metadata.namespace.clone(), service.clone(), name, protocol)).or_default();
+            let port = out.entry((slice_port.name.clone().unwrap_or_default(), protocol)).or_default();
             for endpoint in &slice.endpoints {
                 let Some(ip) = endpoint.addresses.first() else { continue };
                 let candidate = Candidate::of(endpoint);
@@ -167,7 +216,7 @@ fn service_port(
     service: &Service,
     cluster_ip: IpAddr,
     port: &Port,
-    endpoints: &BTreeMap<PortKey, BTreeMap<(IpAddr, u16), Candidate>>,
+    endpoints: &Candidates,
 ) -> ServicePort {
     let (meta, spec) = (&service.metadata, &service.spec);
     let protocol = Protocol::parse(&port.protocol);
@@ -178,7 +227,7 @@ fn service_port(
         out
     };
     let vips = service.status.load_balancer.ingress.iter().filter(|i| i.ip_mode.as_deref() != Some("Proxy"));
-    let ranges = spec.load_balancer_source_ranges.iter().map(|range| range.trim().to_owned());
+    let ranges = spec.load_balancer_source_ranges.iter().filter_map(|range| range.parse::<Cidr>().ok());
     let affinity = spec.session_affinity_config.client_ip.timeout_seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS);
     let full_name = match port.name.as_str() {
         "" => format!("{}/{}", meta.namespace, meta.name),
@@ -193,7 +242,7 @@ fn service_port(
         node_port: port.node_port,
         external_ips: of_family(&mut spec.external_ips.iter()),
         load_balancer_ips: of_family(&mut vips.map(|i| &i.ip)),
-        source_ranges: ranges.filter(|range| range.contains(':') == (family == Family::V6)).collect(),
+        source_ranges: ranges.filter(|range| family.has(&range.network())).collect(),
         affinity_seconds: (spec.session_affinity == "ClientIP").then_some(affinity),
         external_local: spec.external_traffic_policy == "Local",
         internal_local: spec.internal_traffic_policy == "Local",
@@ -202,8 +251,7 @@ fn service_port(
         local_endpoints: Vec::new(),
         has_endpoints: false,
     };
-    let key = (meta.namespace.clone(), meta.name.clone(), port.name.clone(), protocol);
-    if let Some(candidates) = endpoints.get(&key) {
+    if let Some(candidates) = endpoints.get(&(port.name.clone(), protocol)) {
         categorize::fill(&mut out, node, candidates);
     }
     out

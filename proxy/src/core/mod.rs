@@ -1,4 +1,4 @@
-//! What the cluster's Services and EndpointSlices mean for one node: [`desired`] turns them into the list of service ports
+//! What the cluster's Services and EndpointSlices mean for one node: [`service_ports`] turns each into its service ports
 //! with the endpoints that traffic of each kind may go to.
 //!
 //! Contract: pure. Knows nothing of iptables, IPVS or nftables (the back ends render [`Desired`]), of the API connection or
@@ -6,9 +6,12 @@
 
 pub mod categorize;
 pub mod desired;
+pub mod ledger;
 pub mod objects;
 
-pub use desired::{Desired, Endpoint, NodeView, ServicePort, desired};
+pub use desired::{
+    Change, Desired, Endpoint, NodeView, Ports, SERVICE_NAME_LABEL, ServiceKey, ServicePort, service_ports,
+};
 pub use objects::{EndpointSlice, Service};
 
 /// Address family of a rule set.
@@ -21,6 +24,16 @@ pub enum Family {
 }
 
 impl Family {
+    /// The name in metric labels.
+    pub fn label(self) -> &'static str {
+        if self == Self::V4 { "IPv4" } else { "IPv6" }
+    }
+
+    /// The name in nft's words, of tables and of headers.
+    pub fn nft(self) -> &'static str {
+        if self == Self::V4 { "ip" } else { "ip6" }
+    }
+
     /// Whether an address is of this family.
     pub fn has(self, ip: &std::net::IpAddr) -> bool {
         ip.is_ipv4() == (self == Self::V4)
@@ -49,6 +62,15 @@ impl Protocol {
         }
     }
 
+    /// IANA's number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
     /// As packet filters write it.
     pub fn lower(self) -> &'static str {
         match self {
@@ -60,4 +82,4 @@ impl Protocol {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,6 +3,89 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::settings::{LocalTraffic, NodePortAddresses, Settings};
+
+/// Those of a node "here", 192.168.0.2, with pods in 10.0.0.0/8.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        family: Family::V4,
+        masquerade_mark: 0x4000,
+        masquerade_all: false,
+        random_fully: true,
+        localhost_node_ports: true,
+        local_traffic: LocalTraffic::Cidr("10.0.0.0/8".to_owned()),
+        node_port_addresses: NodePortAddresses::All,
+        drop_invalid: true,
+        node_ip: Some([192, 168, 0, 2].into()),
+        service_cidrs: vec![],
+        machine: vec![[192, 168, 0, 2].into()],
+    }
+}
+
+/// The desired state of Services and EndpointSlices on a node "here".
+pub(crate) fn desired_of(objects: &[Value]) -> Desired {
+    let node = NodeView { name: "here".to_owned(), zone: String::new() };
+    let mut out = Desired::default();
+    for service in objects.iter().filter(|o| o["kind"] == "Service") {
+        let service: Service = serde_json::from_value(service.clone()).unwrap();
+        let slices = objects.iter().filter(|o| o["kind"] == "EndpointSlice");
+        let slices = slices.map(|o| serde_json::from_value::<EndpointSlice>(o.clone()).unwrap());
+        let ours: Vec<_> =
+            slices.filter(|s| s.metadata.labels.get(SERVICE_NAME_LABEL) == Some(&service.metadata.name)).collect();
+        out.take_over(&Change { old: Ports::default(), new: service_ports(Family::V4, &node, &service, &ours) });
+    }
+    out
+}
+
+/// Of one desired state and the next, what changed.
+pub(crate) fn changes(old: &Desired, new: &Desired) -> Vec<Change> {
+    let keys: std::collections::BTreeSet<_> = old.services().chain(new.services()).collect();
+    let pair = |key| Change { old: old.get(key), new: new.get(key) };
+    keys.into_iter().map(pair).filter(|change| change.old != change.new).collect()
+}
+
+/// Service `ns/NAME` 172.30.0.41 with a port `p80`; `lb` in the spec is its load balancer's address.
+pub(crate) fn service_object(name: &str, mut spec: Value) -> Value {
+    spec["clusterIPs"] = json!([spec["ip"].as_str().unwrap_or("172.30.0.41")]);
+    spec["ports"] =
+        json!([{"name": "p80", "port": 80, "protocol": "TCP", "nodePort": spec["nodePort"].as_u64().unwrap_or(0)}]);
+    let status =
+        json!({"loadBalancer": {"ingress": spec["lb"].as_str().map(|ip| json!([{"ip": ip}])).unwrap_or(json!([]))}});
+    json!({"kind": "Service", "metadata": {"name": name, "namespace": "ns"}, "spec": spec, "status": status})
+}
+
+/// A slice of that Service: addresses and nodes.
+pub(crate) fn slice_object(name: &str, endpoints: &[(&str, &str)]) -> Value {
+    let endpoints: Vec<Value> = endpoints
+        .iter()
+        .map(|(ip, node)| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": true}}))
+        .collect();
+    json!({"kind": "EndpointSlice", "metadata": {"name": format!("{name}-x"), "namespace": "ns",
+        "labels": {"kubernetes.io/service-name": name}}, "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{"name": "p80", "protocol": "TCP", "port": 80}]})
+}
+
+/// One Service of each sort: cluster, node port, load balancer with everything, nobody, nobody here.
+pub(crate) fn sampler() -> Vec<Value> {
+    let everything = json!({"ip": "172.30.0.43", "type": "LoadBalancer", "nodePort": 3002, "lb": "1.2.3.4",
+        "loadBalancerSourceRanges": [" 203.0.113.0/25", "192.168.0.0/24"], "externalIPs": ["192.168.99.22"],
+        "sessionAffinity": "ClientIP", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30000});
+    vec![
+        service_object("cluster", json!({})),
+        slice_object("cluster", &[("10.180.0.1", "here"), ("10.180.0.2", "there")]),
+        service_object("node", json!({"ip": "172.30.0.42", "type": "NodePort", "nodePort": 3001})),
+        slice_object("node", &[("10.180.0.1", "here")]),
+        service_object("lb", everything),
+        slice_object("lb", &[("10.180.0.3", "here"), ("10.180.0.4", "there")]),
+        service_object("nobody", json!({"ip": "172.30.0.44", "type": "NodePort", "nodePort": 3003})),
+        service_object(
+            "away",
+            json!({"ip": "172.30.0.45", "type": "NodePort", "nodePort": 3004, "externalTrafficPolicy": "Local",
+            "externalIPs": ["192.168.99.33"]}),
+        ),
+        slice_object("away", &[("10.180.0.5", "there")]),
+    ]
+}
 
 fn service(more: &Value) -> Value {
     let mut spec = json!({"type": "NodePort", "clusterIPs": ["10.96.0.10", "fd00::10"],
@@ -33,7 +116,21 @@ fn run(family: Family, service: Value, slices: &[Value]) -> ServicePort {
     let service: Service = serde_json::from_value(service).unwrap();
     let slices: Vec<EndpointSlice> = slices.iter().map(|s| serde_json::from_value(s.clone()).unwrap()).collect();
     let node = NodeView { name: "here".to_owned(), zone: "a".to_owned() };
-    desired(family, &node, [&service], &slices).ports.remove(0)
+    service_ports(family, &node, &service, &slices)[0].clone()
+}
+
+/// A UDP Service 10.96.0.10:80, node port 30080, with these endpoints at port 8080.
+pub(crate) fn udp_desired(endpoints: &[&str]) -> Desired {
+    let ports = json!({"ports": [{"name": "p", "port": 80, "nodePort": 30080, "protocol": "UDP"}]});
+    let endpoints: Vec<Value> = endpoints.iter().map(|ip| json!({"addresses": [ip]})).collect();
+    let mut slice = slice("IPv4", &endpoints);
+    slice["ports"][0]["protocol"] = "UDP".into();
+    let service: Service = serde_json::from_value(service(&ports)).unwrap();
+    let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
+    let mut out = Desired::default();
+    let new = service_ports(Family::V4, &NodeView::default(), &service, [&slice]);
+    out.take_over(&Change { old: Ports::default(), new });
+    out
 }
 
 fn last_digits(endpoints: &[Endpoint]) -> String {
@@ -131,6 +228,6 @@ fn headless_external_name_and_other_proxies_services_make_nothing() {
         other_proxy,
     ] {
         let service: Service = serde_json::from_value(value).unwrap();
-        assert_eq!(desired(Family::V4, &NodeView::default(), [&service], []), Desired::default());
+        assert!(service_ports(Family::V4, &NodeView::default(), &service, []).is_empty());
     }
 }

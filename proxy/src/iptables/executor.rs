@@ -1,268 +1,166 @@
-//! Puts rulesets into the kernel through `iptables-save` and `iptables-restore`; remembers what it wrote so that the next
-//! write is the difference. After a failure, or when someone flushed the tables, everything is written again.
+//! Keeps one family's tables equal to the service ports. After a failure, or when someone flushed the tables, everything is
+//! written again; otherwise only the chains of what changed.
 
-use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::collections::{BTreeMap, BTreeSet};
 
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use super::render::{SHARED, frame, node_ports, service_port};
+use super::{Ruleset, Table, Tables, sync};
+use crate::backend::Work;
+use crate::core::{Change, Desired, Family, Protocol, ServicePort};
+use crate::metrics;
+use crate::program::WriteError;
+use crate::settings::Settings;
 
-use super::names::SERVICE_PREFIXES;
-use super::{Ruleset, sync};
-use crate::core::Family;
-
-/// A chain that holds nothing; when it is gone, somebody flushed the table.
-const CANARY: &str = "KUBE-PROXY-CANARY";
-const TABLES: [&str; 3] = ["mangle", "nat", "filter"];
-/// Chains that are not per service.
-const FIXED: [&str; 8] = [
-    "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL",
-    "KUBE-POSTROUTING", "KUBE-MARK-MASQ", CANARY,
-];
-
-/// Why rules are not in the kernel.
-#[derive(Debug, thiserror::Error)]
-pub enum IptablesError {
-    /// The program is missing.
-    #[error("cannot run {program}: {source} (package iptables)")]
-    Run {
-        /// Which.
-        program: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The program refuses.
-    #[error("{program} refuses: {words}{hint}")]
-    Refused {
-        /// Which.
-        program: String,
-        /// What it said.
-        words: String,
-        /// What is probably missing.
-        hint: String,
-    },
-}
-
-/// One family's tables.
+/// One family's rules.
 #[derive(Debug)]
 pub struct Executor {
-    family: Family,
-    written: Option<Ruleset>,
+    tables: Tables,
+    state: Option<State>,
 }
 
 impl Executor {
     /// Knows nothing of the kernel's state yet.
     pub fn new(family: Family) -> Self {
-        Self { family, written: None }
+        Self { tables: Tables(family), state: None }
     }
 
-    fn program(&self, what: &str) -> String {
-        let base = if self.family == Family::V4 { "iptables" } else { "ip6tables" };
-        format!("{base}{what}")
-    }
-
-    /// Whether the kernel and the programs do this family at all.
-    pub async fn is_supported(&self) -> bool {
-        output(&self.program(""), &["-w", "5", "-t", "nat", "-S", "POSTROUTING"]).await.is_ok()
-    }
-
-    /// Whether the next write is a difference.
+    /// Whether the next write may be a difference.
     pub fn is_partial(&self) -> bool {
-        self.written.is_some()
+        self.state.is_some()
     }
 
-    /// Forgets what was written, so that the next [`Executor::apply`] writes everything.
-    pub fn forget(&mut self) {
-        self.written = None;
-    }
-
-    /// Makes the kernel's rules equal to `rules`; returns what was written.
+    /// Makes the kernel's rules follow.
     ///
     /// # Errors
-    /// What the programs said; the next call writes everything.
-    pub async fn apply(&mut self, rules: &Ruleset) -> Result<String, IptablesError> {
-        let script = match self.written.take() {
-            Some(written) => sync::partial(&written, rules),
-            None => {
-                let saved = output(&self.program("-save"), &[]).await?;
-                self.make_canaries().await?;
-                sync::full(&saved, rules)
+    /// What the programs said; only everything may be written next.
+    pub async fn apply(&mut self, settings: &Settings, work: Work<'_>) -> Result<(), WriteError> {
+        let (state, written) = match (self.state.take(), work) {
+            (Some(mut state), Work::Changes(changes)) => {
+                let script = state.change(settings, changes);
+                self.tables.restore(&script).await?;
+                (state, count(&script))
+            }
+            (_, Work::Changes(_)) => return Ok(()),
+            (_, Work::All(desired)) => {
+                let (state, rules) = State::of(settings, desired);
+                self.tables.write(&rules).await?;
+                let total = state.total();
+                (state, total)
             }
         };
-        if !script.is_empty() {
-            self.restore(&script).await?;
+        let total = state.total();
+        for (at, table) in ["filter", "nat"].into_iter().enumerate() {
+            let labels = [table, settings.family.label()];
+            metrics::RULES.with(&labels).set(metrics::number(total[at]));
+            metrics::RULES_WRITTEN.with(&labels).set(metrics::number(written[at]));
         }
-        self.written = Some(rules.clone());
-        Ok(script)
+        self.state = Some(state);
+        Ok(())
     }
 
-    /// Whether what was written is still there; forgets it otherwise, so that the next [`Executor::apply`] writes all.
+    /// Whether what was written is still there; forgets it otherwise.
     pub async fn check(&mut self) -> bool {
-        for table in TABLES {
-            if output(&self.program(""), &["-w", "5", "-t", table, "-S", CANARY]).await.is_err() {
-                self.written = None;
-                return false;
-            }
+        let whole = self.tables.check().await;
+        if !whole {
+            self.state = None;
         }
-        true
-    }
-
-    async fn make_canaries(&self) -> Result<(), IptablesError> {
-        let script: String = TABLES.iter().map(|table| format!("*{table}\n:{CANARY} - [0:0]\nCOMMIT\n")).collect();
-        self.restore(&script).await
-    }
-
-    async fn restore(&self, script: &str) -> Result<(), IptablesError> {
-        let program = self.program("-restore");
-        let run = |source| IptablesError::Run { program: program.clone(), source };
-        let mut child = Command::new(&program)
-            .args(["-w", "5", "--noflush"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(run)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // a program that ended early says why by itself
-            let _ = stdin.write_all(script.as_bytes()).await;
-        }
-        let output = child.wait_with_output().await.map_err(run)?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(refused(&program, &String::from_utf8_lossy(&output.stderr), script))
-    }
-
-    /// Removes all chains and jumps of this daemon.
-    ///
-    /// # Errors
-    /// What the programs said.
-    pub async fn cleanup(&mut self, jumps_of: &Ruleset) -> Result<(), IptablesError> {
-        let saved = output(&self.program("-save"), &[]).await?;
-        let script = removal(&saved, jumps_of);
-        if script.is_empty() { Ok(()) } else { self.restore(&script).await }
+        whole
     }
 }
 
-/// From what `iptables-save` prints to a script that deletes our jumps and chains and nothing else.
-fn removal(saved: &str, rules: &Ruleset) -> String {
-    let ours = |chain: &str| FIXED.contains(&chain) || SERVICE_PREFIXES.iter().any(|p| chain.starts_with(p));
-    let known = |from: &str, to: &str| {
-        rules.tables().iter().any(|(_, table)| table.jumps.iter().any(|j| j.from == from && j.to == to))
-    };
-    let mut script = String::new();
-    for table in saved.split('*').skip(1) {
-        let mut lines = table.lines();
-        let name = lines.next().unwrap_or_default();
-        let (mut flush, mut jumps, mut delete) = (String::new(), String::new(), String::new());
-        for line in lines {
-            if let Some(chain) = line.strip_prefix(':').and_then(|l| l.split(' ').next()).filter(|c| ours(c)) {
-                flush.push_str(&format!(":{chain} - [0:0]\n"));
-                delete.push_str(&format!("-X {chain}\n"));
-            } else if let Some(rule) = line.strip_prefix("-A ") {
-                let (from, to) =
-                    (rule.split(' ').next().unwrap_or_default(), rule.rsplit(' ').next().unwrap_or_default());
-                if known(from, to) {
-                    jumps.push_str(&format!("-D {rule}\n"));
+/// What must be remembered to write a difference: the chains that many Services share. Per table: filter, nat.
+#[derive(Debug, Default)]
+pub struct State {
+    shared: [BTreeMap<&'static str, BTreeMap<PortId, Vec<String>>>; 2],
+    node_ports: Vec<String>,
+    /// Number of rules in other chains.
+    own: [usize; 2],
+}
+
+type PortId = (String, Protocol);
+
+impl State {
+    /// Everything.
+    pub fn of(settings: &Settings, desired: &Desired) -> (Self, Ruleset) {
+        let (mut state, mut rules, mut last) = (Self::default(), frame(settings), Table::default());
+        node_ports(settings, &mut last);
+        state.node_ports = last.chains.remove("KUBE-SERVICES").unwrap_or_default();
+        for port in desired.ports() {
+            let mut own = Ruleset::default();
+            service_port(settings, port, &mut own);
+            state.take_shared(port, &mut own);
+            for (all, own) in rules.tables_mut().into_iter().zip(own.tables_mut()) {
+                all.chains.append(&mut own.chains);
+            }
+        }
+        state.own = rules.tables().map(|(_, table)| table.len());
+        for (at, table) in rules.tables_mut().into_iter().enumerate() {
+            for (chain, rules) in table.chains.iter_mut().filter(|(chain, _)| SHARED.contains(&chain.as_str())) {
+                *rules = state.content(at, chain);
+            }
+        }
+        (state, rules)
+    }
+
+    /// The script for a difference. Shared chains are written whole when their part of a changed Service changes.
+    pub fn change(&mut self, settings: &Settings, changes: &[Change]) -> String {
+        let (mut old, mut new, mut touched) = (Ruleset::default(), Ruleset::default(), BTreeSet::new());
+        for change in changes {
+            let mut parts = [(&change.old, &mut old), (&change.new, &mut new)].map(|(ports, rules)| {
+                let mut shared = Self::default();
+                for port in ports.iter() {
+                    service_port(settings, port, rules);
+                    shared.take_shared(port, rules);
+                }
+                shared.shared
+            });
+            for (at, chain) in (0..2).flat_map(|at| SHARED.map(|chain| (at, chain))) {
+                let [was, now] = parts.each_mut().map(|part| part[at].remove(chain).unwrap_or_default());
+                if was != now {
+                    let all = self.shared[at].entry(chain).or_default();
+                    all.retain(|id, _| !was.contains_key(id));
+                    all.extend(now);
+                    touched.insert((at, chain));
                 }
             }
         }
-        if !flush.is_empty() {
-            script.push_str(&format!("*{name}\n{flush}{jumps}{delete}COMMIT\n"));
+        for at in 0..2 {
+            self.own[at] = self.own[at] + new.tables()[at].1.len() - old.tables()[at].1.len().min(self.own[at]);
         }
+        for (at, chain) in touched {
+            new.tables_mut()[at].chains.insert(chain.to_owned(), self.content(at, chain));
+        }
+        sync::partial(&old, &new)
     }
-    script
-}
 
-async fn output(program: &str, arguments: &[&str]) -> Result<String, IptablesError> {
-    let run = |source| IptablesError::Run { program: program.to_owned(), source };
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().await.map_err(run)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    /// Number of rules per table.
+    fn total(&self) -> [usize; 2] {
+        let shared = |at: usize| self.shared[at].values().flat_map(BTreeMap::values).map(Vec::len).sum::<usize>();
+        [self.own[0] + shared(0), self.own[1] + shared(1) + self.node_ports.len()]
     }
-    Err(refused(program, &String::from_utf8_lossy(&output.stderr), ""))
-}
 
-/// The program names a line at most. In the nft variant that is the rule; the match or target in it is what the kernel may
-/// lack. The legacy kernel refuses a whole table at its COMMIT: then what the table uses is compared with what there is.
-fn refused(program: &str, words: &str, script: &str) -> IptablesError {
-    let number = words
-        .split("line ")
-        .nth(1)
-        .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok());
-    let line = number.and_then(|n| script.lines().nth(n.checked_sub(1)?));
-    let hint = match line {
-        None => String::new(),
-        Some("COMMIT") => {
-            let before: Vec<&str> = script.lines().take(number.unwrap_or(0)).collect();
-            let table = before.rsplit(|line| line.starts_with('*')).next().unwrap_or_default();
-            let missing = lacking(&extensions(table.iter().copied()), &known_to_legacy_kernel(program));
-            if missing.is_empty() { String::new() } else { format!(" (the kernel lacks {})", missing.join(", ")) }
-        }
-        Some(rule) => {
-            let used = extensions(std::iter::once(rule));
-            let modules = used.iter().map(|name| format!("xt_{name}")).collect::<Vec<_>>().join(", ");
-            format!(" (rule: {rule}; does the kernel have {modules}?)")
-        }
-    };
-    IptablesError::Refused { program: program.to_owned(), words: words.trim().replace('\n', " "), hint }
-}
-
-/// Matches and targets that rules need beyond what is always there; protocols are no modules of their own.
-fn extensions<'a>(rules: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
-    let mut out = BTreeSet::new();
-    for rule in rules {
-        let words: Vec<&str> = rule.split(' ').collect();
-        for pair in words.windows(2) {
-            match pair {
-                ["-m", name] if !matches!(*name, "tcp" | "udp" | "sctp") => drop(out.insert((*name).to_owned())),
-                ["-j", name] if !name.starts_with("KUBE-") && !matches!(*name, "ACCEPT" | "DROP" | "RETURN") => {
-                    out.insert((*name).to_owned());
+    fn take_shared(&mut self, port: &ServicePort, rules: &mut Ruleset) {
+        for (at, table) in rules.tables_mut().into_iter().enumerate() {
+            for chain in SHARED {
+                if let Some(rules) = table.chains.remove(chain) {
+                    let id = (port.name.clone(), port.protocol);
+                    self.shared[at].entry(chain).or_default().insert(id, rules);
                 }
-                _ => {}
             }
         }
     }
-    out
-}
 
-fn lacking(used: &BTreeSet<String>, known: &BTreeSet<String>) -> Vec<String> {
-    // An empty list says that the kernel does not tell, not that it has nothing.
-    if known.is_empty() { Vec::new() } else { used.difference(known).map(|name| format!("xt_{name}")).collect() }
-}
-
-fn known_to_legacy_kernel(program: &str) -> BTreeSet<String> {
-    let family = if program.starts_with("ip6") { "ip6" } else { "ip" };
-    ["matches", "targets"]
-        .iter()
-        .filter_map(|kind| std::fs::read_to_string(format!("/proc/net/{family}_tables_{kind}")).ok())
-        .flat_map(|text| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>())
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cleanup_leaves_other_peoples_rules() {
-        let settings = crate::iptables::tests::settings();
-        let rules = crate::iptables::render(&settings, &crate::core::Desired::default());
-        let saved = "*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n-A INPUT -j ACCEPT\n\
-            -A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\nCOMMIT\n";
-        let script = "*filter\n:KUBE-FORWARD - [0:0]\n\
-            -D FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n-X KUBE-FORWARD\nCOMMIT\n";
-        assert_eq!(removal(saved, &rules), script);
+    fn content(&self, at: usize, chain: &str) -> Vec<String> {
+        let last = if at == 1 && chain == "KUBE-SERVICES" { self.node_ports.as_slice() } else { &[] };
+        let services = self.shared[at].get(chain).into_iter().flat_map(BTreeMap::values).flatten();
+        services.chain(last).cloned().collect()
     }
+}
 
-    #[test]
-    fn a_refused_rule_names_what_the_kernel_may_lack() {
-        let script = "*nat\n-A KUBE-X -m statistic --mode random -j KUBE-Y\nCOMMIT\n";
-        let error = refused("iptables-restore", "iptables-restore: line 2 failed\n", script).to_string();
-        assert!(error.contains("xt_statistic"), "{error}");
-        let used = extensions(script.lines());
-        assert_eq!(lacking(&used, &BTreeSet::from(["conntrack".to_owned()])), ["xt_statistic"]);
-        assert_eq!(lacking(&used, &BTreeSet::new()), Vec::<String>::new());
-    }
+/// Rules that a script writes, per table.
+fn count(script: &str) -> [usize; 2] {
+    ["*filter", "*nat"].map(|table| {
+        let lines = script.lines().skip_while(|line| *line != table).take_while(|line| *line != "COMMIT");
+        lines.filter(|line| line.starts_with("-A ")).count()
+    })
 }

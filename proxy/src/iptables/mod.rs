@@ -1,5 +1,5 @@
-//! The iptables back end: [`render`](render::render) turns the desired state into chains and rules (pure), [`sync`] turns two
-//! states of the kernel's tables into what `iptables-restore --noflush` has to be told (pure). Only the executor runs programs.
+//! The iptables back end: [`render`] turns service ports into chains and rules (pure), [`sync`] turns two states of the
+//! kernel's tables into what `iptables-restore --noflush` has to be told (pure). Only the executor runs programs.
 //!
 //! Chain names, comments and rules are upstream's, because operators and tools read them.
 
@@ -8,9 +8,10 @@ pub mod names;
 pub mod render;
 pub mod ruleset;
 pub mod sync;
+pub mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use executor::{Executor, IptablesError};
-pub use render::{LocalTraffic, NodePortAddresses, Settings, render};
-pub use ruleset::{Jump, Ruleset, Table};
+pub use executor::Executor;
+pub use ruleset::{Jump, Ruleset, Table, jump};
+pub use tables::Tables;

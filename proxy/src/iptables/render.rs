@@ -3,64 +3,9 @@
 use std::net::IpAddr;
 
 use super::names;
-use super::ruleset::{Jump, Ruleset, Table};
-use crate::core::{Desired, Endpoint, Family, ServicePort};
-
-/// How traffic of this node's pods is recognised.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum LocalTraffic {
-    /// Not at all.
-    #[default]
-    Unknown,
-    /// By source range.
-    Cidr(String),
-    /// By the bridge it comes from.
-    Bridge(String),
-    /// By the start of the interface's name.
-    InterfacePrefix(String),
-}
-
-impl LocalTraffic {
-    fn matches(&self, negated: bool) -> Option<String> {
-        let not = if negated { "! " } else { "" };
-        match self {
-            Self::Unknown => None,
-            Self::Cidr(cidr) => Some(format!("{not}-s {cidr}")),
-            Self::Bridge(name) => Some(format!("{not}-i {name}")),
-            Self::InterfacePrefix(prefix) => Some(format!("{not}-i {prefix}+")),
-        }
-    }
-}
-
-/// At which of the node's addresses node ports answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NodePortAddresses {
-    /// All local ones.
-    All,
-    /// These.
-    Only(Vec<IpAddr>),
-}
-
-/// What else decides the rules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Address family.
-    pub family: Family,
-    /// The mark of packets to be masqueraded, a single bit.
-    pub masquerade_mark: u32,
-    /// Masquerade all traffic to cluster addresses.
-    pub masquerade_all: bool,
-    /// Whether the kernel knows `MASQUERADE --random-fully`.
-    pub random_fully: bool,
-    /// Node ports answer at 127.0.0.0/8 too (IPv4).
-    pub localhost_node_ports: bool,
-    /// How pods are recognised.
-    pub local_traffic: LocalTraffic,
-    /// Where node ports answer.
-    pub node_port_addresses: NodePortAddresses,
-    /// Drop packets that connection tracking calls invalid (not with the kernel's liberal TCP tracking).
-    pub drop_invalid: bool,
-}
+use super::ruleset::{Jump, Ruleset, Table, jump};
+use crate::core::{Endpoint, Family, ServicePort};
+use crate::settings::{NodePortAddresses, Settings};
 
 const NEW: &str = "-m conntrack --ctstate NEW";
 
@@ -85,16 +30,15 @@ const NAT_JUMPS: [Jump; 3] = [
     jump("POSTROUTING", "KUBE-POSTROUTING", "", "kubernetes postrouting rules"),
 ];
 
-const fn jump(from: &'static str, to: &'static str, matches: &'static str, comment: &'static str) -> Jump {
-    Jump { from, to, matches, comment }
-}
+/// Chains that hold rules of many Services.
+pub const SHARED: [&str; 4] = ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-PROXY-FIREWALL"];
 
-/// All rules of one family.
-pub fn render(settings: &Settings, desired: &Desired) -> Ruleset {
+/// What is there without any Service, but for [`node_ports`].
+pub fn frame(settings: &Settings) -> Ruleset {
     let mut rules = Ruleset::default();
     rules.filter.jumps = FILTER_JUMPS.to_vec();
     rules.nat.jumps = NAT_JUMPS.to_vec();
-    for chain in ["KUBE-NODEPORTS", "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-FORWARD", "KUBE-PROXY-FIREWALL"] {
+    for chain in SHARED {
         rules.filter.chain(chain);
     }
     for chain in ["KUBE-NODEPORTS", "KUBE-SERVICES"] {
@@ -104,11 +48,12 @@ pub fn render(settings: &Settings, desired: &Desired) -> Ruleset {
     if settings.localhost_node_ports && settings.family == Family::V4 {
         guard_localnet(&mut rules.filter);
     }
-    for port in &desired.ports {
-        PortRules { settings, port, rules: &mut rules }.add();
-    }
-    node_ports(settings, &mut rules.nat);
     rules
+}
+
+/// Adds the rules of one service port.
+pub fn service_port(settings: &Settings, port: &ServicePort, rules: &mut Ruleset) {
+    PortRules { settings, port, rules }.add();
 }
 
 fn base(settings: &Settings, rules: &mut Ruleset) {
@@ -145,7 +90,7 @@ fn guard_localnet(filter: &mut Table) {
 }
 
 /// Node ports come last: addresses of Services must be looked at before "any local address".
-fn node_ports(settings: &Settings, nat: &mut Table) {
+pub fn node_ports(settings: &Settings, nat: &mut Table) {
     let comment =
         "-m comment --comment \"kubernetes service nodeports; NOTE: this must be the last rule in this chain\"";
     match &settings.node_port_addresses {
@@ -176,20 +121,21 @@ struct PortRules<'a> {
 impl PortRules<'_> {
     fn add(&mut self) {
         let port = self.port;
-        let (internal, external) = (port.internal_endpoints(), port.external_endpoints());
-        if internal.is_empty() {
+        if port.internal_endpoints().is_empty() {
             self.refuse_internal();
         } else {
             self.capture_internal();
         }
         if port.is_external() {
-            if external.is_empty() {
+            if port.external_endpoints().is_empty() {
                 self.refuse_external();
-            } else {
+            }
+            // also without endpoints for others: the node and its pods may use those of other nodes
+            if port.has_endpoints {
                 self.capture_external();
             }
-            self.health_check();
         }
+        self.health_check();
         self.endpoint_chains();
     }
 
@@ -281,12 +227,9 @@ impl PortRules<'_> {
         for range in &self.port.source_ranges {
             self.rules.nat.rule(chain, format!("{comment_text} -s {range} -j {external}"));
         }
-        // a node that owns the address talks to it by itself
-        for ip in &self.port.load_balancer_ips {
-            let inside = self.port.source_ranges.iter().any(|range| contains(range, *ip));
-            if inside {
-                self.rules.nat.rule(chain, format!("{comment_text} -s {ip} -j {external}"));
-            }
+        // where the address is also the node's, its packets come from that very address
+        for ip in self.port.load_balancer_ips.iter().filter(|_| self.port.admits(self.settings.node_ip)) {
+            self.rules.nat.rule(chain, format!("{comment_text} -s {ip} -j {external}"));
         }
         let other = comment(&format!("other traffic to {} will be dropped by KUBE-PROXY-FIREWALL", self.port.name));
         self.rules.nat.rule(chain, other);
@@ -304,7 +247,7 @@ impl PortRules<'_> {
         if self.port.external_local {
             // pods reach any endpoint, as they would at the cluster address; so does the node itself
             let cluster = names::cluster(self.port);
-            if let Some(pods) = self.settings.local_traffic.matches(false) {
+            if let Some(pods) = self.settings.local_traffic.iptables(false) {
                 let comment = comment(&format!("pod traffic for {destinations}"));
                 entry.push(format!("{comment} {pods} -j {cluster}"));
             }
@@ -317,60 +260,44 @@ impl PortRules<'_> {
             let comment = comment(&format!("masquerade traffic for {destinations}"));
             entry.push(format!("{comment} -j KUBE-MARK-MASQ"));
         }
-        entry.push(format!("-j {}", self.external_chain()));
+        if !self.port.external_endpoints().is_empty() {
+            entry.push(format!("-j {}", self.external_chain()));
+        }
         self.rules.nat.chain(external).extend(entry);
     }
 
     fn health_check(&mut self) {
         if self.port.external_local && self.port.health_check_node_port != 0 {
-            let rule = format!(
-                "{} -m tcp -p tcp --dport {} -j ACCEPT",
-                self.comment("health check node port"),
-                self.port.health_check_node_port
-            );
-            let chain = self.rules.filter.chain("KUBE-NODEPORTS");
-            if !chain.contains(&rule) {
-                chain.push(rule);
-            }
+            let comment = self.comment("health check node port");
+            let rule = format!("{comment} -m tcp -p tcp --dport {} -j ACCEPT", self.port.health_check_node_port);
+            self.rules.filter.rule("KUBE-NODEPORTS", rule);
         }
     }
 
     fn endpoint_chains(&mut self) {
         let port = self.port;
-        let cluster = names::cluster(port);
-        let needs_cluster = !port.internal_local || (port.is_external() && !port.external_endpoints().is_empty());
-        if needs_cluster && (!port.cluster_endpoints.is_empty() || self.is_target(&cluster)) {
-            self.masquerade_internal(&cluster, !port.internal_local);
-            self.balance(&cluster, &port.cluster_endpoints);
+        for (chain, endpoints, is_internal) in [
+            (names::cluster(port), &port.cluster_endpoints, !port.internal_local),
+            (names::local(port), &port.local_endpoints, port.internal_local),
+        ] {
+            if !endpoints.is_empty() {
+                self.masquerade_internal(&chain, is_internal);
+                self.balance(&chain, endpoints);
+            }
         }
-        if (port.internal_local || port.external_local) && !port.local_endpoints.is_empty() {
-            let local = names::local(port);
-            self.masquerade_internal(&local, port.internal_local);
-            self.balance(&local, &port.local_endpoints);
-        }
-        let mut all: Vec<&Endpoint> = port.cluster_endpoints.iter().chain(&port.local_endpoints).collect();
-        all.sort();
-        all.dedup();
-        for endpoint in all {
+        for endpoint in port.reachable() {
             self.endpoint(endpoint);
         }
     }
 
-    /// Whether some rule leads to the chain (an empty one must exist then).
-    fn is_target(&self, chain: &str) -> bool {
-        let suffix = format!("-j {chain}");
-        self.rules.nat.chains.get(&names::external(self.port)).is_some_and(|c| c.iter().any(|r| r.ends_with(&suffix)))
-    }
-
     fn masquerade_internal(&mut self, chain: &str, is_internal: bool) {
-        self.rules.nat.chain(chain);
         if !is_internal {
             return;
         }
         let capture = format!("{} {}", self.comment("cluster IP"), self.to(self.port.cluster_ip, self.port.port));
         if self.settings.masquerade_all {
             self.rules.nat.rule(chain, format!("{capture} -j KUBE-MARK-MASQ"));
-        } else if let Some(outside) = self.settings.local_traffic.matches(true) {
+        } else if let Some(outside) = self.settings.local_traffic.iptables(true) {
             self.rules.nat.rule(chain, format!("{capture} {outside} -j KUBE-MARK-MASQ"));
         }
     }
@@ -417,19 +344,4 @@ impl PortRules<'_> {
 
 fn comment(text: &str) -> String {
     if text.contains(' ') { format!("-m comment --comment \"{text}\"") } else { format!("-m comment --comment {text}") }
-}
-
-/// Whether an address lies in a CIDR; a malformed CIDR contains nothing.
-fn contains(cidr: &str, ip: IpAddr) -> bool {
-    let Some((network, bits)) = cidr.split_once('/') else { return false };
-    let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else { return false };
-    match (network, ip) {
-        (IpAddr::V4(n), IpAddr::V4(i)) => same_prefix(u32::from(n).into(), u32::from(i).into(), 32, bits),
-        (IpAddr::V6(n), IpAddr::V6(i)) => same_prefix(n.into(), i.into(), 128, bits),
-        _ => false,
-    }
-}
-
-fn same_prefix(a: u128, b: u128, width: u32, bits: u32) -> bool {
-    bits <= width && (bits == 0 || (a ^ b) >> (width - bits) == 0)
 }

@@ -15,6 +15,11 @@ pub struct Jump {
     pub comment: &'static str,
 }
 
+/// A jump, short enough to stand in a table.
+pub const fn jump(from: &'static str, to: &'static str, matches: &'static str, comment: &'static str) -> Jump {
+    Jump { from, to, matches, comment }
+}
+
 impl Jump {
     /// The rule's text without chain.
     pub fn rule(&self) -> String {
@@ -37,6 +42,16 @@ pub struct Table {
 }
 
 impl Table {
+    /// Number of rules.
+    pub fn len(&self) -> usize {
+        self.chains.values().map(Vec::len).sum()
+    }
+
+    /// True without rules.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Appends a rule to a chain, making it if need be.
     pub fn rule(&mut self, chain: &str, rule: impl Into<String>) {
         self.chain(chain).push(rule.into());
@@ -61,5 +76,10 @@ impl Ruleset {
     /// Tables by name, in the order in which they are written.
     pub fn tables(&self) -> [(&'static str, &Table); 2] {
         [("filter", &self.filter), ("nat", &self.nat)]
+    }
+
+    /// Tables, in the same order.
+    pub fn tables_mut(&mut self) -> [&mut Table; 2] {
+        [&mut self.filter, &mut self.nat]
     }
 }

@@ -5,14 +5,16 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::names::SERVICE_PREFIXES;
+use super::names::{CANARY, is_ours};
 use super::ruleset::{Ruleset, Table};
+
+const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// From one of our states to the next. Empty when nothing changes.
 pub fn partial(old: &Ruleset, new: &Ruleset) -> String {
     let mut script = String::new();
     for ((name, old), (_, new)) in old.tables().into_iter().zip(new.tables()) {
-        let gone = old.chains.keys().filter(|chain| !new.chains.contains_key(*chain)).cloned().collect();
+        let gone = old.chains.keys().map(String::as_str).filter(|chain| !new.chains.contains_key(*chain)).collect();
         let changed = |chain: &str, rules: &Vec<String>| old.chains.get(chain) != Some(rules);
         write_table(&mut script, name, new, changed, &gone, &[]);
     }
@@ -20,28 +22,38 @@ pub fn partial(old: &Ruleset, new: &Ruleset) -> String {
 }
 
 /// From whatever is in the kernel (as `iptables-save` prints it) to a state: all our chains are written, stale ones of ours
-/// removed, missing jumps put at the head of the built-in chains.
+/// removed (of whatever mode), jumps put at the head of the built-in chains where they are missing, stale jumps deleted.
+/// The empty state leaves nothing of ours.
 pub fn full(saved: &str, new: &Ruleset) -> String {
     let mut script = String::new();
     for (name, table) in new.tables() {
-        let lines = table_lines(saved, name);
-        let existing = lines.iter().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
-        let gone = existing
-            .filter(|chain| SERVICE_PREFIXES.iter().any(|p| chain.starts_with(p)) && !table.chains.contains_key(*chain))
-            .map(str::to_owned)
-            .collect();
-        let missing: Vec<String> = table
-            .jumps
-            .iter()
-            .filter(|jump| {
-                let (from, to) = (format!("-A {} ", jump.from), format!("-j {}", jump.to));
-                !lines.iter().any(|line| line.starts_with(&from) && line.ends_with(&to))
-            })
-            .map(|jump| format!("-I {} 1 {}", jump.from, jump.rule()))
-            .collect();
-        write_table(&mut script, name, table, |_, _| true, &gone, &missing);
+        write_full(&mut script, name, &table_lines(saved, name), table);
+    }
+    if new.nat.chains.is_empty() {
+        write_full(&mut script, "mangle", &table_lines(saved, "mangle"), &Table::default());
     }
     script
+}
+
+fn write_full(script: &mut String, name: &str, lines: &[&str], table: &Table) {
+    let wanted = |chain: &str| table.chains.contains_key(chain) || (chain == CANARY && !table.chains.is_empty());
+    let gone: BTreeSet<&str> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix(':')?.split(' ').next())
+        .filter(|chain| is_ours(chain) && !wanted(chain))
+        .collect();
+    let (mut jumps, mut found) = (Vec::new(), BTreeSet::new());
+    for rule in lines.iter().filter_map(|line| line.strip_prefix("-A ")) {
+        let (from, to) = (rule.split(' ').next().unwrap_or_default(), rule.rsplit(' ').next().unwrap_or_default());
+        if table.jumps.iter().any(|jump| jump.from == from && jump.to == to) {
+            found.insert((from, to));
+        } else if !is_ours(from) && (gone.contains(to) || (BUILT_IN.contains(&from) && is_ours(to))) {
+            jumps.push(format!("-D {rule}"));
+        }
+    }
+    let missing = table.jumps.iter().filter(|jump| !found.contains(&(jump.from, jump.to)));
+    jumps.extend(missing.map(|jump| format!("-I {} 1 {}", jump.from, jump.rule())));
+    write_table(script, name, table, |_, _| true, &gone, &jumps);
 }
 
 /// The lines of one table of a dump.
@@ -55,7 +67,7 @@ fn write_table(
     name: &str,
     table: &Table,
     changed: impl Fn(&str, &Vec<String>) -> bool,
-    gone: &BTreeSet<String>,
+    gone: &BTreeSet<&str>,
     jumps: &[String],
 ) {
     let chains: Vec<_> = table.chains.iter().filter(|(chain, rules)| changed(chain, rules)).collect();
@@ -64,7 +76,7 @@ fn write_table(
     }
     // writing to a String cannot fail
     let _ = writeln!(script, "*{name}");
-    for chain in chains.iter().map(|(chain, _)| *chain).chain(gone) {
+    for chain in chains.iter().map(|(chain, _)| chain.as_str()).chain(gone.iter().copied()) {
         let _ = writeln!(script, ":{chain} - [0:0]");
     }
     for jump in jumps {

@@ -2,56 +2,17 @@
 
 use serde_json::{Value, json};
 
+use super::executor::State;
 use super::*;
-use crate::core::{Family, NodeView, desired};
-
-pub(crate) fn settings() -> Settings {
-    Settings {
-        family: Family::V4,
-        masquerade_mark: 0x4000,
-        masquerade_all: false,
-        random_fully: true,
-        localhost_node_ports: true,
-        local_traffic: LocalTraffic::Cidr("10.0.0.0/8".to_owned()),
-        node_port_addresses: NodePortAddresses::All,
-        drop_invalid: true,
-    }
-}
+use crate::core::tests::{changes, desired_of, sampler, service_object as service, settings, slice_object as slice};
 
 fn rules_of(objects: &[Value]) -> Ruleset {
-    let services: Vec<_> = parse(objects, "Service");
-    let slices: Vec<_> = parse(objects, "EndpointSlice");
-    let node = NodeView { name: "here".to_owned(), zone: String::new() };
-    render(&settings(), &desired(Family::V4, &node, &services, &slices))
-}
-
-fn parse<T: serde::de::DeserializeOwned>(objects: &[Value], kind: &str) -> Vec<T> {
-    objects.iter().filter(|o| o["kind"] == kind).map(|o| serde_json::from_value(o.clone()).unwrap()).collect()
-}
-
-fn service(name: &str, spec: Value) -> Value {
-    let mut spec = spec;
-    spec["clusterIPs"] = json!(["172.30.0.41"]);
-    spec["ports"] =
-        json!([{"name": "p80", "port": 80, "protocol": "TCP", "nodePort": spec["nodePort"].as_u64().unwrap_or(0)}]);
-    let status =
-        json!({"loadBalancer": {"ingress": spec["lb"].as_str().map(|ip| json!([{"ip": ip}])).unwrap_or(json!([]))}});
-    json!({"kind": "Service", "metadata": {"name": name, "namespace": "ns"}, "spec": spec, "status": status})
-}
-
-fn slice(name: &str, endpoints: &[(&str, &str)]) -> Value {
-    let endpoints: Vec<Value> = endpoints
-        .iter()
-        .map(|(ip, node)| json!({"addresses": [ip], "nodeName": node, "conditions": {"ready": true}}))
-        .collect();
-    json!({"kind": "EndpointSlice", "metadata": {"name": format!("{name}-x"), "namespace": "ns",
-        "labels": {"kubernetes.io/service-name": name}}, "addressType": "IPv4", "endpoints": endpoints,
-        "ports": [{"name": "p80", "protocol": "TCP", "port": 80}]})
+    State::of(&settings(), &desired_of(objects)).1
 }
 
 /// Rules only, without the ones that are always there.
 fn text(rules: &Ruleset) -> String {
-    let always = render(&settings(), &crate::core::Desired::default());
+    let always = rules_of(&[]);
     let mut out = String::new();
     for ((name, table), (_, base)) in rules.tables().into_iter().zip(always.tables()) {
         for (chain, rules) in &table.chains {
@@ -106,18 +67,57 @@ fn load_balancer_with_local_policy_ranges_and_affinity() {
 
 #[test]
 fn a_partial_sync_touches_only_what_changed() {
-    let other = [service("other", json!({"type": "ClusterIP"})), slice("other", &[("10.180.1.1", "here")])];
+    let other = [service("other", json!({"ip": "172.30.0.50"})), slice("other", &[("10.180.1.1", "here")])];
     let with = |endpoints: &[(&str, &str)]| {
         let mut objects = other.to_vec();
         objects.extend([service("svc", json!({"type": "ClusterIP"})), slice("svc", endpoints)]);
-        rules_of(&objects)
+        desired_of(&objects)
     };
     let (one, two) = (with(&[("10.180.0.1", "here")]), with(&[("10.180.0.1", "here"), ("10.180.0.2", "there")]));
-    assert_eq!(sync::partial(&one, &one), "");
-    let grow = sync::partial(&one, &two);
+    let (mut state, _) = State::of(&settings(), &one);
+    assert_eq!(state.change(&settings(), &[]), "");
+    let grow = state.change(&settings(), &changes(&one, &two));
     assert!(!grow.contains("ns/other") && !grow.contains("*filter") && !grow.contains("-X"), "{grow}");
-    let shrink = sync::partial(&two, &one);
+    let shrink = state.change(&settings(), &changes(&two, &one));
     assert_eq!(shrink.matches("-X KUBE-SEP-").count(), 1, "{shrink}");
+    // a Service that loses its last endpoint moves from one shared chain to another, whose other rules stay
+    let gone = state.change(&settings(), &changes(&one, &with(&[])));
+    assert!(gone.contains("-A KUBE-SERVICES -m comment --comment \"ns/other:p80 cluster IP\""), "{gone}");
+    assert!(gone.contains("ns/svc:p80 has no endpoints"), "{gone}");
+}
+
+/// Chains after a script, starting from a ruleset.
+fn play(rules: &Ruleset, script: &str) -> Ruleset {
+    let (mut out, mut in_nat) = (rules.clone(), false);
+    for line in script.lines() {
+        let [filter, nat] = out.tables_mut();
+        let table = if in_nat { nat } else { filter };
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match verb {
+            "*filter" | "*nat" => in_nat = verb == "*nat",
+            "-A" => table.rule(rest.split_once(' ').unwrap().0, rest.split_once(' ').unwrap().1),
+            "-X" => drop(table.chains.remove(rest)),
+            chain if chain.starts_with(':') => drop(table.chains.insert(chain[1..].to_owned(), Vec::new())),
+            _ => {}
+        }
+    }
+    out
+}
+
+#[test]
+fn differences_lead_where_a_full_write_would() {
+    let all = sampler();
+    for left_out in 0..all.len() {
+        let mut some = all.clone();
+        some.remove(left_out);
+        let (some, all) = (desired_of(&some), desired_of(&all));
+        for (old, new) in [(&some, &all), (&all, &some)] {
+            let (mut state, rules) = State::of(&settings(), old);
+            let script = state.change(&settings(), &changes(old, new));
+            let (expected, reached) = (State::of(&settings(), new).1, play(&rules, &script));
+            assert_eq!(reached, expected, "without {left_out}: {script}");
+        }
+    }
 }
 
 #[test]
@@ -127,4 +127,18 @@ fn a_full_sync_removes_what_is_stale_and_keeps_other_peoples_rules() {
     let script = sync::full(saved, &rules_of(&[]));
     assert!(script.contains("-X KUBE-SVC-OLD\n") && !script.contains("MINE"));
     assert!(!script.contains("-I PREROUTING 1") && script.contains("-I POSTROUTING 1"));
+}
+
+#[test]
+fn the_empty_state_leaves_other_peoples_rules_and_jumps_of_other_modes_go() {
+    let saved = "*filter\n:INPUT ACCEPT [0:0]\n:KUBE-FIREWALL - [0:0]\n:KUBE-FORWARD - [0:0]\n:MINE - [0:0]\n-A INPUT -j ACCEPT\n\
+        -A FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n-A MINE -j KUBE-FORWARD\nCOMMIT\n\
+        *mangle\n:KUBE-PROXY-CANARY - [0:0]\nCOMMIT\n";
+    let script = "*filter\n:KUBE-FORWARD - [0:0]\n\
+        -D FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n-D MINE -j KUBE-FORWARD\n\
+        -X KUBE-FORWARD\nCOMMIT\n*mangle\n:KUBE-PROXY-CANARY - [0:0]\n-X KUBE-PROXY-CANARY\nCOMMIT\n";
+    assert_eq!(sync::full(saved, &Ruleset::default()), script);
+    let ipvs = "*filter\n:KUBE-PROXY-FIREWALL - [0:0]\n-A OUTPUT -j KUBE-PROXY-FIREWALL\nCOMMIT\n";
+    let rules = crate::ipvs::rules::rules(&settings(), &Default::default(), &Default::default());
+    assert!(sync::full(ipvs, &rules).contains("-D OUTPUT -j KUBE-PROXY-FIREWALL\n"));
 }

@@ -1,4 +1,5 @@
-//! kube-proxy in iptables mode with real packets: a node, two pods and a client outside, each in its own network namespace.
+//! kube-proxy with real packets, in each of its modes: a node, two pods and a client outside, each in its own network
+//! namespace. The IPVS mode is skipped where the kernel has none.
 //!
 //! The API server is a small stand-in inside the node's namespace that serves lists over HTTP/2 and ends every watch with
 //! "too old" when its content changes, so each change also tests the way back from 410.
@@ -28,6 +29,7 @@ const CLIENT_IP: &str = "192.168.77.2";
 const PODS: [(&str, &str, &str); 2] = [("one", "10.88.1.1", "10.88.1.2"), ("two", "10.88.2.1", "10.88.2.2")];
 const CLUSTER_IP: &str = "10.96.0.10:80";
 const CLUSTER_IP6: &str = "[fd00:96::10]:80";
+const BALANCER: &str = "203.0.113.80:80";
 const UDP_IP: &str = "10.96.0.53:53";
 const NODE_PORT: u16 = 30080;
 
@@ -36,7 +38,7 @@ struct Namespace(String);
 
 impl Namespace {
     fn new(role: &str) -> Self {
-        let name = format!("hw-proxy-{role}");
+        let name = format!("hw-{role}");
         // of an earlier run that was killed
         let _ = output(Command::new("ip").args(["netns", "delete", &name]));
         run(Command::new("ip").args(["netns", "add", &name]));
@@ -140,6 +142,7 @@ struct World {
     services: Vec<Value>,
     slices: Vec<Value>,
     nodes: Vec<Value>,
+    service_cidrs: Vec<Value>,
 }
 
 #[derive(Clone)]
@@ -185,6 +188,7 @@ impl FakeApi {
             "/api/v1/services" => &world.services,
             "/apis/discovery.k8s.io/v1/endpointslices" => &world.slices,
             "/api/v1/nodes" => &world.nodes,
+            "/apis/networking.k8s.io/v1/servicecidrs" => &world.service_cidrs,
             other => panic!("kube-proxy asked for {other}"),
         };
         let version = *self.version.borrow();
@@ -244,25 +248,34 @@ fn world() -> World {
     let web = json!({"type": "NodePort", "externalTrafficPolicy": "Cluster", "ports": ports,
         "clusterIPs": ["10.96.0.10", "fd00:96::10"], "ipFamilyPolicy": "PreferDualStack"});
     let sticky = json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 60}}});
+    let ranges = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Cluster", "loadBalancerSourceRanges": ["192.168.77.0/30"]});
+    let mut balanced = service("balanced", "10.96.0.13", "TCP", 80, ranges);
+    balanced["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.80", "ipMode": "VIP"}]}});
     World {
         services: vec![
             service("web", "10.96.0.10", "TCP", 80, web),
             service("dns", "10.96.0.53", "UDP", 53, json!({})),
             service("sticky", "10.96.0.11", "TCP", 80, sticky),
             service("empty", "10.96.0.12", "TCP", 80, json!({})),
+            balanced,
         ],
         slices: vec![
             slice("web", "TCP", 8080, &["one", "two"]),
             slice("dns", "UDP", 5353, &["one"]),
             slice("sticky", "TCP", 8080, &["one", "two"]),
             slice6("web", 8080),
+            slice("balanced", "TCP", 8080, &["one"]),
         ],
         nodes: vec![json!({"metadata": {"name": "node-a", "uid": "n"}, "spec": {"podCIDRs": ["10.88.0.0/16"]},
             "status": {"addresses": [{"type": "InternalIP", "address": NODE_IP}]}})],
+        service_cidrs: vec![
+            json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "fd00:96::/112"]}}),
+        ],
     }
 }
 
 struct Cluster {
+    mode: &'static str,
     proxy: Option<Process>,
     api: FakeApi,
     dir: tempfile::TempDir,
@@ -272,14 +285,15 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start() -> Self {
-        let (node, client) = (Namespace::new("node"), Namespace::new("client"));
+    fn start(mode: &'static str) -> Self {
+        let namespace = |role: &str| Namespace::new(&format!("{mode}-{role}"));
+        let (node, client) = (namespace("node"), namespace("client"));
         node.connect("out", NODE_IP, &client, CLIENT_IP);
         // as every machine has one: a cluster address must be routed somewhere before it is translated
         node.ip(&format!("route add default via {CLIENT_IP}"));
         let mut pods = Vec::new();
         for (name, gateway, address) in PODS {
-            let pod = Namespace::new(name);
+            let pod = namespace(name);
             node.connect(&format!("pod-{name}"), gateway, &pod, address);
             node.connect6(&format!("pod-{name}"), &six(gateway), &pod, &six(address));
             start_backend(&pod, name);
@@ -297,7 +311,7 @@ impl Cluster {
         let kubeconfig = json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": ""}}],
             "clusters": [{"name": "k", "cluster": {"server": format!("http://127.0.0.1:{port}")}}]});
         std::fs::write(dir.path().join("kubeconfig"), kubeconfig.to_string()).expect("a file");
-        let mut cluster = Self { proxy: None, api, dir, node, client, pods };
+        let mut cluster = Self { mode, proxy: None, api, dir, node, client, pods };
         cluster.start_proxy();
         cluster
     }
@@ -305,7 +319,10 @@ impl Cluster {
     fn command(&self) -> Command {
         let mut command = self.node.command(bin("kube-proxy"));
         command.arg(format!("--kubeconfig={}", self.dir.path().join("kubeconfig").display())).args([
+            &format!("--proxy-mode={}", self.mode),
             "--hostname-override=node-a",
+            "--ipvs-sync-period=1s",
+            "--ipvs-min-sync-period=100ms",
             "--cluster-cidr=10.88.0.0/16,fd00:88::/32",
             "--healthz-bind-address=127.0.0.1:10256",
             "--iptables-sync-period=1s",
@@ -337,8 +354,15 @@ impl Cluster {
         });
     }
 
+    /// Everything that the modes may leave in the kernel.
     fn save(&self) -> String {
-        run(&mut self.node.command("iptables-save"))
+        let mut out = run(&mut self.node.command("iptables-save"));
+        // what a kernel does not have is not there
+        for command in ["nft list ruleset ip", "ipvsadm -Ln", "ipset list -n", "ip -o link show type dummy"] {
+            let words: Vec<&str> = command.split(' ').collect();
+            out += &output(self.node.command(words[0]).args(&words[1..])).unwrap_or_default();
+        }
+        out
     }
 }
 
@@ -346,21 +370,43 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-#[test]
-fn packets_reach_the_endpoints() {
+fn packets_reach_the_endpoints(mode: &'static str) {
     if !is_root() {
         println!("skipped: network namespaces need root");
         return;
     }
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start(mode);
     reach(&cluster);
     policies_and_affinity(&cluster);
+    source_ranges(&cluster);
     udp_follows_its_endpoint(&cluster);
     health_and_metrics(&cluster);
     flushed_rules_come_back(&cluster);
     a_restart_disturbs_nothing(&mut cluster);
     endpoints_go(&cluster);
+    if mode != "iptables" {
+        the_mode_changes(&mut cluster);
+    }
     clean_up(&mut cluster);
+}
+
+#[test]
+fn iptables_packets_reach_the_endpoints() {
+    packets_reach_the_endpoints("iptables");
+}
+
+#[test]
+fn nftables_packets_reach_the_endpoints() {
+    packets_reach_the_endpoints("nftables");
+}
+
+#[test]
+fn ipvs_packets_reach_the_endpoints() {
+    if let Err(why) = output(Command::new("ipvsadm").arg("-Ln")) {
+        println!("skipped: no IPVS in this kernel: {why}");
+        return;
+    }
+    packets_reach_the_endpoints("ipvs");
 }
 
 fn reach(cluster: &Cluster) {
@@ -372,10 +418,21 @@ fn reach(cluster: &Cluster) {
         cluster.expect(pod, CLUSTER_IP, &["one", "two"]);
     }
     cluster.expect(&cluster.client, &format!("{NODE_IP}:{NODE_PORT}"), &["one", "two"]);
-    cluster.expect(&cluster.node, &format!("127.0.0.1:{NODE_PORT}"), &["one", "two"]);
+    if cluster.mode == "iptables" {
+        cluster.expect(&cluster.node, &format!("127.0.0.1:{NODE_PORT}"), &["one", "two"]);
+    }
     cluster.expect(&cluster.node, &format!("{NODE_IP}:{NODE_PORT}"), &["one", "two"]);
-    let refused = cluster.node.ask("10.96.0.12:80").expect_err("nobody is there");
-    assert!(refused.contains("refused"), "{refused}");
+    // nobody is there, and no such port
+    for address in ["10.96.0.12:80", "10.96.0.10:81"].into_iter().take(if cluster.mode == "nftables" { 2 } else { 1 }) {
+        let refused = cluster.node.ask(address).expect_err("nobody answers");
+        assert!(refused.contains("refused"), "{address}: {refused}");
+    }
+}
+
+fn source_ranges(cluster: &Cluster) {
+    cluster.expect(&cluster.client, BALANCER, &["one"]);
+    let why = cluster.pods[1].ask(BALANCER).expect_err("not in the ranges");
+    assert!(!why.contains("refused"), "{why}");
 }
 
 fn policies_and_affinity(cluster: &Cluster) {
@@ -435,35 +492,68 @@ fn health_and_metrics(cluster: &Cluster) {
     let metrics = cluster.http("http://127.0.0.1:10249/metrics").expect("metrics");
     for name in [
         "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}",
-        "kubeproxy_sync_proxy_rules_iptables_total{table=\"nat\",ip_family=\"IPv4\"}",
+        "kubeproxy_conntrack_reconciler_sync_duration_seconds_count{ip_family=\"IPv4\"}",
         "kubeproxy_sync_proxy_rules_endpoint_changes_total",
     ] {
         assert!(metrics.contains(name), "{name} is not in {metrics}");
     }
-    assert_eq!(cluster.http("http://127.0.0.1:10249/proxyMode").as_deref(), Ok("iptables"));
+    assert_eq!(cluster.http("http://127.0.0.1:10249/proxyMode").as_deref(), Ok(cluster.mode));
+    if cluster.mode == "iptables" {
+        assert!(metrics.contains("kubeproxy_sync_proxy_rules_iptables_total{table=\"nat\",ip_family=\"IPv4\"}"));
+    }
 }
 
 fn flushed_rules_come_back(cluster: &Cluster) {
+    if cluster.mode == "nftables" {
+        run(cluster.node.command("nft").args(["flush", "table", "ip", "kube-proxy"]));
+        cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+        run(cluster.node.command("nft").args(["delete", "table", "ip", "kube-proxy"]));
+    }
+    if cluster.mode == "ipvs" {
+        run(cluster.node.command("ipvsadm").arg("-C"));
+        cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+        cluster.node.ip("link delete kube-ipvs0");
+    }
     for table in ["nat", "filter", "mangle"] {
         run(cluster.node.command("iptables").args(["-t", table, "-F"]));
         run(cluster.node.command("iptables").args(["-t", table, "-X"]));
     }
     run(cluster.node.command("iptables").args(["-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.7", "-j", "ACCEPT"]));
     cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+    cluster.expect(&cluster.pods[0], CLUSTER_IP, &["one", "two"]);
 }
 
 fn a_restart_disturbs_nothing(cluster: &mut Cluster) {
+    let sticky = if cluster.mode == "ipvs" { "10.96.0.11:80" } else { "default/sticky" };
+    assert!(cluster.save().contains(sticky));
     cluster.proxy = None;
     cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
-    let before = cluster.save().matches("-j KUBE-").count();
     cluster.api.change(|world| world.services.retain(|s| s["metadata"]["name"] != "sticky"));
     cluster.start_proxy();
     eventually("the stale Service's rules to go", || {
-        let rules = cluster.save();
-        if rules.contains("default/sticky") { Err("still there".to_owned()) } else { Ok(()) }
+        if cluster.save().contains(sticky) { Err(cluster.log()) } else { Ok(()) }
     });
-    assert!(cluster.save().matches("-j KUBE-").count() < before);
     cluster.expect(&cluster.node, CLUSTER_IP, &["one", "two"]);
+}
+
+/// To iptables and back: what the other mode had goes, Services stay.
+fn the_mode_changes(cluster: &mut Cluster) {
+    let own = cluster.mode;
+    for (mode, gone) in
+        [("iptables", ["table ip kube-proxy", "kube-ipvs0", "KUBE-CLUSTER-IP"]), (own, ["KUBE-SVC-"; 3])]
+    {
+        cluster.proxy = None;
+        cluster.mode = mode;
+        cluster.start_proxy();
+        eventually("the other mode's rules to go", || {
+            let left = cluster.save();
+            match gone.iter().find(|what| left.contains(**what)) {
+                Some(what) => Err(format!("{what} is left\n{}", cluster.log())),
+                None => Ok(()),
+            }
+        });
+        cluster.expect(&cluster.node, CLUSTER_IP, &["one"]);
+    }
 }
 
 fn endpoints_go(cluster: &Cluster) {
@@ -489,6 +579,7 @@ fn clean_up(cluster: &mut Cluster) {
     // the kubelet shares KUBE-FIREWALL
     let ours: Vec<&str> = left.lines().filter(|l| l.contains("KUBE-") && !l.contains("KUBE-FIREWALL")).collect();
     assert_eq!(ours, Vec::<&str>::new());
+    assert!(!left.contains("kube-"), "{left}");
     assert!(left.contains("203.0.113.7"), "{left}");
     assert!(cluster.node.ask(CLUSTER_IP).is_err());
 }
@@ -500,8 +591,8 @@ fn follows_the_real_api_server() {
         println!("skipped: network namespaces need root");
         return;
     }
-    let node = Namespace::new("api");
-    let pod = Namespace::new("api-pod");
+    let node = Namespace::new("proxy-api");
+    let pod = Namespace::new("proxy-pod");
     node.connect("pod", "10.88.3.1", &pod, "10.88.3.2");
     node.ip("route add default via 10.88.3.2");
     start_backend(&pod, "real");
