@@ -10,7 +10,8 @@ use crate::output;
 /// An administrator's connection data.
 #[derive(Clone)]
 pub struct Raw {
-    pub(crate) server: String,
+    /// The API server's URL.
+    pub server: String,
     pub(crate) pki: PathBuf,
 }
 
