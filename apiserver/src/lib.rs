@@ -8,7 +8,7 @@ pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
-pub mod cel;
+pub use cel;
 pub mod config;
 pub mod endpoints;
 pub mod flags;

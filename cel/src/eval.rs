@@ -11,7 +11,7 @@ use super::parse::{Comprehension, Expr, Fold, Literal, Node};
 use super::types::{DYN, Type};
 use super::value::{Key, Text, Val, lift};
 use super::{Error, Program};
-use crate::cel::functions::authorizer::Authorizer;
+use crate::functions::authorizer::Authorizer;
 
 /// What the names of an expression stand for during one evaluation (or several over the same objects).
 #[derive(Default)]

@@ -3,12 +3,12 @@
 use std::fmt;
 
 use super::{Cost, Error, Opaque, Outcome, Row, none, opaque, runtime};
-use crate::cel::value::Val;
+use crate::value::Val;
 
-pub(in crate::cel) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
+pub(crate) const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
 pub(super) const PATH: &str = "kubernetes.authorization.PathCheck";
 pub(super) const GROUP: &str = "kubernetes.authorization.GroupCheck";
-pub(in crate::cel) const RESOURCE: &str = "kubernetes.authorization.ResourceCheck";
+pub(crate) const RESOURCE: &str = "kubernetes.authorization.ResourceCheck";
 pub(super) const DECISION: &str = "kubernetes.authorization.Decision";
 
 pub(super) const ROWS: &[Row] = &[

@@ -8,7 +8,7 @@ use apimachinery::validation as names;
 use base64::Engine as _;
 
 use super::{Cost, Error, Opaque, Outcome, Row, none, opaque, runtime};
-use crate::cel::value::Val;
+use crate::value::Val;
 
 const ORDER: &str = "Quantity.(Quantity)bool|Semver.(Semver)bool";
 

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::strings::index_of;
 use super::{Cost, Error, Outcome, Row, int, none, runtime};
-use crate::cel::value::Val;
+use crate::value::Val;
 
 const SETS: &str = "(list(A),list(A))bool";
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
 use super::{Cost, Error, Opaque, Outcome, Row, none, opaque, runtime};
-use crate::cel::value::{Key, Text, Val};
+use crate::value::{Key, Text, Val};
 
 pub(super) const ROWS: &[Row] = &[
     ("isURL", "(string)bool", Cost::Scan, |a| text(a, |text| Ok(Val::Bool(url(text).is_some())))),

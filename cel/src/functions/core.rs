@@ -7,7 +7,7 @@ use jiff::tz::{Offset, TimeZone};
 use jiff::{SignedDuration, Timestamp, Zoned};
 
 use super::{Cost, Error, Outcome, Row, int, none, runtime};
-use crate::cel::value::{Key, Val};
+use crate::value::{Key, Val};
 
 const ORDERED: &str = "(bool,bool)bool|(num,num)bool|(string,string)bool|(bytes,bytes)bool|(timestamp,timestamp)bool|(duration,duration)bool";
 const PART: &str = "timestamp.()int|timestamp.(string)int";

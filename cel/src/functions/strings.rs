@@ -4,7 +4,7 @@ use regex::{Regex, RegexBuilder};
 
 use super::core::to_string;
 use super::{Cost, Error, Outcome, Row, int, none, runtime};
-use crate::cel::value::Val;
+use crate::value::Val;
 
 /// Most memory that a compiled expression may take.
 const MAX_REGEX_BYTES: usize = 1 << 20;
