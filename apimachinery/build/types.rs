@@ -150,7 +150,7 @@ pub fn generate(types: &Value) -> Fallible<String> {
         writeln!(
             out,
             "static T{number}: Type = Type {{ name: Held::Static({:?}), gvk: Held::Static(&G{number}), fields: Held::Static(&F{number}), \
-             map_type: MapType::{}, special: Special::{}, unions: {}, proto: {}, published: {} }};",
+             map_type: MapType::{}, special: Special::{}, unions: {}, proto: {}, published: {}, custom: None }};",
             text(ty, "name"),
             if text(ty, "map") == "atomic" { "Atomic" } else { "Unset" },
             special(text(ty, "special"))?,

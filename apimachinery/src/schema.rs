@@ -6,6 +6,8 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::structural::Schema;
+
 /// Something that is either built in or was made at run time.
 #[derive(Debug)]
 pub enum Held<T: ?Sized + 'static> {
@@ -82,6 +84,8 @@ pub struct Type {
     pub proto: bool,
     /// Appears in the published OpenAPI documents.
     pub published: bool,
+    /// What a custom resource looks like; its `fields` are empty.
+    pub custom: Option<Arc<Schema>>,
 }
 
 /// `(discriminator field or empty, [(member field, its discriminator value)])`.

@@ -198,7 +198,7 @@ pub fn update(ty: &Type, live: Option<&Value>, object: &mut Value, writer: &Writ
 
 /// What a write sets and what it removes, without what the endpoint resets.
 fn changes(ty: &Type, before: &Value, after: &Value, ignored: &FieldSet) -> (FieldSet, FieldSet) {
-    let compared = walk::compare(Shape::Struct(ty), Some(before), Some(after));
+    let compared = walk::compare(Shape::root(ty), Some(before), Some(after));
     let written = compared.modified.union(compared.added);
     (written.recursive_difference(ignored), compared.removed.recursive_difference(ignored))
 }
@@ -256,7 +256,7 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, force: bool, write
     if !managed_fields(config).is_empty() {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let shape = Shape::Struct(ty);
+    let shape = Shape::root(ty);
     let misfit = walk::misfit(shape, config).or_else(|| {
         let checked = codec::conform(ty, config.clone(), codec::FieldValidation::Ignore);
         checked.err().map(|status| format!(": {}", status.message))

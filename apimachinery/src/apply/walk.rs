@@ -6,7 +6,8 @@
 use serde_json::{Map, Value};
 
 use super::set::FieldSet;
-use crate::schema::{Field, Kind, ListType, MapType, Slot, Special, Type};
+use crate::schema::{Kind, ListType, MapType, Slot, Special, Type};
+use crate::structural::Schema;
 
 /// How a place is walked.
 #[derive(Clone, Copy)]
@@ -21,9 +22,29 @@ pub enum Shape<'t> {
     Set(&'t Slot),
     /// A list whose elements are identified by keys.
     Keyed(&'t Slot, &'t [&'static str]),
+    /// An object or a list of a custom resource.
+    Custom(&'t Schema),
+    /// Of unknown shape: objects are maps, all else is one field.
+    Deduced,
 }
 
 impl<'t> Shape<'t> {
+    /// The shape of whole objects.
+    pub fn root(ty: &'t Type) -> Self {
+        ty.custom.as_deref().map_or(Self::Struct(ty), Self::custom)
+    }
+
+    fn custom(schema: &'t Schema) -> Self {
+        let granular = |list_type: ListType| matches!(list_type, ListType::Set | ListType::Map);
+        match schema.ty.as_str() {
+            _ if schema.typed.is_some() => schema.typed.map_or(Self::Leaf, Self::Struct),
+            "object" if !schema.atomic_map => Self::Custom(schema),
+            "array" if schema.list_type.is_some_and(granular) => Self::Custom(schema),
+            "" if schema.is_open() => Self::Deduced,
+            _ => Self::Leaf,
+        }
+    }
+
     /// The shape of a slot.
     pub fn of(slot: &'t Slot) -> Self {
         match &slot.kind {
@@ -42,26 +63,35 @@ impl<'t> Shape<'t> {
     }
 
     fn is_object(self) -> bool {
-        matches!(self, Self::Struct(_) | Self::Map(_))
+        match self {
+            Self::Custom(schema) => schema.ty == "object",
+            _ => matches!(self, Self::Struct(_) | Self::Map(_) | Self::Deduced),
+        }
     }
 
     fn is_list(self) -> bool {
-        matches!(self, Self::Set(_) | Self::Keyed(..))
+        match self {
+            Self::Custom(schema) => schema.ty == "array",
+            _ => matches!(self, Self::Set(_) | Self::Keyed(..)),
+        }
     }
 
-    /// The field of a struct; map entries and unknown names have none.
-    fn field(self, name: &str) -> Option<&'t Field> {
+    /// A member that is a field of a struct, not an entry of a map.
+    fn has_field(self, name: &str) -> bool {
         match self {
-            Self::Struct(ty) => ty.field(name),
-            _ => None,
+            Self::Struct(ty) => ty.field(name).is_some(),
+            Self::Custom(schema) => schema.properties.contains_key(name),
+            _ => false,
         }
     }
 
     /// The shape of a member of an object.
     fn member(self, name: &str) -> Shape<'t> {
         match self {
-            Self::Struct(_) => self.field(name).map_or(Self::Leaf, |field| Self::of(&field.slot)),
+            Self::Struct(ty) => ty.field(name).map_or(Self::Leaf, |field| Self::of(&field.slot)),
             Self::Map(entry) => Self::of(entry),
+            Self::Custom(schema) => schema.member(name).map_or(Self::Deduced, Self::custom),
+            Self::Deduced => Self::Deduced,
             _ => Self::Leaf,
         }
     }
@@ -69,21 +99,31 @@ impl<'t> Shape<'t> {
     fn element(self) -> Shape<'t> {
         match self {
             Self::Set(slot) | Self::Keyed(slot, _) => Self::of(slot),
+            Self::Custom(schema) => schema.items.as_deref().map_or(Self::Leaf, Self::custom),
             _ => Self::Leaf,
         }
     }
 
     /// The path element of a list's element; `Err` names the missing key.
     fn identify(self, item: &Value) -> Result<String, &'t str> {
-        let Self::Keyed(slot, keys) = self else { return Ok(format!("v:{item}")) };
         let mut identity = Map::new();
-        for key in keys {
+        let mut add = |key: &'t str, default: &dyn Fn() -> Option<Value>| {
             let given = item.get(key).filter(|v| !v.is_null()).cloned();
-            let default = || match &slot.kind {
-                Kind::Ref(ty) => ty.field(key).and_then(|field| field.slot.default.to_value()),
-                _ => None,
-            };
-            identity.insert((*key).to_owned(), given.or_else(default).ok_or(*key)?);
+            identity.insert(key.to_owned(), given.or_else(default).ok_or(key)?);
+            Ok::<(), &'t str>(())
+        };
+        match self {
+            Self::Keyed(slot, keys) => keys.iter().try_for_each(|key| {
+                add(key, &|| match &slot.kind {
+                    Kind::Ref(ty) => ty.field(key).and_then(|field| field.slot.default.to_value()),
+                    _ => None,
+                })
+            })?,
+            Self::Custom(schema) if schema.list_type == Some(ListType::Map) => {
+                let default = |key: &str| schema.items.as_ref()?.properties.get(key)?.default.clone();
+                schema.list_keys.iter().try_for_each(|key| add(key, &|| default(key)))?;
+            }
+            _ => return Ok(format!("v:{item}")),
         }
         Ok(format!("k:{}", Value::Object(identity)))
     }
@@ -190,7 +230,7 @@ pub fn field_set(shape: Shape<'_>, value: &Value) -> FieldSet {
                 let mut child = field_set(shape.member(key), item);
                 // Map entries are owned as such; fields of structs only through what is in them.
                 child.member |=
-                    item.is_null() || item.as_object().is_some_and(Map::is_empty) || shape.field(key).is_none();
+                    item.is_null() || item.as_object().is_some_and(Map::is_empty) || !shape.has_field(key);
                 set.attach(field_element(key), child);
             }
         }
@@ -313,7 +353,7 @@ pub fn with_named_fields(shape: Shape<'_>, set: &FieldSet) -> FieldSet {
     let mut result = FieldSet { member: set.member, ..FieldSet::default() };
     for (element, child) in set.children() {
         let (below, named) = match element.strip_prefix("f:") {
-            Some(name) => (shape.member(name), shape.field(name).is_some()),
+            Some(name) => (shape.member(name), shape.has_field(name)),
             None => (shape.element(), false),
         };
         let mut child = with_named_fields(below, child);
@@ -327,10 +367,18 @@ pub fn with_named_fields(shape: Shape<'_>, set: &FieldSet) -> FieldSet {
 pub fn misfit(shape: Shape<'_>, value: &Value) -> Option<String> {
     match value {
         Value::Object(map) if shape.is_object() => map.iter().find_map(|(key, item)| {
-            if let Shape::Struct(ty) = shape
-                && ty.field(key).is_none()
-            {
+            let undeclared = match shape {
+                Shape::Struct(ty) => ty.field(key).is_none(),
+                Shape::Custom(schema) => schema.member(key).is_none() && !schema.preserve,
+                _ => false,
+            };
+            if undeclared {
                 return Some(format!(".{key}: field not declared in schema"));
+            }
+            if let Shape::Custom(schema) = shape
+                && let Some(declared) = schema.member(key).filter(|member| !item.is_null() && !member.admits_type(item))
+            {
+                return Some(format!(".{key}: expected {}", declared.ty));
             }
             misfit(shape.member(key), item).map(|why| format!(".{key}{why}"))
         }),
@@ -349,6 +397,7 @@ pub fn misfit(shape: Shape<'_>, value: &Value) -> Option<String> {
             })
         }
         Value::Null => None,
+        _ if matches!(shape, Shape::Deduced) => None,
         _ if shape.is_object() => Some(": expected map".to_owned()),
         _ if shape.is_list() => Some(": expected list".to_owned()),
         _ => None,

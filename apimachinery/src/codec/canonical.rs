@@ -13,8 +13,16 @@ use crate::time;
 
 /// Makes an object canonical.
 pub fn canonicalize(ty: &Type, value: &mut Value) {
-    if let Value::Object(map) = value {
-        canonical_struct(ty, map, 0);
+    let Value::Object(map) = value else { return };
+    match &ty.custom {
+        None => canonical_struct(ty, map, 0),
+        // Of a custom resource only the metadata has one form.
+        Some(schema) => {
+            let metadata = schema.properties.get("metadata").and_then(|metadata| metadata.typed);
+            if let (Some(ty), Some(value)) = (metadata, map.get_mut("metadata")) {
+                canonicalize(ty, value);
+            }
+        }
     }
 }
 

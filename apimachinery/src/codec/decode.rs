@@ -10,6 +10,7 @@ use base64::Engine as _;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::custom::prune;
 use super::{MAX_DEPTH_LEVELS, MAX_REPORTED_FIELDS};
 use crate::quantity::Quantity;
 use crate::schema::{Kind, Slot, Special, Type};
@@ -36,7 +37,7 @@ impl Report {
         self.problems.into_inner()
     }
 
-    fn problem(&self, what: &str, at: &At<'_>, field: &str) {
+    pub(super) fn problem(&self, what: &str, at: &At<'_>, field: &str) {
         if !self.collect {
             return;
         }
@@ -64,8 +65,9 @@ pub(super) struct At<'a> {
     depth: usize,
 }
 
+/// One step into an object.
 #[derive(Clone, Copy)]
-enum Step<'a> {
+pub(super) enum Step<'a> {
     Root,
     Field(&'a str),
     Index(usize),
@@ -76,7 +78,7 @@ impl At<'static> {
 }
 
 impl<'a> At<'a> {
-    fn below(&'a self, step: Step<'a>) -> At<'a> {
+    pub(super) fn below(&'a self, step: Step<'a>) -> At<'a> {
         At { parent: Some(self), step, depth: self.depth + 1 }
     }
 }
@@ -105,7 +107,13 @@ pub(super) struct StructSeed<'a> {
 impl<'de> DeserializeSeed<'de> for StructSeed<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(StructVisitor(&self))
+        let Some(schema) = &self.ty.custom else { return deserializer.deserialize_any(StructVisitor(&self)) };
+        let mut value = AnySeed { at: self.at, report: self.report }.deserialize(deserializer)?;
+        if !value.is_object() {
+            return Err(self.report.fail("json: cannot unmarshal what is no object into an object".to_owned()));
+        }
+        prune(schema, &mut value, &self.at, self.report).map_err(de::Error::custom)?;
+        Ok(value)
     }
 }
 

@@ -5,6 +5,7 @@
 //! `400 BadRequest`.
 
 mod canonical;
+mod custom;
 mod decode;
 mod defaults;
 #[cfg(test)]
@@ -66,12 +67,8 @@ pub fn decode(ty: &Type, bytes: &[u8], media: Media, validation: FieldValidation
     let report = decode::Report::new(validation != FieldValidation::Ignore);
     let seed = decode::StructSeed { ty, at: decode::At::ROOT, report: &report };
     let outcome = match media {
-        Media::Json => {
-            let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-            seed.deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v)).map_err(|e| e.to_string())
-        }
-        Media::Yaml => with_yaml(bytes, |deserializer| seed.deserialize(deserializer)),
-        Media::Protobuf => crate::proto::decode(ty, bytes).map_err(|e| e.to_string()),
+        Media::Protobuf if ty.custom.is_none() => crate::proto::decode(ty, bytes).map_err(|e| e.to_string()),
+        _ => read_text(bytes, media, seed),
     };
     let mut value = outcome.map_err(|error| refuse(report.failure().as_deref().unwrap_or(&error)))?;
     let warnings = report.into_problems();
@@ -118,16 +115,24 @@ pub fn parse(bytes: &[u8], media: Media) -> Result<Value, Status> {
 pub fn parse_reporting(bytes: &[u8], media: Media, validation: FieldValidation) -> Result<Decoded, Status> {
     let report = decode::Report::new(validation != FieldValidation::Ignore);
     let seed = decode::AnySeed { at: decode::At::ROOT, report: &report };
-    let outcome = match media {
+    let outcome = read_text(bytes, media, seed);
+    let value = outcome.map_err(|error| Status::bad_request(format!("error decoding the request: {error}")))?;
+    Ok(Decoded { value, warnings: report.into_problems() })
+}
+
+/// Reads JSON or YAML through a seed.
+fn read_text<S>(bytes: &[u8], media: Media, seed: S) -> Result<Value, String>
+where
+    S: for<'de> DeserializeSeed<'de, Value = Value>,
+{
+    match media {
         Media::Json => {
             let mut deserializer = serde_json::Deserializer::from_slice(bytes);
             seed.deserialize(&mut deserializer).and_then(|v| deserializer.end().map(|()| v)).map_err(|e| e.to_string())
         }
         Media::Yaml => with_yaml(bytes, |deserializer| seed.deserialize(deserializer)),
         Media::Protobuf => Err("protobuf cannot be read without its type".to_owned()),
-    };
-    let value = outcome.map_err(|error| Status::bad_request(format!("error decoding the request: {error}")))?;
-    Ok(Decoded { value, warnings: report.into_problems() })
+    }
 }
 
 fn with_yaml<R>(
