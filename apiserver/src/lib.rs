@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub use cel;
 pub mod config;
 pub mod endpoints;
+pub mod extension;
 pub mod flags;
 pub mod http;
 pub mod objects;

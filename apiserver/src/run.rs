@@ -32,7 +32,7 @@ use crate::storage::compaction;
 use crate::storage::etcd::Etcd;
 use crate::tokens;
 use crate::tunnels::{self, Tunnels};
-use crate::{admission, http};
+use crate::{admission, extension, http, webhook};
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let registry = Registry::new(etcd.clone(), Arc::clone(&clock), table.clone(), options, config.event_ttl);
     let registry = Arc::new(registry);
     let objects: Arc<dyn Objects> = registry.clone();
+    registry.convert_through(Arc::new(webhook::Client::new(Arc::clone(&objects))));
 
     let authz = Arc::new(authz::build(&config.authz)?);
     authz.follow(&registry);
@@ -142,6 +143,7 @@ async fn serve(
     if let Some(interval) = config.etcd.compaction_interval {
         tasks.spawn(compaction::run(etcd.clone(), clock, interval, stop.clone()));
     }
+    tasks.spawn(extension::controller::Controller::new(Arc::clone(&registry)).run(stop.clone()));
     let bootstrap_stop = stop.clone();
     tasks.spawn(async move {
         bootstrap::run(&RegistryStore::new(registry, etcd), &facts, bootstrap_stop).await;

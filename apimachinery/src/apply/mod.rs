@@ -27,6 +27,8 @@ use walk::Shape;
 
 /// Managers of ordinary writes that are kept apart; older ones share an entry.
 pub const MAX_UPDATE_MANAGERS: usize = 10;
+/// The subresource whose writes are recorded without a time.
+pub const SCALE: &str = "scale";
 /// The manager of what was there before the first apply.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 /// The manager of the oldest ordinary writes.
@@ -74,7 +76,8 @@ impl Entry {
             applied,
             api_version: writer.api_version.to_owned(),
             subresource: writer.subresource.to_owned(),
-            time: Some(time::format_time(writer.now)),
+            // Upstream tells no time of what came through a Scale.
+            time: (writer.subresource != SCALE).then(|| time::format_time(writer.now)),
             fields,
         }
     }

@@ -229,8 +229,7 @@ pub fn field_set(shape: Shape<'_>, value: &Value) -> FieldSet {
             for (key, item) in map {
                 let mut child = field_set(shape.member(key), item);
                 // Map entries are owned as such; fields of structs only through what is in them.
-                child.member |=
-                    item.is_null() || item.as_object().is_some_and(Map::is_empty) || !shape.has_field(key);
+                child.member |= item.is_null() || item.as_object().is_some_and(Map::is_empty) || !shape.has_field(key);
                 set.attach(field_element(key), child);
             }
         }

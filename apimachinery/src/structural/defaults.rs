@@ -65,9 +65,6 @@ mod tests {
             "m": {"type": "object", "additionalProperties": {"type": "integer", "default": 3}}}}));
         let mut value = json!({"a": null, "d": null, "e": null, "l": [{}], "m": {"k": null}, "z": null});
         schema.fill(&mut value);
-        assert_eq!(
-            value,
-            json!({"a": "x", "b": {"c": 1}, "e": null, "l": [{"p": "TCP"}], "m": {"k": 3}, "z": null})
-        );
+        assert_eq!(value, json!({"a": "x", "b": {"c": 1}, "e": null, "l": [{"p": "TCP"}], "m": {"k": 3}, "z": null}));
     }
 }

@@ -19,7 +19,10 @@ static PATTERNS: LazyLock<Vec<(&str, Regex)>> = LazyLock::new(|| {
         ("date", "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$".to_owned()),
         ("email", r"^[^\s@<>]+@[^\s@<>]+$".to_owned()),
         ("hexcolor", "^#?([0-9a-fA-F]{3}|[0-9a-fA-F]{6})$".to_owned()),
-        ("hostname", "^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$".to_owned()),
+        (
+            "hostname",
+            "^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$".to_owned(),
+        ),
         ("isbn", "^([0-9][ -]?){9}[0-9Xx]$|^([0-9][ -]?){13}$".to_owned()),
         ("isbn10", "^([0-9][ -]?){9}[0-9Xx]$".to_owned()),
         ("isbn13", "^([0-9][ -]?){13}$".to_owned()),

@@ -44,8 +44,6 @@ pub struct Schema {
     pub list_keys: Vec<String>,
     /// Apply treats the object as one value.
     pub atomic_map: bool,
-    /// `x-kubernetes-validations`.
-    pub rules: Vec<Rule>,
     /// A type of the table that stands here: the metadata of objects.
     pub typed: Option<&'static Type>,
     checks: Checks,
@@ -165,7 +163,6 @@ impl Schema {
             },
             list_keys: texts(json, "x-kubernetes-list-map-keys"),
             atomic_map: json["x-kubernetes-map-type"] == "atomic",
-            rules: json["x-kubernetes-validations"].as_array().into_iter().flatten().map(Rule::parse).collect(),
             typed: None,
             checks: Checks::parse(json),
         };
@@ -173,6 +170,11 @@ impl Schema {
             schema.become_resource();
         }
         schema
+    }
+
+    /// The `x-kubernetes-validations` of a schema as it was written.
+    pub fn parse_rules(json: &Value) -> Vec<Rule> {
+        json["x-kubernetes-validations"].as_array().into_iter().flatten().map(Rule::parse).collect()
     }
 
     /// The schema of whole objects; `None` stands for one that says nothing and keeps nothing.
@@ -200,34 +202,5 @@ impl Schema {
     /// Values of any shape may stand here, and nothing is known of them.
     pub fn is_open(&self) -> bool {
         self.ty.is_empty() && !self.int_or_string
-    }
-
-    /// Calls `visit` for this schema and all below it that describe values of their own.
-    pub fn for_each<'s>(&'s self, visit: &mut dyn FnMut(&'s Self)) {
-        visit(self);
-        let below = self.properties.values().chain(self.items.as_deref()).chain(self.additional.as_deref());
-        for schema in below {
-            schema.for_each(visit);
-        }
-    }
-
-    /// The upper bound that the schema gives for how many characters, elements or members a value has.
-    pub fn max_length(&self) -> Option<u64> {
-        let [_, text, _, items, _, members] = self.checks.lengths;
-        match self.ty.as_str() {
-            "string" => text,
-            "array" => items,
-            _ => members,
-        }
-    }
-
-    /// What text must look like (`date-time` …); empty when free.
-    pub fn format(&self) -> &str {
-        &self.checks.format
-    }
-
-    /// Whether a member must be there.
-    pub fn requires(&self, name: &str) -> bool {
-        self.checks.required.iter().any(|required| required == name)
     }
 }

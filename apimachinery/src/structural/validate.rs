@@ -266,9 +266,10 @@ mod tests {
             (json!({"f": "yesterday"}), &[(Invalid, "f")]),
             (json!({"x": true}), &[(TypeInvalid, "x")]),
             (json!({"set": ["a", "a"]}), &[(Duplicate, "set[1]")]),
-            (json!({"map": [{"k": "a"}, {"k": "b", "v": "x"}, {"k": "a"}]}), &[
-                (TooMany, "map"), (TypeInvalid, "map[1].v"), (Duplicate, "map[2]"),
-            ]),
+            (
+                json!({"map": [{"k": "a"}, {"k": "b", "v": "x"}, {"k": "a"}]}),
+                &[(TooMany, "map"), (TypeInvalid, "map[1].v"), (Duplicate, "map[2]")],
+            ),
             (json!({"emb": {"kind": "K"}}), &[(Required, "emb.apiVersion")]),
             (json!({"one": {"a": 1, "b": 1}}), &[(Invalid, "one")]),
             (json!({"not": {"a": 1}}), &[(Invalid, "not")]),

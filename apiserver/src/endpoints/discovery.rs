@@ -55,7 +55,7 @@ fn groups(table: &ResourceTable) -> Vec<Group<'_>> {
 }
 
 /// Upstream's order of version names: `v2`, `v1`, `v2beta1`, `v1alpha1`, then others.
-fn version_priority(name: &str) -> (u8, u32, u32) {
+pub fn version_priority(name: &str) -> (u8, u32, u32) {
     let number = |text: &str| text.parse::<u32>().ok();
     let parse = || -> Option<(u8, u32, u32)> {
         let rest = name.strip_prefix('v')?;
@@ -126,7 +126,7 @@ fn resource_list(table: &ResourceTable, group: &str, version: &str) -> Option<Va
             row["storageVersionHash"] = storage.version_hash.as_str().into();
         }
         resources.push(row);
-        resources.extend(resource.subresources.iter().map(|sub| subresource(resource, sub, version)));
+        resources.extend(resource.subresources_of(version).map(|sub| subresource(resource, sub, version)));
     }
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": resources});
@@ -199,8 +199,9 @@ fn aggregated_resource(resource: &Resource, version: &str) -> Value {
             "verbs": sub.verbs,
         })
     };
-    if !resource.subresources.is_empty() {
-        row["subresources"] = resource.subresources.iter().map(sub).collect();
+    let subresources: Vec<Value> = resource.subresources_of(version).map(sub).collect();
+    if !subresources.is_empty() {
+        row["subresources"] = subresources.into();
     }
     row
 }

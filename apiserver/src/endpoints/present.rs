@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::compress::{Gzip, THRESHOLD_BYTES};
 use super::negotiate::{Accepted, Format, Shape};
 use super::table::{self, IncludeObject};
+use crate::extension::convert;
 use crate::http::request::RequestContext;
 use crate::registry::{Listing, Object, Registry};
 use crate::resources::{HookContext, Resource, ServedVersion};
@@ -74,7 +75,7 @@ impl Presenter {
     fn is_plain(&self) -> bool {
         self.accepted.shape == Shape::Object
             && self.accepted.format == Format::Json
-            && self.served().is_some_and(|served| served.conversion.is_none())
+            && self.served().is_some_and(|served| served.conversion.is_none() && served.custom.is_none())
     }
 
     /// The object in its served version.
@@ -83,6 +84,7 @@ impl Presenter {
         if let Some(conversion) = self.served().and_then(|served| served.conversion) {
             (conversion.from_storage)(&mut value);
         }
+        convert::settle(&self.resource, &self.version, &mut value);
         value
     }
 
@@ -116,9 +118,11 @@ impl Presenter {
         value_answer(code, self.accepted, value)
     }
 
-    fn list_metadata(listing: &Listing) -> Value {
+    fn list_metadata(&self, listing: &Listing) -> Value {
         let mut metadata = json!({"resourceVersion": listing.revision.to_string()});
-        if !listing.continue_token.is_empty() {
+        // Upstream's lists of custom objects always have it.
+        let always = self.resource.custom.is_some() && self.accepted.shape == Shape::Object;
+        if always || !listing.continue_token.is_empty() {
             metadata["continue"] = listing.continue_token.clone().into();
         }
         if let Some(remaining) = listing.remaining {
@@ -129,7 +133,7 @@ impl Presenter {
 
     /// The head of a list, up to its items.
     fn list_head(&self, listing: &Listing) -> String {
-        let metadata = Self::list_metadata(listing);
+        let metadata = self.list_metadata(listing);
         match self.accepted.shape {
             Shape::Object => {
                 let (kind, api_version) = (&self.resource.list_kind, self.resource.api_version(&self.version));
@@ -169,7 +173,7 @@ impl Presenter {
         let mut value = self.value(&entry.bytes);
         let item = match self.accepted.shape {
             Shape::Object => {
-                if let Some(map) = value.as_object_mut() {
+                if let Some(map) = value.as_object_mut().filter(|_| self.resource.custom.is_none()) {
                     map.remove("kind");
                     map.remove("apiVersion");
                 }

@@ -104,6 +104,12 @@ impl Endpoints {
             return Ok(self.document(&ctx, &request));
         };
         warn_of_deprecation(&ctx, resource);
+        let terminating = resource.custom.as_ref().is_some_and(|custom| custom.identity.2);
+        if terminating && info.verb == "create" {
+            let mut refused = Status::method_not_supported(&resource.group_resource(), "create");
+            "create not allowed while custom resource definition is terminating".clone_into(&mut refused.message);
+            return Err(refused);
+        }
         let query = Query::parse(request.uri().query().unwrap_or_default());
         if Tunnels::serves(&info.api_group, &info.resource, &info.subresource) {
             return self.tunnels.serve(&ctx, &query, request).await;
@@ -227,7 +233,9 @@ const DEPRECATED: [(&str, &str, &str); 2] = [
 
 fn warn_of_deprecation(ctx: &RequestContext, resource: &Resource) {
     let found = DEPRECATED.iter().find(|(group, plural, _)| *group == resource.group && *plural == resource.plural);
-    if let Some((_, _, sentence)) = found {
-        ctx.warnings.add(*sentence);
+    let served = resource.version(&ctx.info.api_version).and_then(|served| served.custom.as_ref());
+    let custom = served.and_then(|custom| custom.warning.as_deref());
+    if let Some(sentence) = found.map(|(_, _, sentence)| *sentence).or(custom) {
+        ctx.warnings.add(sentence);
     }
 }

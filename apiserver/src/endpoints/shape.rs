@@ -50,7 +50,8 @@ pub fn check(info: &RequestInfo, method: &Method, resource: &Resource) -> Result
         0 | 1 => knows(&resource.verbs, verbs(method, true)),
         _ if resource.namespaced && !in_namespace => return Err(Status::no_such_path()),
         2 => method != Method::POST && knows(&resource.verbs, verbs(method, false)),
-        3 => match resource.subresource(&info.subresource) {
+        3 => match resource.subresources_of(&info.api_version).find(|sub| sub.name == info.subresource) {
+            None if resource.custom.is_some() => return Err(Status::not_found(&resource.group_resource(), &info.name)),
             Some(subresource) => knows(&subresource.verbs, verbs(method, false)),
             None => return Err(Status::no_such_path()),
         },

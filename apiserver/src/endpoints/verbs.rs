@@ -163,7 +163,10 @@ impl Call<'_> {
     }
 
     async fn list(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
-        let listing = self.endpoints.registry.list(&self.target()?, &options::read(&self.query)?).await?;
+        let registry = &self.endpoints.registry;
+        let listing = registry.list(&self.target()?, &options::read(&self.query)?).await?;
+        let Presenter { resource, version, .. } = &self.presenter;
+        let listing = registry.listed_as(resource, version, listing).await?;
         Ok(self.presenter.list(listing, accepts_gzip(headers)))
     }
 
@@ -174,7 +177,11 @@ impl Call<'_> {
             _ => self.endpoints.min_watch.mul_f64(1.0 + rand::random::<f64>()),
         };
         match self.endpoints.registry.watch(&self.target()?, &options).await {
-            Ok(watch) => {
+            Ok(mut watch) => {
+                if let Some(initial) = watch.initial.take() {
+                    let Presenter { registry, resource, version, .. } = &self.presenter;
+                    watch.initial = Some(registry.listed_as(resource, version, initial).await?);
+                }
                 let stop = self.endpoints.stop_watches.clone();
                 Ok(WatchStream::new(watch, self.presenter.clone(), options.bookmarks, timeout, stop).into_response())
             }
@@ -211,7 +218,7 @@ impl Call<'_> {
     async fn patch(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let options = options::write(&self.query, "PatchOptions")?;
         let (parts, incoming) = request.into_parts();
-        let patch_type = body::patch_type(&parts.headers, true)?;
+        let patch_type = body::patch_type(&parts.headers, self.presenter.resource.custom.is_none())?;
         check_apply(patch_type, options.force, self.query.get("fieldManager").unwrap_or_default())?;
         let bytes = body::read(incoming).await?;
         let (ty, api_version, kind) = self.spoken()?;
@@ -224,7 +231,8 @@ impl Call<'_> {
         };
         let registry = &self.endpoints.registry;
         let applied = patch_type == PatchType::Apply;
-        let (object, created) = registry.update(&self.target()?, &typed, UpdateOptions { applied }).await?;
+        let (object, created) =
+            registry.update(&self.target()?, &typed, UpdateOptions { applied, ..UpdateOptions::default() }).await?;
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
     }
 

@@ -1,5 +1,6 @@
 //! A watch as a stream of lines: first what is there, then what happens, bookmarks in between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::present::Presenter;
 use crate::registry::Watch;
-use crate::storage::fanout::{Encoding, Next};
+use crate::storage::fanout::{Encoding, Event, Next};
 
 /// Between two bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -68,9 +69,10 @@ impl WatchStream {
             self.presenter.ctx.now = jiff::Timestamp::now();
             match self.watch.take() {
                 Next::Event(event, delivery) => {
+                    let event = self.converted(event).await;
                     let bytes = self.presenter.event(&event, delivery, &self.encoding, self.first);
                     self.first = false;
-                    return Some(self.with_waiting(bytes));
+                    return Some(self.with_waiting(bytes).await);
                 }
                 Next::Ended => return None,
                 Next::Empty => {}
@@ -80,7 +82,7 @@ impl WatchStream {
                 () = self.stop.cancelled() => return None,
                 () = tokio::time::sleep_until(self.deadline) => return None,
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                    if let Some(bytes) = self.bookmark() {
+                    if let Some(bytes) = self.bookmark().await {
                         return Some(bytes);
                     }
                 }
@@ -88,8 +90,13 @@ impl WatchStream {
         }
     }
 
+    async fn converted(&self, event: Arc<Event>) -> Arc<Event> {
+        let Presenter { registry, resource, version, .. } = &self.presenter;
+        registry.event_as(resource, version, event).await
+    }
+
     /// Adds what waits behind an event.
-    fn with_waiting(&mut self, bytes: Bytes) -> Bytes {
+    async fn with_waiting(&mut self, bytes: Bytes) -> Bytes {
         let mut batch: Option<BytesMut> = None;
         loop {
             if batch.as_ref().map_or(bytes.len(), BytesMut::len) >= MAX_BATCH_BYTES {
@@ -97,6 +104,7 @@ impl WatchStream {
             }
             // What is not an event (the end) is found again by the next call.
             let Next::Event(event, delivery) = self.watch.take() else { break };
+            let event = self.converted(event).await;
             let batch = batch.get_or_insert_with(|| BytesMut::from(&bytes[..]));
             batch.extend_from_slice(&self.presenter.event(&event, delivery, &self.encoding, false));
         }
@@ -119,11 +127,12 @@ impl WatchStream {
         (!out.is_empty()).then(|| out.freeze())
     }
 
-    fn bookmark(&mut self) -> Option<Bytes> {
+    async fn bookmark(&mut self) -> Option<Bytes> {
         self.next_bookmark = Instant::now() + BOOKMARKS;
         match self.watch.progress() {
             Ok(revision) => Some(self.presenter.bookmark(revision, false, std::mem::take(&mut self.first))),
             Err(Next::Event(event, delivery)) => {
+                let event = self.converted(event).await;
                 Some(self.presenter.event(&event, delivery, &self.encoding, std::mem::take(&mut self.first)))
             }
             Err(_) => None,

@@ -21,6 +21,14 @@ const INDEXED: &str = "spec.nodeName";
 
 /// The type of the value at a dotted path decides what its absence counts as.
 fn zero(ty: &Type, path: &str) -> Zero {
+    if let Some(schema) = &ty.custom {
+        let found = path.split('.').try_fold(&**schema, |schema, name| schema.member(name));
+        return match found.map_or("", |schema| schema.ty.as_str()) {
+            "boolean" => Zero::False,
+            "integer" => Zero::Number,
+            _ => Zero::Empty,
+        };
+    }
     let (first, rest) = path.split_once('.').unwrap_or((path, ""));
     match ty.field(first).map(|field| &field.slot.kind) {
         Some(Kind::Ref(inner)) if !rest.is_empty() => zero(inner, rest),
@@ -44,6 +52,18 @@ fn fields(resource: &Resource, known: &mut Vec<FieldPath>) {
             known.push(FieldPath { name: name.to_string(), paths, zero });
         }
     }
+}
+
+/// The fields of a resource that clients select by.
+pub(super) fn fields_of(resource: &Resource) -> Vec<FieldPath> {
+    let mut known = Vec::new();
+    fields(resource, &mut known);
+    known
+}
+
+/// A cache that joins the clock at run time.
+pub(super) fn joining(prefix: String, fields: Vec<FieldPath>) -> ResourceCache {
+    ResourceCache::joining(prefix, Probe::new(fields), Some(INDEXED))
 }
 
 /// The caches of everything that the table stores.

@@ -7,7 +7,7 @@ use apimachinery::status::Status;
 use apimachinery::validation;
 use serde_json::Value;
 
-use super::{Object, Registry, Target, canonicalize, encode, metadata, ownership};
+use super::{Object, Registry, Target, canonicalize, metadata, ownership, written};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::etcd::Written;
@@ -53,7 +53,7 @@ impl Registry {
         settle_namespace(target, &mut object)?;
         (target.strategy().default)(&mut object, &self.hooks(target));
         if !owned {
-            ownership::record(target, None, &mut object);
+            ownership::record(target, None, &mut object, false);
         }
         target.to_stored_form(&mut object);
         let chain = self.chain()?;
@@ -123,13 +123,13 @@ impl Registry {
         let key = target.key();
         let taken = || Status::already_exists(&target.resource.group_resource(), target.name);
         if target.ctx.dry_run {
-            let there = self.live(&cache, &key).await?;
+            let there = self.live(target, &cache, &key).await?;
             return if there.is_some() { Err(taken()) } else { Ok(Object::of(object)) };
         }
-        let encoded = encode(object)?;
+        let encoded = self.encoded(target, object).await?;
         let lease = self.lease(target.resource).await?;
         match self.etcd.create(&format!("{}{key}", cache.prefix()), encoded.json.clone(), lease).await? {
-            Written::Done(revision) => Ok(Object { bytes: encoded.at_revision(revision) }),
+            Written::Done(revision) => Ok(written(target, object, &encoded, revision)),
             Written::Refused(_) => Err(taken()),
         }
     }

@@ -7,7 +7,7 @@ use apimachinery::status::{Details, Status};
 use serde_json::Value;
 
 use super::deletion::{DeleteOptions, Plan, plan};
-use super::{Current, Listing, Object, Registry, Target, current, encode};
+use super::{Current, Listing, Object, Registry, Target};
 use crate::admission::Operation;
 use crate::storage::cache::ResourceCache;
 use crate::storage::entry::{Entry, Filter};
@@ -46,7 +46,7 @@ impl Registry {
         warn_of_orphans(target, options);
         let cache = self.cache(target.resource)?;
         let key = target.key();
-        let mut now = self.cached(target)?;
+        let mut now = self.cached(target).await?;
         let mut fresh = false;
         let mut admitted = false;
         for _ in 0..MAX_ATTEMPTS {
@@ -54,7 +54,7 @@ impl Registry {
                 if fresh {
                     return Err(target.not_found());
                 }
-                (now, fresh) = (self.live(&cache, &key).await?, true);
+                (now, fresh) = (self.live(target, &cache, &key).await?, true);
                 continue;
             };
             if !admitted {
@@ -65,7 +65,7 @@ impl Registry {
             }
             let planned = plan(&object.value, target.resource, options, target.ctx.now);
             if !fresh && matches!(planned, Err(_) | Ok(Plan::Pending)) {
-                (now, fresh) = (self.live(&cache, &key).await?, true);
+                (now, fresh) = (self.live(target, &cache, &key).await?, true);
                 continue;
             }
             match self.carry_out(target, &cache, &key, object, planned?).await? {
@@ -107,15 +107,15 @@ impl Registry {
         mut object: Value,
     ) -> Result<Result<Current, Option<Current>>, Status> {
         if target.ctx.dry_run {
-            return Ok(Ok(Current { value: object, revision: now.revision }));
+            return Ok(Ok(Current { value: object, revision: now.revision, stale: now.stale }));
         }
         let lease = self.lease(target.resource).await?;
-        match self.etcd.update(key, now.revision, encode(&object)?.json, lease).await? {
+        match self.etcd.update(key, now.revision, self.encoded(target, &object).await?.json, lease).await? {
             Written::Done(revision) => {
                 meta::set_resource_version(&mut object, &revision.to_string());
-                Ok(Ok(Current { value: object, revision }))
+                Ok(Ok(Current { value: object, revision, stale: false }))
             }
-            Written::Refused(there) => Ok(Err(there.as_ref().map(current).transpose()?)),
+            Written::Refused(there) => Ok(Err(self.found(target, there.as_ref()).await?)),
         }
     }
 
@@ -127,7 +127,7 @@ impl Registry {
                     meta::set_resource_version(&mut last, &revision.to_string());
                     self.release(target, &now.value, None).await;
                 }
-                Written::Refused(there) => return Ok(Step::Again(there.as_ref().map(current).transpose()?)),
+                Written::Refused(there) => return Ok(Step::Again(self.found(target, there.as_ref()).await?)),
             }
         }
         if target.behaviour().return_deleted_object {

@@ -9,6 +9,8 @@ use apimachinery::status::Status;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
+use crate::extension::DEFINITIONS;
+use crate::extension::definition::marked_for_deletion;
 use crate::resources::Resource;
 
 /// Holds an object until its dependents are orphaned.
@@ -102,6 +104,11 @@ pub enum Plan {
 /// 409 when a precondition does not hold.
 pub fn plan(object: &Value, resource: &Resource, options: &DeleteOptions, now: Timestamp) -> Result<Plan, Status> {
     check_preconditions(object, resource, options)?;
+    if (resource.group.as_str(), resource.plural.as_str()) == DEFINITIONS
+        && let Some(marked) = marked_for_deletion(object, now)
+    {
+        return Ok(Plan::Mark(marked));
+    }
     if resource.finishes_deletion_on_update {
         return Ok(plan_namespace(object, resource, options, now));
     }

@@ -8,6 +8,7 @@
 pub mod allocators;
 mod caches;
 mod create;
+mod custom;
 mod delete;
 pub mod deletion;
 pub mod list;
@@ -32,6 +33,7 @@ use serde_json::Value;
 
 use crate::admission::{self, Operation};
 use crate::config::ServerOptions;
+use crate::extension::convert;
 use crate::http::request::RequestContext;
 use crate::resources::{HookContext, Resource, ServedVersion, SharedTable, Strategy, Subresource};
 use crate::storage::StorageError;
@@ -40,6 +42,7 @@ use crate::storage::clock::Clock;
 use crate::storage::entry::{self, Encoded, Entry};
 use crate::storage::etcd::{Etcd, Stored};
 use crate::storage::lease::Leases;
+use crate::webhook;
 
 pub use caches::caches;
 pub use delete::Deleted;
@@ -77,6 +80,8 @@ struct Current {
     /// With `resourceVersion`.
     value: Value,
     revision: u64,
+    /// It lies in storage in another version than is written now.
+    stale: bool,
 }
 
 /// Computes the wanted object, in the served version's form, from the present one (`None`: there is none).
@@ -90,6 +95,7 @@ pub struct Registry {
     table: SharedTable,
     options: ServerOptions,
     chain: OnceLock<Arc<admission::Chain>>,
+    webhooks: OnceLock<Arc<webhook::Client>>,
     allocators: allocators::Allocators,
 }
 
@@ -153,15 +159,14 @@ fn stored_type<'a>(target: &Target<'a>, object: &Value) -> &'a Type {
     known.unwrap_or(&target.version.ty)
 }
 
-fn current(stored: &Stored) -> Result<Current, Status> {
-    let mut value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
-    meta::set_resource_version(&mut value, &stored.revision.to_string());
-    Ok(Current { value, revision: stored.revision })
-}
-
-/// What is to be stored of an object.
-fn encode(object: &Value) -> Result<Encoded, Status> {
-    Encoded::of(object).map_err(Status::internal)
+/// What the client is told of a write; what is stored of a custom object may be in another version.
+fn written(target: &Target<'_>, object: &Value, encoded: &Encoded, revision: u64) -> Object {
+    if target.resource.custom.is_none() {
+        return Object { bytes: encoded.at_revision(revision) };
+    }
+    let mut object = object.clone();
+    meta::set_resource_version(&mut object, &revision.to_string());
+    Object::of(&object)
 }
 
 impl Object {
@@ -187,13 +192,18 @@ impl Registry {
     pub fn new(etcd: Etcd, clock: Arc<Clock>, table: SharedTable, options: ServerOptions, event_ttl: Duration) -> Self {
         let leases = Leases::new(etcd.clone(), event_ttl);
         let allocators = allocators::Allocators::new(etcd.clone(), Arc::clone(&clock));
-        Self { etcd, clock, leases, table, options, chain: OnceLock::new(), allocators }
+        Self { etcd, clock, leases, table, options, chain: OnceLock::new(), webhooks: OnceLock::new(), allocators }
     }
 
     /// Sets the admission chain, once, before the first write.
     pub fn admit_through(&self, chain: Arc<admission::Chain>) {
         // a second chain would be a second start-up, which there is none of
         let _ = self.chain.set(chain);
+    }
+
+    /// Sets who calls conversion webhooks, once.
+    pub fn convert_through(&self, webhooks: Arc<webhook::Client>) {
+        let _ = self.webhooks.set(webhooks);
     }
 
     /// The admission chain.
@@ -246,8 +256,13 @@ impl Registry {
     /// 404, or storage cannot be read.
     pub async fn get(&self, target: &Target<'_>, resource_version: &str) -> Result<Object, Status> {
         self.reach(resource_version).await?;
-        let entry = self.cache(target.resource)?.get(&target.key());
-        entry.map(|entry| Object::from(&*entry)).ok_or_else(|| target.not_found())
+        let entry = self.cache(target.resource)?.get(&target.key()).ok_or_else(|| target.not_found())?;
+        let wanted = target.resource.api_version(&target.version.version);
+        if target.resource.custom.is_some() && convert::needs_webhook(target.resource, &entry.value(), &wanted) {
+            let value = self.to_version(target.resource, &target.version.version, entry.value()).await?;
+            return Ok(Object::of(&value));
+        }
+        Ok(Object::from(&*entry))
     }
 
     /// Makes the caches as new as a read's `resourceVersion` asks for.
@@ -263,14 +278,40 @@ impl Registry {
         }
     }
 
-    fn cached(&self, target: &Target<'_>) -> Result<Option<Current>, Status> {
-        let entry = self.cache(target.resource)?.get(&target.key());
-        Ok(entry.map(|entry| Current { value: entry.value(), revision: entry.revision }))
+    async fn cached(&self, target: &Target<'_>) -> Result<Option<Current>, Status> {
+        match self.cache(target.resource)?.get(&target.key()) {
+            Some(entry) => self.current(target, entry.value(), entry.revision).await.map(Some),
+            None => Ok(None),
+        }
     }
 
-    async fn live(&self, cache: &ResourceCache, key: &str) -> Result<Option<Current>, Status> {
+    async fn live(&self, target: &Target<'_>, cache: &ResourceCache, key: &str) -> Result<Option<Current>, Status> {
         let stored = self.etcd.get(&format!("{}{key}", cache.prefix())).await?;
-        stored.as_ref().map(current).transpose()
+        self.found(target, stored.as_ref()).await
+    }
+
+    /// What a conditional write found instead of what it expected.
+    async fn found(&self, target: &Target<'_>, stored: Option<&Stored>) -> Result<Option<Current>, Status> {
+        let Some(stored) = stored else { return Ok(None) };
+        let mut value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
+        meta::set_resource_version(&mut value, &stored.revision.to_string());
+        self.current(target, value, stored.revision).await.map(Some)
+    }
+
+    /// An object from storage; a custom one in the version of the request.
+    async fn current(&self, target: &Target<'_>, value: Value, revision: u64) -> Result<Current, Status> {
+        let stored_as = target.resource.custom.as_ref().map(|custom| custom.storage_api_version.as_str());
+        let stale = stored_as.is_some_and(|version| version != meta::api_version(&value));
+        let value = self.to_version(target.resource, &target.version.version, value).await?;
+        Ok(Current { value, revision, stale })
+    }
+
+    /// What is to be stored of an object.
+    async fn encoded(&self, target: &Target<'_>, object: &Value) -> Result<Encoded, Status> {
+        if target.resource.custom.is_none() {
+            return Encoded::of(object).map_err(Status::internal);
+        }
+        Encoded::of(&self.to_storage(target.resource, object.clone()).await?).map_err(Status::internal)
     }
 
     /// A lease for objects that expire by themselves.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::meta;
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use super::Registry;
 use crate::objects::{Objects, ResourceName};
 use crate::storage::cache::{ResourceCache, Subscriber};
+use crate::storage::etcd::Stored;
 
 fn key(namespace: &str, name: &str) -> String {
     if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") }
@@ -52,8 +54,13 @@ impl Objects for Registry {
     ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>> {
         Box::pin(async move {
             let Some(cache) = self.cache_of(resource) else { return Ok(None) };
-            let live = self.live(&cache, &key(namespace, name)).await?;
-            Ok(live.map(|current| Arc::new(current.value)))
+            let stored = self.etcd.get(&format!("{}{}", cache.prefix(), key(namespace, name))).await?;
+            let read = |stored: Stored| {
+                let mut value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
+                meta::set_resource_version(&mut value, &stored.revision.to_string());
+                Ok(Arc::new(value))
+            };
+            stored.map(read).transpose()
         })
     }
 }

@@ -22,9 +22,12 @@ fn writing<R>(target: &Target<'_>, with: impl FnOnce(&Writer<'_>) -> R) -> R {
     with(&Writer { manager, api_version: &api_version, subresource, reset_fields, now: target.ctx.now })
 }
 
-/// Records a write in the new object. Both are in the served version's form.
-pub(super) fn record(target: &Target<'_>, live: Option<&Value>, object: &mut Value) {
-    writing(target, |writer| apply::update(&target.version.ty, live, object, writer));
+/// Records a write in the new object, maybe `through_scale`. Both are in the served version's form.
+pub(super) fn record(target: &Target<'_>, live: Option<&Value>, object: &mut Value, through_scale: bool) {
+    writing(target, |writer| {
+        let subresource = if through_scale { apply::SCALE } else { writer.subresource };
+        apply::update(&target.version.ty, live, object, &Writer { subresource, ..*writer });
+    });
 }
 
 /// The object that a server-side apply of `config` makes of `live`, with its ownership recorded.

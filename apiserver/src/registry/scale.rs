@@ -9,17 +9,37 @@ use apimachinery::status::Status;
 use serde_json::{Value, json};
 
 use super::{Change, Object, Registry, Target, UpdateOptions};
+use crate::extension::ScalePaths;
 
 /// Where a kind keeps what a Scale shows.
 pub(super) struct ScaleView {
-    /// The selector is a plain map.
-    plain_selector: bool,
+    paths: ScalePaths,
+    selector: Selector,
+}
+
+/// How a kind writes its selector.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Selector {
+    /// A plain map.
+    Plain,
+    /// `matchLabels` and `matchExpressions`.
+    Full,
+    /// A text of its own.
+    Text,
+}
+
+/// The value at a dotted path.
+fn at<'v>(object: &'v Value, path: &str) -> &'v Value {
+    path.split('.').try_fold(object, |value, name| value.get(name)).unwrap_or(&Value::Null)
 }
 
 impl ScaleView {
     fn selector(&self, object: &Value) -> String {
-        let selector = &object["spec"]["selector"];
-        if self.plain_selector {
+        let selector = at(object, &self.paths.selector);
+        if self.selector == Selector::Text {
+            return selector.as_str().unwrap_or_default().to_owned();
+        }
+        if self.selector == Selector::Plain {
             let terms = selector.as_object().into_iter().flatten();
             return terms.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",");
         }
@@ -34,12 +54,12 @@ impl ScaleView {
                 metadata.insert(field.to_owned(), value.clone());
             }
         }
-        let mut status = json!({"replicas": object["status"]["replicas"].as_i64().unwrap_or_default()});
+        let mut status = json!({"replicas": at(object, &self.paths.status).as_i64().unwrap_or_default()});
         let selector = self.selector(object);
         if !selector.is_empty() {
             status["selector"] = selector.into();
         }
-        let replicas = object["spec"]["replicas"].as_i64().unwrap_or_default();
+        let replicas = at(object, &self.paths.spec).as_i64().unwrap_or_default();
         let mut spec = json!({});
         if replicas != 0 {
             spec["replicas"] = replicas.into();
@@ -50,7 +70,14 @@ impl ScaleView {
     /// The object with the Scale's replicas.
     fn take_over(&self, object: &Value, scale: &Value) -> Value {
         let mut object = object.clone();
-        object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or_default().into();
+        let mut place = &mut object;
+        for name in self.paths.spec.split('.') {
+            if !place.is_object() {
+                *place = json!({});
+            }
+            place = &mut place[name];
+        }
+        *place = scale["spec"]["replicas"].as_i64().unwrap_or_default().into();
         let version = meta::resource_version(scale).to_owned();
         meta::set_resource_version(&mut object, &version);
         // Another uid than the object's is a precondition that fails.
@@ -75,8 +102,15 @@ fn validate(target: &Target<'_>, scale: &Value) -> Result<(), Status> {
 
 impl Registry {
     pub(super) fn as_scale(&self, target: &Target<'_>) -> Option<ScaleView> {
-        let scale = target.subresource.is_some_and(|sub| sub.gvk.kind == "Scale");
-        scale.then(|| ScaleView { plain_selector: target.resource.kind == "ReplicationController" })
+        target.subresource.filter(|sub| sub.gvk.kind == "Scale")?;
+        if let Some(custom) = &target.version.custom {
+            return Some(ScaleView { paths: custom.scale.clone()?, selector: Selector::Text });
+        }
+        let own = |path: &str| path.to_owned();
+        let paths =
+            ScalePaths { spec: own("spec.replicas"), status: own("status.replicas"), selector: own("spec.selector") };
+        let plain = target.resource.kind == "ReplicationController";
+        Some(ScaleView { paths, selector: if plain { Selector::Plain } else { Selector::Full } })
     }
 
     /// The Scale of an object.
@@ -85,8 +119,12 @@ impl Registry {
     /// 404, or storage cannot be read.
     pub async fn get_scale(&self, target: &Target<'_>, resource_version: &str) -> Result<Option<Object>, Status> {
         let Some(view) = self.as_scale(target) else { return Ok(None) };
-        let object = self.get(target, resource_version).await?;
-        Ok(Some(Object::of(&view.show(&object.value()))))
+        let object = self.get(target, resource_version).await?.value();
+        let object = self.to_version(target.resource, &target.version.version, object).await?;
+        if target.resource.custom.is_some() && at(&object, &view.paths.spec).is_null() {
+            return Err(Status::internal(format!("the spec replicas field {:?} does not exist", view.paths.spec)));
+        }
+        Ok(Some(Object::of(&view.show(&object))))
     }
 
     pub(super) async fn update_scale(
@@ -112,10 +150,14 @@ impl Registry {
                     "the namespace of the provided object does not match the namespace sent on the request",
                 ));
             }
-            validate(target, &wanted)?;
+            if target.resource.custom.is_none() {
+                validate(target, &wanted)?;
+            }
             Ok(view.take_over(now, &wanted))
         };
-        let (object, _) = Box::pin(self.update(&parent, &through, UpdateOptions::default())).await?;
+        let (object, _) =
+            Box::pin(self.update(&parent, &through, UpdateOptions { scaled: true, ..UpdateOptions::default() }))
+                .await?;
         Ok(Object::of(&view.show(&object.value())))
     }
 }

@@ -11,7 +11,7 @@ use apimachinery::validation;
 use serde_json::Value;
 
 use super::create::settle_namespace;
-use super::{Change, Current, Object, Registry, Target, canonicalize, encode, metadata, ownership};
+use super::{Change, Current, Object, Registry, Target, canonicalize, metadata, ownership, written};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::cache::ResourceCache;
@@ -27,6 +27,8 @@ const MODIFIED: &str = "the object has been modified; please apply your changes 
 pub struct UpdateOptions {
     /// The change is a server-side apply: it creates an absent object, and has itself recorded who owns what.
     pub applied: bool,
+    /// The change came through a Scale, to which what it changes belongs.
+    pub scaled: bool,
 }
 
 /// What an update comes to.
@@ -55,12 +57,12 @@ impl Registry {
         }
         let cache = self.cache(target.resource)?;
         let key = target.key();
-        let mut current = self.cached(target)?;
+        let mut current = self.cached(target).await?;
         let mut fresh = false;
         for _ in 0..MAX_ATTEMPTS {
             let Some(now) = &current else {
                 if !fresh {
-                    (current, fresh) = (self.live(&cache, &key).await?, true);
+                    (current, fresh) = (self.live(target, &cache, &key).await?, true);
                     if current.is_some() {
                         continue;
                     }
@@ -69,7 +71,7 @@ impl Registry {
             };
             let plan = self.plan_update(target, change, now, options).await;
             if !fresh && !matches!(plan, Ok(Plan::Put(..))) {
-                let live = self.live(&cache, &key).await?;
+                let live = self.live(target, &cache, &key).await?;
                 fresh = true;
                 if live.as_ref().map(|live| live.revision) != Some(now.revision) {
                     current = live;
@@ -101,16 +103,16 @@ impl Registry {
                 Ok(Ok(Object::of(&object)))
             }
             Plan::Put(object, rollback) => {
-                let encoded = encode(&object)?;
+                let encoded = self.encoded(target, &object).await?;
                 let lease = self.lease(target.resource).await?;
                 match self.etcd.update(&key, now.revision, encoded.json.clone(), lease).await? {
                     Written::Done(revision) => {
                         self.release(target, &now.value, Some(&object)).await;
-                        Ok(Ok(Object { bytes: encoded.at_revision(revision) }))
+                        Ok(Ok(written(target, &object, &encoded, revision)))
                     }
                     Written::Refused(there) => {
                         rollback.undo().await;
-                        Ok(Err(there.as_ref().map(super::current).transpose()?))
+                        Ok(Err(self.found(target, there.as_ref()).await?))
                     }
                 }
             }
@@ -120,7 +122,7 @@ impl Registry {
                     self.release(target, &now.value, None).await;
                     Ok(Ok(Object::of(&object)))
                 }
-                Written::Refused(there) => Ok(Err(there.as_ref().map(super::current).transpose()?)),
+                Written::Refused(there) => Ok(Err(self.found(target, there.as_ref()).await?)),
             },
         }
     }
@@ -174,7 +176,7 @@ impl Registry {
         let hooks = self.hooks(target);
         (target.strategy().default)(&mut object, &hooks);
         if !options.applied {
-            ownership::record(target, Some(&served), &mut object);
+            ownership::record(target, Some(&served), &mut object, options.scaled);
         }
         target.to_stored_form(&mut object);
         let chain = self.chain()?;
@@ -191,7 +193,7 @@ impl Registry {
             None => Rollback::none(),
         };
         match self.check_changed(target, &object, old).await {
-            Ok(()) if object == *old => {
+            Ok(()) if object == *old && !now.stale => {
                 rollback.undo().await;
                 Ok(Plan::Keep)
             }

@@ -71,7 +71,8 @@ fn webhooks(check: &mut Check, object: &At, cx: &HookContext) {
     }
 }
 
-fn review_versions(check: &mut Check, at: &At) {
+/// Versions of reviews: at least one that is known.
+pub fn review_versions(check: &mut Check, at: &At) {
     if at.is_empty() {
         return check.required(at, "must specify one of v1, v1beta1");
     }
@@ -89,7 +90,7 @@ fn review_versions(check: &mut Check, at: &At) {
 }
 
 /// A URL or a service, not both.
-fn client_config(check: &mut Check, at: &At) {
+pub fn client_config(check: &mut Check, at: &At) {
     let (url, service) = (at.get("url"), at.get("service"));
     if url.is_set() == service.is_set() {
         return check.required(at, "exactly one of url or service is required");

@@ -6,6 +6,7 @@ use super::{
     admission_registration, apps, autoscaling, batch, certificates, core, discovery, dra, flowcontrol, networking,
     policy, quota, rbac, storage,
 };
+use crate::extension;
 
 /// The strategy of a resource.
 pub fn strategy(group: &str, plural: &str) -> Strategy {
@@ -26,6 +27,7 @@ pub fn strategy(group: &str, plural: &str) -> Strategy {
         ("apiregistration.k8s.io", "apiservices") => {
             Strategy { names: NameRule(apimachinery::validation::path_segment_name), ..Strategy::DEFAULT }
         }
+        extension::DEFINITIONS => extension::definition::STRATEGY,
         ("apps", "controllerrevisions") => apps::revision::CONTROLLER_REVISION,
         ("apps", "daemonsets") => apps::daemon_set::STRATEGY,
         ("apps", "deployments") => apps::deployment::STRATEGY,
@@ -77,6 +79,7 @@ pub fn strategy(group: &str, plural: &str) -> Strategy {
 /// The strategy of a subresource that is a view of its object.
 pub fn subresource_strategy(group: &str, plural: &str, subresource: &str) -> Strategy {
     match (group, plural, subresource) {
+        ("apiextensions.k8s.io", _, "status") => extension::definition::STATUS,
         ("", "namespaces", "finalize") => core::simple::NAMESPACE_FINALIZE,
         ("", "namespaces", "status") => core::simple::NAMESPACE_STATUS,
         ("", "nodes", "status") => core::node::STATUS,

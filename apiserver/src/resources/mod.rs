@@ -37,8 +37,10 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::config::ServerOptions;
+use crate::extension;
 use crate::http::request::RequestContext;
 use crate::registry::allocators::Allocators;
+pub use admission_registration::{client_config, review_versions};
 use kinds::{conversion, strategy, subresource_strategy};
 
 /// One resource in all its served versions.
@@ -79,6 +81,8 @@ pub struct Resource {
     pub subresources: Vec<Subresource>,
     /// What is particular to the kind.
     pub strategy: Strategy,
+    /// For custom resources.
+    pub custom: Option<extension::Definition>,
 }
 
 /// One served version of a resource.
@@ -95,6 +99,8 @@ pub struct ServedVersion {
     pub reset_fields: &'static [&'static str],
     /// How it differs from what is stored; `None` when it does not.
     pub conversion: Option<Conversion>,
+    /// For custom resources.
+    pub custom: Option<Arc<extension::Version>>,
 }
 
 /// Between a served version and the stored one. Both set `apiVersion` and `kind` themselves.
@@ -389,6 +395,7 @@ fn built_in(rows: &[&'static ResourceFacts]) -> Resource {
         finishes_deletion_on_update: facts.finishes_deletion_on_update,
         subresources: facts.subresources.iter().map(|sub| subresource(facts, sub)).collect(),
         strategy: strategy(facts.group, facts.plural),
+        custom: None,
     }
 }
 
@@ -407,6 +414,7 @@ fn served(facts: &'static ResourceFacts) -> Option<ServedVersion> {
         columns: columns.collect(),
         reset_fields: facts.behaviour.reset_fields,
         conversion: conversion(facts.group, facts.version, facts.plural),
+        custom: None,
     })
 }
 

@@ -46,6 +46,8 @@ struct State {
     pinned: VecDeque<Snapshot>,
     fanout: Fanout,
     subscribers: Vec<Subscriber>,
+    /// What came before the first list, for a cache that joins a running clock.
+    waiting: Option<Vec<(String, Option<Entry>, u64)>>,
 }
 
 /// The cache of one resource.
@@ -68,6 +70,13 @@ impl ResourceCache {
     pub fn new(prefix: String, probe: Probe, indexed: Option<&str>) -> Self {
         let indexed = indexed.and_then(|name| probe.index(name));
         Self { prefix, probe, indexed, state: RwLock::default() }
+    }
+
+    /// The same, whose events wait until [`ResourceCache::complete`] brings its first list.
+    pub fn joining(prefix: String, probe: Probe, indexed: Option<&str>) -> Self {
+        let cache = Self::new(prefix, probe, indexed);
+        cache.write().waiting = Some(Vec::new());
+        cache
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
@@ -192,9 +201,21 @@ impl ResourceCache {
         state.ring_floor = revision;
     }
 
+    /// The first list of a cache that joins, and after it what came since; a second one comes too late.
+    pub(super) fn complete(&self, entries: Vec<Entry>, revision: u64) {
+        let Some(waiting) = self.write().waiting.take() else { return };
+        self.fill(entries.into_iter().map(Arc::new), revision);
+        for (key, entry, at) in waiting.into_iter().filter(|(.., at)| *at > revision) {
+            self.apply(&key, entry, at);
+        }
+    }
+
     /// The object at `key` is now this (`None`: gone), as of `revision`.
     pub(super) fn apply(&self, key: &str, entry: Option<Entry>, revision: u64) {
         let mut state = self.write();
+        if let Some(waiting) = &mut state.waiting {
+            return waiting.push((key.to_owned(), entry, revision));
+        }
         let previous = state.map.get(key).cloned();
         let event = match (entry, previous) {
             (Some(entry), previous) => {

@@ -29,6 +29,8 @@ type Caches = BTreeMap<String, Arc<ResourceCache>>;
 pub struct Clock {
     etcd: Etcd,
     caches: RwLock<Arc<Caches>>,
+    /// Those that wait for their first list; nobody reads them.
+    joining: RwLock<Arc<Caches>>,
     revision: watch::Sender<u64>,
     fresh: tokio::sync::Mutex<Round>,
     started: std::sync::atomic::AtomicU64,
@@ -58,7 +60,7 @@ impl Clock {
     /// etcd does not answer.
     pub async fn start(etcd: Etcd, caches: Vec<Arc<ResourceCache>>) -> Result<Arc<Self>, StorageError> {
         let caches: Caches = caches.into_iter().map(|cache| (cache.prefix().to_owned(), cache)).collect();
-        let (entries, revision) = list(&etcd, &caches).await?;
+        let (entries, revision) = list(&etcd, &etcd.root(), &caches).await?;
         let mut entries = entries;
         for (prefix, cache) in &caches {
             cache.fill(entries.remove(prefix).unwrap_or_default().into_iter().map(Arc::new), revision);
@@ -66,6 +68,7 @@ impl Clock {
         Ok(Arc::new(Self {
             etcd,
             caches: RwLock::new(Arc::new(caches)),
+            joining: RwLock::default(),
             revision: watch::Sender::new(revision),
             fresh: tokio::sync::Mutex::default(),
             started: std::sync::atomic::AtomicU64::new(0),
@@ -121,6 +124,8 @@ impl Clock {
                 return Broken::Connection(answer.cancel_reason().to_owned());
             }
             self.healthy.store(true, std::sync::atomic::Ordering::Relaxed);
+            // In this order: what is in neither was served after all.
+            let joining = load(&self.joining);
             let caches = self.caches();
             let mut last = 0;
             for event in answer.events() {
@@ -129,6 +134,17 @@ impl Clock {
                 let Ok(key) = std::str::from_utf8(kv.key()) else { continue };
                 let value = (event.event_type() == EventType::Put).then(|| kv.value());
                 apply(&caches, key, value, last);
+                if !joining.is_empty() {
+                    let unserved = joining
+                        .iter()
+                        .filter(|(prefix, cache)| caches.get(*prefix).is_none_or(|served| !Arc::ptr_eq(served, cache)));
+                    apply(
+                        &unserved.map(|(prefix, cache)| (prefix.clone(), Arc::clone(cache))).collect(),
+                        key,
+                        value,
+                        last,
+                    );
+                }
             }
             self.publish(last);
         }
@@ -136,9 +152,15 @@ impl Clock {
 
     async fn list_again(&self) -> Result<(), StorageError> {
         let caches = self.caches();
-        let (mut entries, revision) = list(&self.etcd, &caches).await?;
+        let (mut entries, revision) = list(&self.etcd, &self.etcd.root(), &caches).await?;
         for (prefix, cache) in caches.iter() {
             cache.replace(entries.remove(prefix).unwrap_or_default(), revision);
+        }
+        // What joins has missed events too; its own list may be older.
+        let joining = load(&self.joining);
+        let (mut entries, revision) = list(&self.etcd, &self.etcd.root(), &joining).await?;
+        for (prefix, cache) in joining.iter() {
+            cache.complete(entries.remove(prefix).unwrap_or_default(), revision);
         }
         self.publish(revision);
         Ok(())
@@ -153,7 +175,35 @@ impl Clock {
     }
 
     fn caches(&self) -> Arc<Caches> {
-        Arc::clone(&self.caches.read().unwrap_or_else(PoisonError::into_inner))
+        load(&self.caches)
+    }
+
+    /// Follows a further prefix from now on; nothing that happened to it is lost. It replaces a cache of the same prefix,
+    /// whose watches end.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub async fn join(&self, cache: Arc<ResourceCache>) -> Result<(), StorageError> {
+        let prefix = cache.prefix().to_owned();
+        edit(&self.joining, |caches| caches.insert(prefix.clone(), Arc::clone(&cache)));
+        // Whatever the clock was applying before is in this list: its revision is the newest.
+        let one = Caches::from([(prefix.clone(), Arc::clone(&cache))]);
+        let listed = list(&self.etcd, &prefix, &one).await;
+        let outcome = listed.map(|(mut entries, revision)| {
+            cache.complete(entries.remove(&prefix).unwrap_or_default(), revision);
+            if let Some(old) = edit(&self.caches, |caches| caches.insert(prefix.clone(), cache)) {
+                old.end_watches();
+            }
+        });
+        edit(&self.joining, |caches| caches.remove(&prefix));
+        outcome
+    }
+
+    /// Forgets a prefix and ends its watches.
+    pub fn leave(&self, prefix: &str) {
+        if let Some(old) = edit(&self.caches, |caches| caches.remove(prefix)) {
+            old.end_watches();
+        }
     }
 
     /// The cache for a key prefix.
@@ -219,6 +269,15 @@ impl Clock {
     }
 }
 
+fn load(caches: &RwLock<Arc<Caches>>) -> Arc<Caches> {
+    Arc::clone(&caches.read().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn edit<R>(caches: &RwLock<Arc<Caches>>, with: impl FnOnce(&mut Caches) -> R) -> R {
+    let mut caches = caches.write().unwrap_or_else(PoisonError::into_inner);
+    with(Arc::make_mut(&mut caches))
+}
+
 /// Finds the cache that a key belongs to, and the key within it.
 fn locate<'c, 'k>(caches: &'c Caches, key: &'k str) -> Option<(&'c Arc<ResourceCache>, &'k str)> {
     let (prefix, cache) =
@@ -249,10 +308,10 @@ fn apply(caches: &Caches, whole_key: &str, value: Option<&[u8]>, revision: u64) 
     cache.apply(key, entry, revision);
 }
 
-async fn list(etcd: &Etcd, caches: &Caches) -> Result<(HashMap<String, Vec<Entry>>, u64), StorageError> {
+async fn list(etcd: &Etcd, prefix: &str, caches: &Caches) -> Result<(HashMap<String, Vec<Entry>>, u64), StorageError> {
     let mut entries: HashMap<String, Vec<Entry>> = HashMap::new();
     let revision = etcd
-        .list(&etcd.root(), |whole_key, value, revision| {
+        .list(prefix, |whole_key, value, revision| {
             let Some((cache, key)) = locate(caches, whole_key) else { return };
             if let Some(entry) = entry(cache, key, whole_key, value, revision) {
                 entries.entry(cache.prefix().to_owned()).or_default().push(entry);

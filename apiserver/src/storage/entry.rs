@@ -16,7 +16,7 @@ const MAX_KEPT_TREE_BYTES: usize = 1 << 10;
 const TYPICAL_BYTES: usize = 4 << 10;
 
 /// An object at a revision. Immutable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// `namespace/name`, or `name` of a cluster-wide object; the order of keys is the order of lists.
     pub key: Arc<str>,

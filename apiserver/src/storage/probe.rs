@@ -34,7 +34,7 @@ impl Zero {
 }
 
 /// One selectable field: its name and where its value stands (the first path that is not empty counts).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath {
     /// As in the selector.
     pub name: String,

@@ -51,6 +51,8 @@ pub struct Operation {
     pub streams: bool,
     /// The body is a patch.
     pub patch: bool,
+    /// Of a custom resource.
+    pub custom: bool,
 }
 
 /// A path and its operations.
@@ -155,6 +157,7 @@ impl Builder<'_> {
             content: Content::Type(self.ty.name.to_string()),
             streams: false,
             patch: false,
+            custom: self.resource.custom.is_some(),
         }
     }
 
@@ -371,7 +374,11 @@ pub fn paths(table: &ResourceTable, group: &str, version: &str) -> Vec<PathItem>
     let root = if group.is_empty() { format!("/api/{version}/") } else { format!("/apis/{group}/{version}/") };
     let tag = format!("{}_{version}", group_tag(group));
     let id = format!("get{}{}APIResources", group_title(group), title(version));
-    let mut items = vec![PathItem { path: root.clone(), tag, operations: vec![document(id, "APIResourceList")] }];
+    let mut items = Vec::new();
+    // Upstream publishes the objects of custom groups only.
+    if table.iter().any(|r| r.group == group && r.custom.is_none()) {
+        items.push(PathItem { path: root.clone(), tag, operations: vec![document(id, "APIResourceList")] });
+    }
     for resource in table.iter().filter(|r| r.group == group) {
         let Some(served) = resource.version(version) else { continue };
         let mut builder = Builder { resource, version, ty: &served.ty, root: root.clone(), items: Vec::new() };
@@ -379,14 +386,16 @@ pub fn paths(table: &ResourceTable, group: &str, version: &str) -> Vec<PathItem>
         let collection = format!("{root}{own}{}", resource.plural);
         builder.collection(collection.clone());
         builder.object(format!("{collection}/{{name}}"));
-        for sub in &resource.subresources {
+        for sub in resource.subresources_of(version) {
             builder.subresource(&format!("{collection}/{{name}}"), sub);
         }
         if resource.namespaced && builder.has("list") {
             let all = builder.list(format!("list{}{}ForAllNamespaces", builder.base(), resource.kind));
             builder.push(format!("{root}{}", resource.plural), vec![all]);
         }
-        builder.watches();
+        if resource.custom.is_none() {
+            builder.watches();
+        }
         items.extend(builder.items);
     }
     items.sort_by(|a, b| a.path.cmp(&b.path));
@@ -406,5 +415,6 @@ pub fn document(id: String, kind: &str) -> Operation {
         content: Content::Type(format!("{META}{kind}")),
         streams: false,
         patch: false,
+        custom: false,
     }
 }

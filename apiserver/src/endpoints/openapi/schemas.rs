@@ -6,6 +6,8 @@ use apimachinery::schema::{self, Field, Kind, ListType, MapType, Slot, Special, 
 use serde_json::{Map, Value, json};
 
 use super::operations::META;
+use crate::extension::openapi;
+use crate::resources::{Resource, ServedVersion};
 
 /// Which OpenAPI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,20 @@ impl<'t> Schemas<'t> {
             self.found.insert(name.to_owned(), Value::Null);
             let schema = self.object(ty);
             self.found.insert(name.to_owned(), schema);
+        }
+    }
+
+    /// Adds what a version of a resource speaks.
+    pub fn add_served(&mut self, resource: &Resource, served: &ServedVersion) {
+        let Some(custom) = &served.custom else { return self.add(&served.ty.name, Some(&served.ty)) };
+        let dialect = self.dialect;
+        let names = (&*resource.group, &*served.version, &*resource.kind, &*resource.list_kind);
+        let old = dialect == Dialect::V2;
+        let own = |name: &str| dialect.reference(name);
+        let made = openapi::schemas(&served.ty.name, names, &custom.openapi, &custom.selectable, old, &own);
+        self.found.extend(made);
+        for name in ["ObjectMeta", "ListMeta"] {
+            self.add(&format!("{META}{name}"), None);
         }
     }
 

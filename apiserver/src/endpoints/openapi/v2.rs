@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::operations::{self, Content, Operation, Parameter, PathItem};
 use super::schemas::{Dialect, Schemas};
-use super::v3::{PATCHES, common, description};
+use super::v3::{common, description, patches};
 use crate::resources::ResourceTable;
 
 const STRUCTURED: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -25,7 +25,7 @@ pub fn whole(table: &ResourceTable) -> Option<Value> {
     let mut schemas = Schemas::new(Dialect::V2, seen.clone());
     for resource in table.iter() {
         for served in &resource.versions {
-            schemas.add(&served.ty.name, Some(&served.ty));
+            schemas.add_served(resource, served);
         }
     }
     for (group, version) in seen {
@@ -91,10 +91,10 @@ fn render(operation: &Operation, tag: &str, common: &[Parameter]) -> Value {
         Content::Stream => vec!["*/*"],
         Content::Text => ["text/plain"].iter().chain(&STRUCTURED).copied().collect(),
     };
-    let consumes: &[&str] = match (operation.patch, operation.gvk.is_some()) {
-        (true, _) => &PATCHES,
-        (_, true) => &["*/*"],
-        _ => &STRUCTURED,
+    let consumes = match (operation.patch, operation.gvk.is_some()) {
+        (true, _) => patches(operation),
+        (_, true) => vec!["*/*"],
+        _ => STRUCTURED.to_vec(),
     };
     let mut result = json!({"consumes": consumes, "produces": produces, "schemes": ["https"], "tags": [tag], "operationId": operation.id});
     let mut parameters = Vec::new();

@@ -9,10 +9,15 @@ use crate::resources::ResourceTable;
 const STRUCTURED: [&str; 3] = ["application/json", "application/vnd.kubernetes.protobuf", "application/yaml"];
 const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 /// Media types of patches, in upstream's order.
-pub const PATCHES: [&str; 4] = [
+const PATCHES: [&str; 4] = [
     "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+
+/// The media types of an operation that patches; custom resources have no strategic merge.
+pub fn patches(operation: &Operation) -> Vec<&'static str> {
+    PATCHES.into_iter().filter(|media| !operation.custom || !media.contains("strategic")).collect()
+}
 
 /// The document of a group and version; `None` when nothing is served there.
 pub fn group_version(table: &ResourceTable, group: &str, version: &str) -> Option<Value> {
@@ -24,7 +29,7 @@ pub fn group_version(table: &ResourceTable, group: &str, version: &str) -> Optio
     let mut schemas = Schemas::new(Dialect::V3, own);
     for resource in table.iter().filter(served) {
         if let Some(served) = resource.version(version) {
-            schemas.add(&served.ty.name, Some(&served.ty));
+            schemas.add_served(resource, served);
         }
     }
     Some(document(&items, schemas))
@@ -137,7 +142,7 @@ fn render(operation: &Operation, tag: &str, common: &[Parameter]) -> Value {
     }
     if let Some((name, required)) = &operation.body {
         let schema = json!({"schema": Dialect::V3.reference(name)});
-        let media: &[&str] = if operation.patch { &PATCHES } else { &["*/*"] };
+        let media = if operation.patch { patches(operation) } else { vec!["*/*"] };
         let content: Map<String, Value> = media.iter().map(|&m| (m.to_owned(), schema.clone())).collect();
         result["requestBody"] = json!({"content": content});
         if *required {
