@@ -66,7 +66,7 @@ pub struct Config {
     /// Size at which a container log is rotated.
     pub log_max_bytes: u64,
     /// Signals that evict pods.
-    pub eviction_hard: Vec<Threshold>,
+    pub eviction: Vec<Threshold>,
 }
 
 /// A configuration that cannot be used.
@@ -147,7 +147,7 @@ impl Config {
             lock_file: path("lock-file"),
             external_cloud: flags.text("cloud-provider") == "external",
             log_max_bytes: log_size(&file)?,
-            eviction_hard: eviction::parse(&file.eviction_hard).map_err(|e| field("evictionHard", e))?,
+            eviction: eviction::parse(&file).map_err(|(name, e)| field(name, e))?,
             max_crash_backoff: SignedDuration::from_secs(i64::try_from(max_crash).unwrap_or(300)),
             file,
         })
@@ -209,12 +209,11 @@ fn check(flags: &Flags, file: &KubeletConfiguration) -> Result<(), Invalid> {
 }
 
 /// Fields that upstream's kubelet acts on and this one does not.
-const WITHOUT_EFFECT: [&str; 21] = [
-    "evictionSoft", "evictionMinimumReclaim", "shutdownGracePeriod", "shutdownGracePeriodCriticalPods",
-    "shutdownGracePeriodByPodPriority", "imageMaximumGCAge", "kubeReservedCgroup", "systemReservedCgroup",
-    "kubeletCgroups", "systemCgroups", "memorySwap", "podCIDR", "preloadedImagesVerificationAllowlist",
-    "protectKernelDefaults", "qosReserved", "registryPullQPS", "reservedMemory", "reservedSystemCPUs",
-    "singleProcessOOMKill", "tracing", "userNamespaces",
+const WITHOUT_EFFECT: [&str; 18] = [
+    "shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority", "kubeReservedCgroup",
+    "systemReservedCgroup", "kubeletCgroups", "systemCgroups", "memorySwap", "podCIDR",
+    "preloadedImagesVerificationAllowlist", "protectKernelDefaults", "qosReserved", "registryPullQPS",
+    "reservedMemory", "reservedSystemCPUs", "singleProcessOOMKill", "tracing", "userNamespaces",
 ];
 
 /// One line about everything that was asked for and will not happen.

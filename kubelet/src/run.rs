@@ -232,6 +232,7 @@ fn start(
         prober,
         statuses,
         node: view,
+        pressure: pressure_sender.subscribe(),
         awaited,
         runtime_health: health_sender,
     };
@@ -254,6 +255,7 @@ fn housekeeping(
         high_percent: u64::try_from(config.file.image_gc_high_threshold_percent).unwrap_or(85),
         low_percent: u64::try_from(config.file.image_gc_low_threshold_percent).unwrap_or(80),
         min_age: SignedDuration::try_from(*config.file.image_minimum_gc_age).unwrap_or(SignedDuration::from_mins(2)),
+        max_age: SignedDuration::try_from(*config.file.image_maximum_gc_age).ok().filter(|a| !a.is_zero()),
     };
     tokio::spawn(images::gc::run(Arc::clone(context), policy, shutdown.clone()));
     let policy = logs::Policy {
@@ -265,8 +267,10 @@ fn housekeeping(
     let parts = eviction::Parts {
         context: Arc::clone(context),
         settings: eviction::Settings {
-            hard: config.eviction_hard.clone(),
+            thresholds: config.eviction.clone(),
             transition: *config.file.eviction_pressure_transition_period,
+            max_grace_seconds: config.file.eviction_max_pod_grace_period.into(),
+            local_storage: config.file.local_storage_capacity_isolation,
         },
         messages: messages.clone(),
         pressure,

@@ -1,8 +1,10 @@
 //! Eviction: when the node runs short of memory, disk or process ids, the node says so and pods are ended, worst first.
 //!
 //! `decide` is pure: thresholds and observations to pressures and at most one victim per look (upstream's rule, since an
-//! eviction takes time to help). Critical pods are never chosen.
+//! eviction takes time to help). Critical pods are never chosen; before pods, unused images go. A soft threshold waits for
+//! its grace period. `local_storage` ends pods that use more of the disk than they themselves said.
 
+mod local_storage;
 mod signals;
 
 use std::collections::HashMap;
@@ -16,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::cri::{api, labels};
 use crate::events::Kind;
+use crate::images::gc;
 use crate::node::manager::Pressure;
 use crate::pods::manager::{Message, PodView};
 use crate::pods::resources::pod_requests;
@@ -27,12 +30,19 @@ pub use signals::{Resource, Threshold, parse};
 /// How often the signals are looked at.
 const PERIOD: Duration = Duration::from_secs(10);
 
+/// What a pod gets to end when a hard threshold evicts it; upstream's.
+const IMMEDIATE_SECONDS: i64 = 1;
+
 /// Settings of the eviction loop.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    pub hard: Vec<Threshold>,
+    pub thresholds: Vec<Threshold>,
     /// How long a pressure stays after its signal ended.
     pub transition: Duration,
+    /// Most seconds that a pod gets when a soft threshold evicts it.
+    pub max_grace_seconds: i64,
+    /// Whether pods that use more local storage than they may are ended.
+    pub local_storage: bool,
 }
 
 /// Where the loop looks and what it tells.
@@ -52,10 +62,34 @@ struct Candidate {
     used_bytes: u64,
 }
 
-/// Crossed thresholds.
-fn crossed<'a>(thresholds: &'a [Threshold], seen: &[Observation]) -> Vec<(&'a Threshold, Observation)> {
-    let find = |t: &Threshold| seen.iter().find(|o| o.signal == t.signal).cloned();
-    thresholds.iter().filter_map(|t| find(t).filter(|o| o.available < t.bound(o.capacity)).map(|o| (t, o))).collect()
+/// Thresholds that are crossed, with the time since when; updated with each look.
+#[derive(Default)]
+struct Crossed(HashMap<usize, Instant>);
+
+impl Crossed {
+    /// Takes note of a look; the crossed thresholds, and whether they have been for their grace period.
+    fn note<'a>(
+        &mut self,
+        thresholds: &'a [Threshold],
+        seen: &[Observation],
+        now: Instant,
+    ) -> Vec<(&'a Threshold, Observation, bool)> {
+        let mut found = Vec::new();
+        for (index, threshold) in thresholds.iter().enumerate() {
+            let was = self.0.contains_key(&index);
+            match seen.iter().find(|o| o.signal == threshold.signal).filter(|o| threshold.crossed(o, was)) {
+                Some(seen) => {
+                    let since = *self.0.entry(index).or_insert(now);
+                    let due = threshold.grace.is_none_or(|grace| now.duration_since(since) >= grace);
+                    found.push((threshold, seen.clone(), due));
+                }
+                None => {
+                    self.0.remove(&index);
+                }
+            }
+        }
+        found
+    }
 }
 
 /// The pod to end: those above their request first, then low priority, then large use.
@@ -69,14 +103,13 @@ fn victim(mut candidates: Vec<Candidate>) -> Option<Candidate> {
 
 /// Runs until shutdown.
 pub async fn run(parts: Parts, shutdown: CancellationToken) {
-    if parts.settings.hard.is_empty() {
-        return;
-    }
     let mut last_seen: HashMap<Resource, Instant> = HashMap::new();
+    let mut crossed = Crossed::default();
     loop {
-        let seen = observe(&parts.context.dirs.root);
-        let crossed = crossed(&parts.settings.hard, &seen);
-        for (threshold, _) in &crossed {
+        let place = gc::place(&parts.context).await;
+        let look = || observe(&parts.context.dirs.root, place.as_deref());
+        let found = crossed.note(&parts.settings.thresholds, &look(), Instant::now());
+        for (threshold, ..) in &found {
             last_seen.insert(threshold.signal.resource(), Instant::now());
         }
         let under = |r: Resource| last_seen.get(&r).is_some_and(|at| at.elapsed() < parts.settings.transition);
@@ -86,8 +119,19 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) {
             *known = next;
             changed
         });
-        if let Some((threshold, observation)) = crossed.first() {
-            evict(&parts, threshold, observation).await;
+        let evicted = parts.settings.local_storage && local_storage::enforce(&parts).await;
+        if let Some((threshold, observation, _)) = found.into_iter().find(|(.., due)| *due && !evicted) {
+            let resource = threshold.signal.resource();
+            let text = format!("Attempting to reclaim {}", resource.name());
+            parts.context.events.node(Kind::Warning, "EvictionThresholdMet", &text);
+            if resource == Resource::Disk {
+                // Images that nobody uses are worth less than pods.
+                gc::reclaim(&parts.context).await;
+            }
+            let still = |o: &Observation| o.signal == threshold.signal && threshold.crossed(o, true);
+            if look().iter().any(still) {
+                evict(&parts, threshold, &observation).await;
+            }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -96,37 +140,53 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) {
     }
 }
 
+/// Every pod and its status.
+async fn pods(parts: &Parts) -> Vec<PodView> {
+    let (reply, answer) = oneshot::channel();
+    let sent = parts.messages.send(Message::List(reply)).await;
+    if sent.is_ok() { answer.await.unwrap_or_default() } else { Vec::new() }
+}
+
+/// Ends a pod, with the words that its status and event show.
+async fn end(parts: &Parts, view: &PodView, grace_seconds: i64, message: String) {
+    tracing::warn!(pod = %view.pod.full_name(), "Evicting a pod: {message}");
+    parts.context.events.pod(&view.pod, Kind::Warning, "Evicted", &message);
+    let termination = Termination {
+        grace_seconds,
+        failed: Some(("Evicted".into(), message.clone())),
+        disruption: Some(("TerminationByKubelet".into(), message)),
+    };
+    let _ = parts.messages.send(Message::Evict { uid: view.pod.uid().to_owned(), termination }).await;
+}
+
 async fn evict(parts: &Parts, threshold: &Threshold, observation: &Observation) {
     let resource = threshold.signal.resource();
     let name = resource.name();
-    parts.context.events.node(Kind::Warning, "EvictionThresholdMet", &format!("Attempting to reclaim {name}"));
-    let (reply, answer) = oneshot::channel();
-    if parts.messages.send(Message::List(reply)).await.is_err() {
-        return;
-    }
-    let Ok(views) = answer.await else { return };
+    let views = pods(parts).await;
     let usage = usage(&parts.context, resource).await;
     let alive = views.iter().filter(|v| !v.finished && !v.pod.is_critical() && !v.pod.deletion_requested());
-    let candidates = alive.map(|v| candidate(v, resource, &usage)).collect();
-    let Some(victim) = victim(candidates) else {
+    let victim = victim(alive.map(|v| candidate(v, resource, &usage)).collect());
+    let Some((victim, view)) =
+        victim.and_then(|c| Some((views.iter().find(|v| v.pod.uid() == c.uid)?, c))).map(|(v, c)| (c, v))
+    else {
         tracing::error!(resource = name, "The node is low on a resource and no pod can be evicted");
         return;
     };
-    let message = format!(
+    let mut message = format!(
         "The node was low on resource: {name}. Threshold quantity: {}, available: {}. ",
         threshold.text,
         human(observation.available)
     );
-    tracing::warn!(pod = victim.uid, "Evicting a pod: {message}");
-    if let Some(view) = views.iter().find(|v| v.pod.uid() == victim.uid) {
-        parts.context.events.pod(&view.pod, Kind::Warning, "Evicted", &message);
+    if victim.used_bytes > victim.requested_bytes {
+        let (used, requested) = (human(victim.used_bytes), human(victim.requested_bytes));
+        message
+            .push_str(&format!("The pod was using {used}, request is {requested}, has larger consumption of {name}. "));
     }
-    let termination = Termination {
-        grace_seconds: 0,
-        failed: Some(("Evicted".into(), message.clone())),
-        disruption: Some(("TerminationByKubelet".into(), message)),
+    let grace = match threshold.grace {
+        None => IMMEDIATE_SECONDS,
+        Some(_) => parts.settings.max_grace_seconds.min(view.pod.grace_seconds()),
     };
-    let _ = parts.messages.send(Message::Evict { uid: victim.uid, termination }).await;
+    end(parts, view, grace, message).await;
 }
 
 fn human(value: u64) -> String {
@@ -163,20 +223,27 @@ async fn usage(context: &Context, resource: Resource) -> HashMap<String, u64> {
 mod tests {
     use super::signals::Signal;
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn thresholds_and_victims() {
-        let hard =
-            parse(&[("memory.available".into(), "100Mi".into()), ("nodefs.available".into(), "10%".into())].into());
-        let hard = hard.unwrap();
+        let file = json!({"evictionHard": {"memory.available": "100Mi"}, "evictionSoft": {"nodefs.available": "10%"},
+            "evictionSoftGracePeriod": {"nodefs.available": "1m"}});
+        let thresholds = parse(&serde_json::from_value(file).unwrap()).unwrap();
         let seen = |memory: u64, disk: u64| {
             [
                 Observation { signal: Signal::MemoryAvailable, available: memory, capacity: 1 << 30 },
                 Observation { signal: Signal::NodefsAvailable, available: disk, capacity: 1000 },
             ]
         };
-        assert!(crossed(&hard, &seen(1 << 29, 100)).is_empty());
-        assert_eq!(crossed(&hard, &seen(1 << 20, 99)).len(), 2);
+        let mut crossed = Crossed::default();
+        let now = Instant::now();
+        assert!(crossed.note(&thresholds, &seen(1 << 29, 100), now).is_empty());
+        let due = |found: Vec<(&Threshold, Observation, bool)>| found.into_iter().map(|f| f.2).collect::<Vec<_>>();
+        assert_eq!(due(crossed.note(&thresholds, &seen(1 << 20, 99), now)), [true, false]);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(due(crossed.note(&thresholds, &seen(1 << 29, 99), later)), [true]);
+        assert!(crossed.note(&thresholds, &seen(1 << 29, 100), later).is_empty() && crossed.0.is_empty());
         let c = |uid: &str, priority, requested_bytes, used_bytes| Candidate {
             uid: uid.into(),
             priority,

@@ -4,7 +4,7 @@
 //! period.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,12 @@ pub struct Policy {
     pub high_percent: u64,
     pub low_percent: u64,
     pub min_age: SignedDuration,
+    /// Unused for longer than this an image goes however much room there is.
+    pub max_age: Option<SignedDuration>,
 }
+
+/// Everything that nothing uses.
+const ALL: Policy = Policy { high_percent: 0, low_percent: 0, min_age: SignedDuration::ZERO, max_age: None };
 
 /// An image that could be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +76,7 @@ fn choose(mut candidates: Vec<Candidate>, policy: Policy, bytes: u64, now: Times
 
 /// Runs until shutdown.
 pub async fn run(context: Arc<Context>, policy: Policy, shutdown: CancellationToken) {
-    if policy.high_percent >= 100 {
+    if policy.high_percent >= 100 && policy.max_age.is_none() {
         return;
     }
     let mut seen: HashMap<String, (Timestamp, Timestamp)> = HashMap::new();
@@ -84,6 +89,19 @@ pub async fn run(context: Arc<Context>, policy: Policy, shutdown: CancellationTo
             tracing::warn!(%error, "Image garbage collection failed");
         }
     }
+}
+
+/// Removes every unused image, when the disk runs short.
+pub async fn reclaim(context: &Context) {
+    if let Err(error) = collect(context, ALL, &mut HashMap::new()).await {
+        tracing::warn!(%error, "Cannot remove unused images");
+    }
+}
+
+/// The file system that holds the runtime's images.
+pub async fn place(context: &Context) -> Option<PathBuf> {
+    let info = context.runtime.image_fs_info(api::ImageFsInfoRequest {}).await.ok()?;
+    Some(PathBuf::from(info.image_filesystems.into_iter().next()?.fs_id?.mountpoint))
 }
 
 async fn collect(
@@ -114,15 +132,15 @@ async fn collect(
             });
         }
     }
-    let place = context.runtime.image_fs_info(api::ImageFsInfoRequest {}).await?;
-    let place = place.image_filesystems.first().and_then(|f| f.fs_id.clone()).map(|f| f.mountpoint).unwrap_or_default();
-    let Ok((size, available)) = disk(Path::new(&place)) else { return Ok(()) };
-    let bytes = to_free(policy, size, available);
-    if bytes == 0 {
+    let old = |c: &Candidate| policy.max_age.is_some_and(|max| now.duration_since(c.last_used.max(c.first_seen)) > max);
+    let (too_old, candidates): (Vec<_>, Vec<_>) = candidates.into_iter().partition(old);
+    let place = place(context).await.unwrap_or_default();
+    let bytes = disk(&place).map_or(0, |(size, available)| to_free(policy, size, available));
+    if bytes == 0 && too_old.is_empty() {
         return Ok(());
     }
-    let chosen = choose(candidates, policy, bytes, now);
-    if chosen.is_empty() {
+    let chosen: Vec<_> = too_old.into_iter().map(|c| c.id).chain(choose(candidates, policy, bytes, now)).collect();
+    if chosen.is_empty() && policy.high_percent > 0 {
         let message = format!(
             "Failed to garbage collect required amount of images. Attempted to free {bytes} bytes, but no image is unused"
         );
@@ -150,7 +168,8 @@ mod tests {
 
     #[test]
     fn oldest_unused_first() {
-        let policy = Policy { high_percent: 85, low_percent: 80, min_age: SignedDuration::from_secs(120) };
+        let policy =
+            Policy { high_percent: 85, low_percent: 80, min_age: SignedDuration::from_secs(120), max_age: None };
         assert_eq!(to_free(policy, 1000, 200), 0);
         assert_eq!(to_free(policy, 1000, 100), 100);
         let at = |s| Timestamp::from_second(s).unwrap();

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 
-use super::resources::{Amounts, pod_requests};
+use super::resources::{Amounts, pod_requests, qos_class};
 use super::types::Pod;
+use crate::node::manager::Pressure;
 
 /// What the node offers.
 #[derive(Debug, Clone, Default)]
@@ -88,6 +89,28 @@ pub fn admit<'a>(
         Some((name, message)) => refuse(&format!("OutOf{name}"), message),
         None => Ok(()),
     }
+}
+
+/// Whether the pod may start while the node is short of something: critical ones always, others only while it is memory
+/// and they asked for some of it (or tolerate the pressure).
+///
+/// # Errors
+/// `Evicted` and the node's conditions.
+pub fn under_pressure(pod: &Pod, pressure: Pressure) -> Result<(), Refusal> {
+    let only_memory = !pressure.disk && !pressure.pid;
+    let tolerates = || {
+        let fits = |t: &Toleration| {
+            let key = t.key.as_deref().is_none_or(|k| k.is_empty() || k == "node.kubernetes.io/memory-pressure");
+            key && t.effect.as_deref().is_none_or(|e| e.is_empty() || e == "NoSchedule")
+        };
+        pod.spec.tolerations.iter().flatten().any(fits)
+    };
+    if pod.is_critical() || (only_memory && (!pressure.memory || qos_class(&pod.spec) != "BestEffort" || tolerates())) {
+        return Ok(());
+    }
+    let all = [("MemoryPressure", pressure.memory), ("DiskPressure", pressure.disk), ("PIDPressure", pressure.pid)];
+    let on: Vec<&str> = all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    Err(("Evicted".to_owned(), format!("Pod was rejected: The node had condition: [{}]. ", on.join(" "))))
 }
 
 /// The resource that the pod would not find beside the others, and a message about it.
@@ -221,6 +244,14 @@ mod tests {
             {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}]}}}});
         assert_eq!(reason(&with(affinity), &[]), None);
         assert_eq!(reason(&with(json!({"hostUsers": false})), &[]), Some("UnexpectedAdmissionError".into()));
+        let short = |memory, disk| Pressure { memory, disk, pid: false };
+        assert!(
+            under_pressure(&cpu("1"), short(true, false)).is_ok()
+                && under_pressure(&cpu("1"), short(true, true)).is_err()
+        );
+        let error = under_pressure(&with(json!({})), short(true, false)).unwrap_err();
+        assert_eq!(error.1, "Pod was rejected: The node had condition: [MemoryPressure]. ");
+        assert!(under_pressure(&with(json!({"tolerations": [{"operator": "Exists"}]})), short(true, false)).is_ok());
         let sysctl = |name: &str| with(json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
         assert_eq!(reason(&sysctl("net.core.somaxconn"), &[]), None);
         assert_eq!(reason(&sysctl("kernel.msgmax"), &[]), Some("SysctlForbidden".into()));

@@ -26,6 +26,7 @@ use crate::context::Context;
 use crate::cri::events::RuntimeReport;
 use crate::cri::labels;
 use crate::events::Kind;
+use crate::node::manager::Pressure;
 use crate::probes::prober::Targets;
 use crate::status;
 
@@ -92,6 +93,7 @@ pub struct Parts {
     pub prober: mpsc::Sender<Targets>,
     pub statuses: Option<mpsc::Sender<status::manager::Update>>,
     pub node: watch::Receiver<NodeView>,
+    pub pressure: watch::Receiver<Pressure>,
     /// Sources that must have spoken before unknown pods are removed.
     pub awaited: Vec<Source>,
     /// Whether the runtime answers; read by the node's status.
@@ -375,6 +377,7 @@ impl Manager {
         let node = self.parts.node.borrow().clone();
         let running = self.slots.values().filter(|s| s.goal == Goal::Run).map(|s| &*s.desired.pod);
         let labels_known = !node.labels.is_empty();
+        admission::under_pressure(pod, *self.parts.pressure.borrow())?;
         admission::admit(pod, running, &node, labels_known)
     }
 

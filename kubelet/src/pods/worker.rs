@@ -230,8 +230,9 @@ impl Pass<'_> {
         actual: &PodActual,
         now: Timestamp,
     ) -> Result<Outcome, Failed> {
-        let due = self.memory.volumes.len() < self.pod().spec.volumes.iter().flatten().count()
-            || self.memory.volumes.values().any(|v| v.refresh_at.is_some());
+        let known = &self.memory.volumes;
+        let mut volumes = self.pod().spec.volumes.iter().flatten();
+        let due = volumes.any(|v| known.get(&v.name).is_none_or(|m| volumes::may_change(v, m)));
         if due && !fresh {
             self.set_up_volumes(actual).await?;
         }

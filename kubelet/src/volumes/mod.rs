@@ -86,7 +86,7 @@ pub struct Input<'a> {
 pub async fn set_up(context: &Context, input: &Input<'_>, pulls: &mut PullMemory) -> Result<Volumes, VolumeError> {
     let mut volumes = Volumes::new();
     for volume in input.pod.spec.volumes.iter().flatten() {
-        let mounted = match input.known.get(&volume.name).filter(|m| m.refresh_at.is_none()) {
+        let mounted = match input.known.get(&volume.name).filter(|m| !may_change(volume, m)) {
             Some(known) => known.clone(),
             None => one(context, input, volume, pulls)
                 .await
@@ -95,6 +95,11 @@ pub async fn set_up(context: &Context, input: &Input<'_>, pulls: &mut PullMemory
         volumes.insert(volume.name.clone(), mounted);
     }
     Ok(volumes)
+}
+
+/// Whether a volume that is set up has to be looked at again: files change with the pod's own metadata too.
+pub fn may_change(volume: &Volume, mounted: &Mounted) -> bool {
+    mounted.refresh_at.is_some() || payload::plugin(volume).is_some()
 }
 
 async fn one(context: &Context, input: &Input<'_>, volume: &Volume, pulls: &mut PullMemory) -> Result<Mounted, String> {
