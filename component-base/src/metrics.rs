@@ -287,12 +287,20 @@ pub const DEFAULT_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 /// Content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All families, and the process's own figures.
-pub fn render() -> String {
+/// The families whose names are chosen.
+pub fn render_families(chosen: impl Fn(&str) -> bool) -> String {
     let mut out = String::with_capacity(16 << 10);
     for (name, family) in &*REGISTRY.lock().unwrap_or_else(PoisonError::into_inner) {
-        family.expose(&mut out, name);
+        if chosen(name) {
+            family.expose(&mut out, name);
+        }
     }
+    out
+}
+
+/// All families, and the process's own figures.
+pub fn render() -> String {
+    let mut out = render_families(|_| true);
     build_info(&mut out);
     process(&mut out);
     out

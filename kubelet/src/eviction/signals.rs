@@ -146,9 +146,7 @@ pub fn parse(file: &KubeletConfiguration) -> Result<Vec<Threshold>, (&'static st
             let amount = Amount::parse(name, text).map_err(fail)?;
             let grace = match (field, file.eviction_soft_grace_period.get(name)) {
                 ("evictionHard", _) => None,
-                (_, Some(grace)) => {
-                    Some(*grace.parse::<GoDuration>().map_err(|e| ("evictionSoftGracePeriod", e.to_string()))?)
-                }
+                (_, Some(grace)) => Some(*grace.parse::<GoDuration>().map_err(|e| ("evictionSoftGracePeriod", e))?),
                 (_, None) => return Err(fail(format!("{name} needs a grace period in evictionSoftGracePeriod"))),
             };
             let reclaim = file.eviction_minimum_reclaim.get(name).map_or("0", String::as_str);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Toleration};
 
 use super::resources::{Amounts, pod_requests, qos_class};
+use super::sandbox::sysctl_name;
 use super::types::Pod;
 use crate::node::manager::Pressure;
 
@@ -29,14 +30,20 @@ const SAFE_SYSCTLS: [&str; 12] = [
     "net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem",
 ];
 
-/// A sysctl that the pod may not set.
-fn forbidden_sysctl<'a>(pod: &'a Pod, allowed: &[String]) -> Option<&'a str> {
+/// A sysctl that the pod may not set: an unsafe one, or one of a namespace that the pod shares with the node.
+fn forbidden_sysctl(pod: &Pod, allowed: &[String]) -> Option<String> {
     let wanted = pod.spec.security_context.iter().flat_map(|s| s.sysctls.iter().flatten());
     let fits = |name: &str, pattern: &String| match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
         None => name == pattern,
     };
-    wanted.map(|s| s.name.as_str()).find(|name| !SAFE_SYSCTLS.contains(name) && !allowed.iter().any(|p| fits(name, p)))
+    let forbidden = |name: &String| {
+        let shared = (name.starts_with("net.") && pod.host_network())
+            || (name.starts_with("kernel.") && pod.spec.host_ipc == Some(true));
+        let safe = SAFE_SYSCTLS.contains(&name.as_str()) || allowed.iter().any(|p| fits(name, p));
+        shared || !safe
+    };
+    wanted.map(|s| sysctl_name(&s.name)).find(forbidden)
 }
 
 /// A refusal: (reason, message) of the Failed pod.
@@ -254,6 +261,7 @@ mod tests {
         assert!(under_pressure(&with(json!({"tolerations": [{"operator": "Exists"}]})), short(true, false)).is_ok());
         let sysctl = |name: &str| with(json!({"securityContext": {"sysctls": [{"name": name, "value": "1"}]}}));
         assert_eq!(reason(&sysctl("net.core.somaxconn"), &[]), None);
+        assert_eq!(reason(&sysctl("kernel/shm_rmid_forced"), &[]), None);
         assert_eq!(reason(&sysctl("kernel.msgmax"), &[]), Some("SysctlForbidden".into()));
         assert_eq!(reason(&with(json!({"os": {"name": "windows"}})), &[]), Some("PodOSNotSupported".into()));
     }

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Secret};
 
-use super::resources;
 use super::types::Pod;
+use super::{env_file, resources};
 
 /// A Service as far as environment variables need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Lookups {
     pub pod_ips: Vec<String>,
     pub host_ips: Vec<String>,
     pub allocatable: resources::Amounts,
+    /// (volume, path) → text of the environment files that are there.
+    pub files: BTreeMap<(String, String), String>,
     /// Objects are as they were then or later.
     pub since: Timestamp,
 }
@@ -177,6 +179,20 @@ fn from_source(
                 missing(reference.optional, format!("couldn't find key {key} in Secret {}/{name}", pod.namespace()))
             }
         };
+    }
+    if let Some(reference) = &source.file_key_ref {
+        let volume = pod.spec.volumes.iter().flatten().find(|v| v.name == reference.volume_name);
+        if volume.is_none_or(|v| v.empty_dir.is_none()) {
+            return Err(format!("cannot find the volume \"{}\" referenced by FileKeyRef", reference.volume_name));
+        }
+        let text = lookups.files.get(&(reference.volume_name.clone(), reference.path.clone()));
+        let Some(text) = text else {
+            return missing(reference.optional, "couldn't parse env file".to_owned());
+        };
+        let value = env_file::value(text, &reference.key).map_err(|e| format!("couldn't parse env file: {e}"))?;
+        let (key, path) = (&reference.key, &reference.path);
+        let unknown = || format!("environment variable key \"{key}\" not found in file \"{path}\"");
+        return value.map_or_else(|| missing(reference.optional, unknown()), |v| Ok(Some(v)));
     }
     Err("a variable's valueFrom names no source that this kubelet supports".to_owned())
 }

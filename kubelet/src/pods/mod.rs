@@ -7,6 +7,7 @@ pub mod admission;
 pub mod backoff;
 pub mod container;
 pub mod env;
+pub mod env_file;
 pub mod hooks;
 pub mod hosts;
 pub mod manager;

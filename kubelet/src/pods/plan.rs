@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container as Spec, PodStatus};
+use k8s_openapi::api::core::v1::{Container as Spec, ContainerRestartRuleOnExitCodes, PodStatus};
 
 use super::backoff::Backoff;
 use super::resize::{self, Applied};
@@ -82,6 +82,8 @@ pub struct Wait {
 pub struct Plan {
     /// Stop every container and sandbox that is left (a broken sandbox, or a pod that is done).
     pub stop_all: bool,
+    /// Stop and forget every container: the pod begins anew in its sandbox.
+    pub reset: bool,
     /// Containers to stop.
     pub kill: Vec<Kill>,
     /// Names of running containers whose limits change in place.
@@ -98,6 +100,7 @@ impl Plan {
     /// Nothing to do now.
     pub fn is_settled(&self) -> bool {
         !self.stop_all
+            && !self.reset
             && self.kill.is_empty()
             && self.resize.is_empty()
             && self.create_sandbox.is_none()
@@ -105,14 +108,39 @@ impl Plan {
     }
 }
 
+/// The action that a container's own rules have for an exit code.
+fn rule_action(spec: &Spec, exit_code: i32) -> Option<&str> {
+    let rules = spec.restart_policy_rules.iter().flatten();
+    let fits = |codes: &ContainerRestartRuleOnExitCodes| {
+        codes.values.as_ref().is_some_and(|v| v.contains(&exit_code)) == (codes.operator == "In")
+    };
+    rules.filter(|r| r.exit_codes.as_ref().is_some_and(fits)).map(|r| r.action.as_str()).next()
+}
+
+/// Whether a rule of some container can restart all of them.
+pub fn may_restart_all(pod: &Pod) -> bool {
+    let mut rules = pod.containers().flat_map(|(_, c)| c.restart_policy_rules.iter().flatten());
+    rules.any(|r| r.action == RESTART_ALL)
+}
+
+/// Whether a container's end makes the whole pod begin anew.
+pub fn triggers_restart(pod: &Pod, container: &Container) -> bool {
+    let spec = pod.container(&container.name).filter(|_| container.state == State::Exited);
+    spec.is_some_and(|(_, spec)| rule_action(spec, container.exit_code) == Some(RESTART_ALL))
+}
+
+/// Whether some container's latest end does that.
+pub fn restarting_all(pod: &Pod, actual: &PodActual) -> bool {
+    may_restart_all(pod)
+        && pod.containers().any(|(_, c)| actual.latest(&c.name).is_some_and(|latest| triggers_restart(pod, latest)))
+}
+
+const RESTART_ALL: &str = "RestartAllContainers";
+
 /// Whether an exited container starts again: its own rules, its own policy, then the pod's.
 pub fn restarts(pod: &Pod, spec: &Spec, exit_code: i32) -> bool {
-    for rule in spec.restart_policy_rules.iter().flatten() {
-        let Some(codes) = &rule.exit_codes else { continue };
-        let listed = codes.values.as_ref().is_some_and(|v| v.contains(&exit_code));
-        if listed == (codes.operator == "In") {
-            return rule.action.starts_with("Restart");
-        }
+    if let Some(action) = rule_action(spec, exit_code) {
+        return action.starts_with("Restart");
     }
     match spec.restart_policy.as_deref().unwrap_or_else(|| pod.restart_policy()) {
         "Never" => false,
@@ -181,6 +209,7 @@ pub fn next(input: &Input<'_>) -> Plan {
         .filter(|s| s.host_network == input.pod.host_network() && (input.pod.host_network() || !s.ips.is_empty()));
     match sandbox {
         None => without_sandbox(input),
+        Some(_) if restarting_all(input.pod, input.actual) => Plan { reset: true, ..Plan::default() },
         Some(sandbox) => {
             let mut plan = Plan::default();
             // They help to find out why a pod does not start, so they wait for nothing.
@@ -314,8 +343,15 @@ fn start_or_wait(input: &Input<'_>, spec: &Spec, role: Role, plan: &mut Plan) {
             return;
         }
     }
-    let attempt = latest.map_or(0, |c| c.attempt + 1);
+    // Without a record, what was told of it counts.
+    let attempt = latest.map(|c| c.attempt).or_else(|| told_attempt(input.told, &spec.name)).map_or(0, |last| last + 1);
     plan.start.push(Start { name: spec.name.clone(), role, attempt });
+}
+
+fn told_attempt(told: &PodStatus, name: &str) -> Option<u32> {
+    let lists = [&told.init_container_statuses, &told.container_statuses];
+    let status = lists.into_iter().flatten().flatten().find(|s| s.name == name && s.container_id.is_some())?;
+    u32::try_from(status.restart_count).ok()
 }
 
 /// How a pod ends: stages of containers stopped together, then its sandboxes.

@@ -184,3 +184,26 @@ fn sidecars_end_last_and_in_reverse() {
     assert_eq!(names, [["a"], ["t"], ["s"]]);
     assert_eq!(ending.sandboxes, ["s0"]);
 }
+
+#[test]
+fn a_rule_makes_the_whole_pod_begin_anew() {
+    let pod = pod(
+        json!({"spec": {"restartPolicy": "Never", "initContainers": [{"name": "i"}], "containers": [{"name": "a"},
+        {"name": "b", "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [7]}}]}]},
+        "status": {"containerStatuses": [{"name": "a", "restartCount": 2, "containerID": "containerd://x", "image": "",
+            "imageID": "", "ready": false}]}}),
+    );
+    let with = |code| {
+        let containers = vec![
+            container("b", 0, State::Exited, code),
+            container("a", 0, State::Running, 0),
+            container("i", 0, State::Exited, 0),
+        ];
+        run(&pod, vec![sandbox(0, true)], containers, &ProbeResults::new())
+    };
+    assert!(with(7).reset && !with(7).is_settled());
+    assert!(!with(8).reset);
+    let anew = run(&pod, vec![sandbox(0, true)], vec![container("i", 1, State::Exited, 0)], &ProbeResults::new());
+    let attempts: Vec<_> = anew.start.iter().map(|s| (s.name.as_str(), s.attempt)).collect();
+    assert_eq!(attempts, [("a", 3), ("b", 0)]);
+}

@@ -41,10 +41,24 @@ pub fn config(input: Input<'_>) -> api::PodSandboxConfig {
         linux: Some(api::LinuxPodSandboxConfig {
             cgroup_parent: input.cgroup_parent,
             security_context: Some(security::sandbox(pod)),
-            sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
+            sysctls: sysctls.map(|s| (sysctl_name(&s.name), s.value.clone())).collect(),
             overhead: Some(pod_resources(&overhead(pod), input.limits)),
             resources: Some(pod_resources(&resources::pod_requests(&pod.spec), input.limits)),
         }),
+    }
+}
+
+/// A sysctl's name with dots; with slashes as separators it may have dots inside (`net/ipv4/conf/eth0.1/x`), which then
+/// become slashes.
+pub fn sysctl_name(name: &str) -> String {
+    let swap = |c: char| match c {
+        '/' => '.',
+        '.' => '/',
+        c => c,
+    };
+    match name.find(['.', '/']) {
+        Some(first) if name[first..].starts_with('/') => name.chars().map(swap).collect(),
+        _ => name.to_owned(),
     }
 }
 

@@ -82,6 +82,30 @@ pub async fn pod(context: &Context, pod: &Pod, actual: &PodActual, grace_seconds
     first_error.map_or(Ok(()), Err)
 }
 
+/// Stops and forgets every container of a pod that begins anew, those that made it begin anew last, so that an
+/// interruption leaves the reason behind.
+///
+/// # Errors
+/// The first refusal.
+pub async fn reset(context: &Context, pod: &Pod, actual: &PodActual) -> Result<(), CriError> {
+    for stage in plan::ending(pod, actual).stages {
+        let restarting = |kill: &Kill| Kill {
+            message: format!("Container {} will be restarted: RestartAllContainers", kill.name),
+            ..kill.clone()
+        };
+        let kills: Vec<Kill> = stage.iter().map(restarting).collect();
+        let stops = kills.iter().map(|kill| container(context, pod, actual, kill, pod.grace_seconds()));
+        if let Some(error) = join_all(stops).await.into_iter().find_map(Result::err) {
+            return Err(error);
+        }
+    }
+    let (triggers, others): (Vec<_>, Vec<_>) = actual.containers.iter().partition(|c| plan::triggers_restart(pod, c));
+    for container in others.into_iter().chain(triggers) {
+        remove_container(context, actual, container).await?;
+    }
+    Ok(())
+}
+
 /// Removes the runtime's records of a pod: containers, then sandboxes.
 ///
 /// # Errors

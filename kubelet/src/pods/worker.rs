@@ -27,6 +27,8 @@ use crate::volumes::{self, Volumes};
 
 /// Most rounds of one pass; a pod that still changes is looked at again soon.
 const MAX_ROUNDS: usize = 32;
+/// Longest environment file; upstream's.
+const MAX_ENV_FILE_BYTES: u64 = 64 << 10;
 /// First and longest delay after a step failed.
 const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(1);
 const LAST_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -282,6 +284,9 @@ impl Pass<'_> {
             }
             stop::pod(context, &pod, actual, pod.grace_seconds()).await.map_err(|e| e.to_string())?;
         }
+        if plan.reset {
+            stop::reset(context, &pod, actual).await.map_err(|e| e.to_string())?;
+        }
         for kill in &plan.kill {
             let message = format!("{}, will be restarted", kill.message.trim_end_matches(", will be restarted"));
             let kill = plan::Kill { message, ..kill.clone() };
@@ -399,6 +404,12 @@ impl Pass<'_> {
             ..Lookups::default()
         };
         for (_, container) in pod.containers() {
+            for file in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()?.file_key_ref.as_ref()) {
+                let dir = volumes::volume_dir(&context.dirs.root, pod.uid(), "empty-dir", &file.volume_name);
+                if let Some(text) = volumes::subpath::read(&dir, &file.path, MAX_ENV_FILE_BYTES)? {
+                    lookups.files.insert((file.volume_name.clone(), file.path.clone()), text);
+                }
+            }
             let (config_maps, secrets) = env::references(container);
             for name in config_maps {
                 if let Some(map) = context.objects.config_map(pod.namespace(), &name, lookups.since).await? {

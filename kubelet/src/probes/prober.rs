@@ -6,9 +6,10 @@
 //! short-lived tasks, one at a time per probe.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
+use component_base::metrics::{self, Counter, Family, Histogram};
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Probe};
@@ -55,6 +56,35 @@ struct Entry {
 struct Checked {
     key: Key,
     result: Result<(), String>,
+    took: Duration,
+}
+
+static PROBES: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    let help = "Cumulative number of a liveness, readiness or startup probe for a container by result.";
+    metrics::counter("prober_probe_total", help, &["probe_type", "result", "container", "pod", "namespace", "pod_uid"])
+});
+static DURATIONS: LazyLock<Family<Histogram>> = LazyLock::new(|| {
+    let help = "Duration in seconds for a probe response.";
+    let labels = &["probe_type", "container", "pod", "namespace"];
+    metrics::histogram("prober_probe_duration_seconds", help, labels, metrics::DEFAULT_BUCKETS)
+});
+
+/// Counts a check, or forgets the figures of a probe that is gone.
+fn count(kind: ProbeKind, entry: &Entry, done: Option<(bool, Duration)>) {
+    let pod = &entry.pod;
+    let place = [kind.name(), &entry.target.container, pod.name(), pod.namespace()];
+    let total = |result: &'static str| [place[0], result, place[1], place[2], place[3], pod.uid()];
+    match done {
+        Some((success, took)) => {
+            PROBES.with(&total(if success { "successful" } else { "failed" })).inc();
+            DURATIONS.with(&place).observe_duration(took);
+        }
+        None => {
+            PROBES.remove(&total("successful"));
+            PROBES.remove(&total("failed"));
+            DURATIONS.remove(&place);
+        }
+    }
 }
 
 struct Prober {
@@ -122,7 +152,9 @@ impl Prober {
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {
-            if let Some(timer) = self.entries.remove(&key).and_then(|e| e.timer) {
+            let Some(entry) = self.entries.remove(&key) else { continue };
+            count(key.1, &entry, None);
+            if let Some(timer) = entry.timer {
                 self.queue.try_remove(&timer);
             }
         }
@@ -165,9 +197,10 @@ impl Prober {
         let (container, probe, target) = (container.clone(), probe.clone(), entry.target.clone());
         let (runtime, results, key) = (self.context.runtime.clone(), self.results.clone(), key.clone());
         tokio::spawn(async move {
+            let began = Instant::now();
             let result = action::check(&runtime, &probe, &container, &target.container_id, &target.pod_ip).await;
             // A closed channel means that the prober ended.
-            let _ = results.send(Checked { key, result }).await;
+            let _ = results.send(Checked { key, result, took: began.elapsed() }).await;
         });
     }
 
@@ -176,6 +209,7 @@ impl Prober {
         let Some(entry) = self.entries.get_mut(&done.key) else { return };
         let Some((_, probe)) = spec(&entry.pod, &entry.target, kind) else { return };
         let success = done.result.is_ok();
+        count(kind, entry, Some((success, done.took)));
         entry.streak = if entry.streak.0 == success { (success, entry.streak.1 + 1) } else { (success, 1) };
         let threshold =
             if success { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };

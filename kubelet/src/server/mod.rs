@@ -148,7 +148,7 @@ impl KubeletServer {
             ["metrics"] => metrics_text(metrics::render()),
             ["metrics", "resource"] => metrics_text(stats::resource_metrics(state).await?),
             ["metrics", "cadvisor"] => metrics_text(stats::cadvisor_metrics(state).await?),
-            ["metrics", "probes"] => metrics_text(String::new()),
+            ["metrics", "probes"] => metrics_text(metrics::render_families(|name| name.starts_with("prober_"))),
             ["stats", "summary"] => json(&stats::summary(state).await?),
             ["logs", rest @ ..] if state.configuration.enable_system_log_handler => files::answer(rest)?,
             _ => return Err(Refusal(StatusCode::NOT_FOUND, "404 page not found\n".into())),

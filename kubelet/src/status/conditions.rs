@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::generate::Input;
-use crate::pods::resize;
 use crate::pods::types::is_sidecar;
+use crate::pods::{plan, resize};
 
 /// A condition's (status, reason, message).
 struct Verdict {
@@ -38,6 +38,19 @@ pub fn generate(input: &Input<'_>, status: &core::PodStatus) -> Vec<core::PodCon
         ("PodScheduled", Verdict::yes()),
     ];
     let mut conditions: Vec<_> = all.into_iter().map(|(type_, verdict)| condition(input, type_, verdict)).collect();
+    if plan::may_restart_all(input.pod) {
+        let verdict = match status.phase.as_deref() {
+            Some("Succeeded") => Verdict::no("PodCompleted", String::new()),
+            Some("Failed") => Verdict::no("PodFailed", String::new()),
+            _ if plan::restarting_all(input.pod, input.actual) => Verdict {
+                holds: true,
+                reason: "RestartAllContainersStarted",
+                message: "container exited with restart policy rule".to_owned(),
+            },
+            _ => Verdict::no("", String::new()),
+        };
+        conditions.push(condition(input, "AllContainersRestarting", verdict));
+    }
     let mut add = |type_, reason: &str, message: &str| {
         let mut extra = condition(input, type_, Verdict::yes());
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());

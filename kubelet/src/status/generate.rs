@@ -108,9 +108,9 @@ fn container_status(input: &Input<'_>, role: Role, spec: &core::Container) -> co
             let mut status = from_runtime(input, latest);
             status.last_state = attempts.find_map(|c| terminated(input, c)).or_else(|| {
                 // The record of the attempt before may be removed already; the API still has it.
-                previous(input.previous, &spec.name)
-                    .filter(|p| p.restart_count == status.restart_count)
-                    .and_then(|p| p.last_state.clone())
+                let before = previous(input.previous, &spec.name)?;
+                let ended = before.state.as_ref().filter(|s| s.terminated.is_some());
+                ended.filter(|_| before.container_id != status.container_id).cloned().or(before.last_state.clone())
             });
             // A restarted kubelet has no verdicts yet; until its probes speak, what the API was told still holds.
             let told = previous(input.previous, &spec.name).filter(|p| p.container_id == status.container_id);
@@ -164,6 +164,11 @@ fn waiting(reason: &str, message: &str) -> core::ContainerState {
 fn without_container(input: &Input<'_>, spec: &core::Container) -> core::ContainerStatus {
     if let Some(old) = previous(input.previous, &spec.name) {
         let state = old.state.clone().unwrap_or_default();
+        let conditions = input.previous.conditions.iter().flatten();
+        let restarting = |c: &core::PodCondition| c.type_ == "AllContainersRestarting" && c.status == "True";
+        if input.termination.is_none() && state.waiting.is_none() && conditions.clone().any(restarting) {
+            return reset(old);
+        }
         if state.terminated.is_some() {
             return core::ContainerStatus { ready: old.ready && old.state_is_success(), ..old.clone() };
         }
@@ -184,7 +189,31 @@ fn without_container(input: &Input<'_>, spec: &core::Container) -> core::Contain
         }
     }
     let reason = if input.termination.is_none() { default_waiting(input) } else { "ContainerCreating" };
+    if let Some(old) = previous(input.previous, &spec.name).filter(|old| old.container_id.is_some()) {
+        // It ran before, which its number of restarts must not forget.
+        let state = old.state.clone().filter(|s| s.waiting.is_some()).or(Some(waiting(reason, "")));
+        return core::ContainerStatus { ready: false, started: Some(false), state, ..old.clone() };
+    }
     core::ContainerStatus { state: Some(waiting(reason, "")), started: Some(false), ..core::ContainerStatus::default() }
+}
+
+/// A container that was removed so that its pod begins anew.
+fn reset(old: &core::ContainerStatus) -> core::ContainerStatus {
+    const REASON: &str = "RestartingAllContainers";
+    const MESSAGE: &str = "The container is removed because RestartAllContainers in place";
+    let end = core::ContainerStateTerminated {
+        reason: Some(REASON.into()),
+        message: Some(MESSAGE.into()),
+        exit_code: 137,
+        ..Default::default()
+    };
+    let end = old
+        .state
+        .clone()
+        .filter(|s| s.terminated.is_some())
+        .unwrap_or(core::ContainerState { terminated: Some(end), ..Default::default() });
+    let (state, last_state) = (Some(waiting(REASON, MESSAGE)), Some(end));
+    core::ContainerStatus { ready: false, started: Some(false), state, last_state, ..old.clone() }
 }
 
 /// Whether a status shows a successful end.

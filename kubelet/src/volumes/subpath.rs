@@ -3,6 +3,7 @@
 //! The path is opened by the kernel with "stay beneath the volume"; what was opened is bound to a place of the
 //! kubelet's own, and that is what the runtime gets. So a pod that swaps a directory for a link gains nothing.
 
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,32 @@ fn open_beneath(volume: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::openat2(volume, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
+/// The text of a file inside a volume, never of one outside that a link leads to; none when it is not there.
+///
+/// # Errors
+/// A path that leaves the volume, or a file that cannot be read or is too large.
+pub fn read(volume: &Path, path: &str, max_bytes: u64) -> Result<Option<String>, String> {
+    let fail = |e: &dyn std::fmt::Display| format!("cannot read {path} of the volume: {e}");
+    let dir = match rustix::fs::open(volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.map_err(|e| fail(&e))?,
+    };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    // Without blocking: a pipe in place of the file must not hold the kubelet.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = match rustix::fs::openat2(&dir, path, flags, Mode::empty(), resolve) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => std::fs::File::from(other.map_err(|e| fail(&e))?),
+    };
+    let meta = file.metadata().map_err(|e| fail(&e))?;
+    if !meta.is_file() || meta.len() > max_bytes {
+        return Err(fail(&format_args!("it is no file of at most {max_bytes} bytes")));
+    }
+    let mut text = String::new();
+    file.take(max_bytes).read_to_string(&mut text).map_err(|e| fail(&e))?;
+    Ok(Some(text))
+}
+
 fn make_beneath(volume: &OwnedFd, path: &str) -> Result<(), Errno> {
     // Made directories get the volume's own mode, so that whoever may write there may write here.
     let mode = Mode::from_raw_mode(rustix::fs::fstat(volume)?.st_mode & 0o7777);
@@ -96,6 +123,10 @@ mod tests {
         assert!(open_beneath(&volume, "out").is_err());
         assert!(open_beneath(&volume, "../x").is_err());
         assert!(open_beneath(&volume, "inside").is_ok());
+        std::fs::write(dir.path().join("in/f"), "x").unwrap();
+        assert_eq!(read(dir.path(), "inside/f", 9).unwrap().as_deref(), Some("x"));
+        assert_eq!(read(dir.path(), "none", 9).unwrap(), None);
+        assert!(read(dir.path(), "out/passwd", 1 << 20).is_err() && read(dir.path(), "in", 9).is_err());
         make_beneath(&volume, "a/b").unwrap();
         assert!(dir.path().join("a/b").is_dir());
     }
