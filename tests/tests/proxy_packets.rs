@@ -21,7 +21,7 @@ use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
 use tests::{Process, bin, eventually, output, run};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 const NODE_IP: &str = "192.168.77.1";
@@ -149,12 +149,15 @@ struct World {
 struct FakeApi {
     world: Arc<Mutex<World>>,
     version: watch::Sender<u64>,
+    /// Changes of slices that watchers are told of.
+    slices: broadcast::Sender<Value>,
 }
 
 impl FakeApi {
     /// Serves in the namespace until the process ends; returns the port.
     fn start(namespace: &Namespace, world: World) -> (Self, u16) {
-        let api = Self { world: Arc::new(Mutex::new(world)), version: watch::Sender::new(1) };
+        let slices = broadcast::Sender::new(16);
+        let api = Self { world: Arc::new(Mutex::new(world)), version: watch::Sender::new(1), slices };
         let (report, port) = std::sync::mpsc::channel();
         let served = api.clone();
         namespace.inside(move || {
@@ -181,7 +184,8 @@ impl FakeApi {
         let query = request.uri().query().unwrap_or_default();
         if query.contains("watch=true") {
             let asked = query.split("resourceVersion=").nth(1).and_then(|v| v.split('&').next()?.parse::<u64>().ok());
-            return Response::new(self.watch(asked.unwrap_or(0)));
+            let of_slices = request.uri().path().ends_with("slices");
+            return Response::new(self.watch(asked.unwrap_or(0), of_slices));
         }
         let world = self.world.lock().expect("no panic");
         let items = match request.uri().path() {
@@ -201,14 +205,22 @@ impl FakeApi {
         Response::new(full(list.to_string()))
     }
 
-    fn watch(&self, asked: u64) -> Body {
-        let mut version = self.version.subscribe();
-        let line = futures::stream::once(async move {
+    fn watch(&self, asked: u64, of_slices: bool) -> Body {
+        let line = |event: Value| Ok::<_, BoxError>(Frame::data(Bytes::from(format!("{event}\n"))));
+        let (mut version, slices) = (self.version.subscribe(), self.slices.subscribe());
+        let gone = futures::stream::once(async move {
             let _ = version.wait_for(|version| *version > asked).await;
-            let gone = json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}});
-            Ok::<_, BoxError>(Frame::data(Bytes::from(format!("{gone}\n"))))
+            line(json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired"}}))
         });
-        Body::new(StreamBody::new(line))
+        let changed = futures::stream::unfold(slices, move |mut slices| async move {
+            let slice = slices.recv().await.ok()?;
+            Some((line(json!({"type": "MODIFIED", "object": slice})), slices))
+        });
+        if of_slices {
+            Body::new(StreamBody::new(futures::stream::select(Box::pin(gone), Box::pin(changed))))
+        } else {
+            Body::new(StreamBody::new(gone))
+        }
     }
 }
 
@@ -285,7 +297,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(mode: &'static str) -> Self {
+    fn start(mode: &'static str, world: World) -> Self {
         let namespace = |role: &str| Namespace::new(&format!("{mode}-{role}"));
         let (node, client) = (namespace("node"), namespace("client"));
         node.connect("out", NODE_IP, &client, CLIENT_IP);
@@ -306,7 +318,7 @@ impl Cluster {
         }
         // somebody else's rule, which must survive everything
         run(node.command("iptables").args(["-t", "nat", "-A", "POSTROUTING", "-s", "203.0.113.7", "-j", "ACCEPT"]));
-        let (api, port) = FakeApi::start(&node, world());
+        let (api, port) = FakeApi::start(&node, world);
         let dir = tempfile::tempdir().expect("a temporary directory");
         let kubeconfig = json!({"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": ""}}],
             "clusters": [{"name": "k", "cluster": {"server": format!("http://127.0.0.1:{port}")}}]});
@@ -375,7 +387,7 @@ fn packets_reach_the_endpoints(mode: &'static str) {
         println!("skipped: network namespaces need root");
         return;
     }
-    let mut cluster = Cluster::start(mode);
+    let mut cluster = Cluster::start(mode, world());
     reach(&cluster);
     policies_and_affinity(&cluster);
     source_ranges(&cluster);
@@ -582,6 +594,88 @@ fn clean_up(cluster: &mut Cluster) {
     assert!(!left.contains("kube-"), "{left}");
     assert!(left.contains("203.0.113.7"), "{left}");
     assert!(cluster.node.ask(CLUSTER_IP).is_err());
+}
+
+/// What many Services cost: `cargo test -p tests --test proxy_packets scale -- --ignored --nocapture MODE`, for
+/// `docs/scale.md`. SERVICES and ENDPOINTS in the environment say how many.
+fn scale(mode: &'static str) {
+    let number =
+        |name: &str, otherwise: u32| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise);
+    let (services, endpoints) = (number("SERVICES", 10_000), number("ENDPOINTS", 10));
+    let mut world = world();
+    let big_slice = |at: u32, count: u32| {
+        let mut slice = slice(&format!("s{at}"), "TCP", 8080, &[]);
+        let address = |n: u32| std::net::Ipv4Addr::from(0x0a80_0000 + at * 64 + n).to_string();
+        let endpoint = |n| json!({"addresses": [address(n)], "conditions": {"ready": true}, "nodeName": format!("node-{}", n % 50)});
+        slice["endpoints"] = (0..count).map(endpoint).collect();
+        slice
+    };
+    for at in 0..services {
+        let ip = std::net::Ipv4Addr::from(0x0a61_0000 + at).to_string();
+        world.services.push(service(&format!("s{at}"), &ip, "TCP", 80, json!({})));
+        world.slices.push(big_slice(at, endpoints));
+    }
+    let cluster = Cluster::start(mode, world);
+    let pid = cluster.proxy.as_ref().expect("it runs").pid();
+    let metric = |name: &str| -> f64 {
+        let text = cluster.http("http://127.0.0.1:10249/metrics").unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains("IPv4")).unwrap_or_default();
+        line.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0.0)
+    };
+    // ticks of 10 ms, its own and of the programs that it ran
+    let cpu = || -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        fields.skip(11).take(4).filter_map(|n| n.parse::<f64>().ok()).sum::<f64>() * 10.0
+    };
+    let partial = "kubeproxy_sync_partial_proxy_rules_duration_seconds";
+    let waited = std::time::Instant::now();
+    while metric("kubeproxy_sync_full_proxy_rules_duration_seconds_count") < 1.0 {
+        assert!(waited.elapsed() < Duration::from_secs(900), "{}", cluster.log());
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let full = metric("kubeproxy_sync_full_proxy_rules_duration_seconds_sum");
+    println!("{mode}: first write {full:.2} s, CPU since the start {:.1} s", cpu() / 1000.0);
+    let (cpu_before, count_before, sum_before) =
+        (cpu(), metric(&format!("{partial}_count")), metric(&format!("{partial}_sum")));
+    for round in 0..20 {
+        let mut slice = big_slice(7, endpoints - round % 2);
+        slice["metadata"]["resourceVersion"] = (round + 2).to_string().into();
+        cluster.api.slices.send(slice).expect("it watches");
+        eventually("the change", || {
+            if metric(&format!("{partial}_count")) > count_before + f64::from(round) {
+                Ok(())
+            } else {
+                Err("not yet".to_owned())
+            }
+        });
+    }
+    let count = metric(&format!("{partial}_count")) - count_before;
+    let wall = (metric(&format!("{partial}_sum")) - sum_before) / count * 1000.0;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let resident: Vec<&str> = status.lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("RssAnon")).collect();
+    println!(
+        "{mode}: one endpoint {wall:.1} ms, CPU {:.1} ms; {count} changes, {resident:?}",
+        (cpu() - cpu_before) / count
+    );
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn scale_iptables() {
+    scale("iptables");
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn scale_nftables() {
+    scale("nftables");
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn scale_ipvs() {
+    scale("ipvs");
 }
 
 /// The same daemon against the real API server and etcd, all in one namespace: what it is allowed to see and how it is told.

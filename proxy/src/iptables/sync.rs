@@ -21,21 +21,57 @@ pub fn partial(old: &Ruleset, new: &Ruleset) -> String {
     script
 }
 
+/// `iptables-nft-restore` takes a time that grows with the square of the rules that it is given at once.
+const BATCH_RULES: usize = 2000;
+
+/// Chains of Services in the order in which one leads to the next only if that was written before.
+const ORDER: [&str; 6] = ["KUBE-MARK-MASQ", "KUBE-SEP-", "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-"];
+
 /// From whatever is in the kernel (as `iptables-save` prints it) to a state: all our chains are written, stale ones of ours
 /// removed (of whatever mode), jumps put at the head of the built-in chains where they are missing, stale jumps deleted.
 /// The empty state leaves nothing of ours.
-pub fn full(saved: &str, new: &Ruleset) -> String {
+///
+/// It is one script unless `batched`; then those before the last write chains that nothing new leads to yet.
+pub fn full(saved: &str, new: &Ruleset, batched: bool) -> Vec<String> {
+    let mut scripts = Vec::new();
+    if batched && new.nat.len() > BATCH_RULES {
+        write_batches(&mut scripts, &new.nat);
+    }
+    let first = scripts.is_empty();
     let mut script = String::new();
     for (name, table) in new.tables() {
-        write_full(&mut script, name, &table_lines(saved, name), table);
+        let written = |chain: &str| !first && name == "nat" && ORDER.iter().any(|prefix| chain.starts_with(prefix));
+        write_full(&mut script, name, &table_lines(saved, name), table, |chain| !written(chain));
     }
     if new.nat.chains.is_empty() {
-        write_full(&mut script, "mangle", &table_lines(saved, "mangle"), &Table::default());
+        write_full(&mut script, "mangle", &table_lines(saved, "mangle"), &Table::default(), |_| true);
     }
-    script
+    scripts.push(script);
+    scripts
 }
 
-fn write_full(script: &mut String, name: &str, lines: &[&str], table: &Table) {
+fn write_batches(scripts: &mut Vec<String>, nat: &Table) {
+    let mut batch = Table::default();
+    let chains = ORDER.iter().flat_map(|prefix| nat.chains.iter().filter(move |(chain, _)| chain.starts_with(prefix)));
+    let mut flush = |batch: &mut Table| {
+        let mut script = String::new();
+        write_table(&mut script, "nat", batch, |_, _| true, &BTreeSet::new(), &[]);
+        batch.chains.clear();
+        scripts.push(script);
+    };
+    let mut count = 0;
+    for (chain, rules) in chains {
+        count += rules.len();
+        batch.chains.insert(chain.clone(), rules.clone());
+        if count >= BATCH_RULES {
+            flush(&mut batch);
+            count = 0;
+        }
+    }
+    flush(&mut batch);
+}
+
+fn write_full(script: &mut String, name: &str, lines: &[&str], table: &Table, changed: impl Fn(&str) -> bool) {
     let wanted = |chain: &str| table.chains.contains_key(chain) || (chain == CANARY && !table.chains.is_empty());
     let gone: BTreeSet<&str> = lines
         .iter()
@@ -53,7 +89,7 @@ fn write_full(script: &mut String, name: &str, lines: &[&str], table: &Table) {
     }
     let missing = table.jumps.iter().filter(|jump| !found.contains(&(jump.from, jump.to)));
     jumps.extend(missing.map(|jump| format!("-I {} 1 {}", jump.from, jump.rule())));
-    write_table(script, name, table, |_, _| true, &gone, &jumps);
+    write_table(script, name, table, |chain, _| changed(chain), &gone, &jumps);
 }
 
 /// The lines of one table of a dump.

@@ -37,7 +37,12 @@ impl Tables {
             let canaries: String = TABLES.iter().map(|t| format!("*{t}\n:{CANARY} - [0:0]\nCOMMIT\n")).collect();
             self.restore(&canaries).await?;
         }
-        self.restore(&sync::full(&saved, rules)).await
+        // the legacy variant copies the whole table each time
+        let batched = run(&self.program("-restore"), &["--version"], "").await?.contains("nf_tables");
+        for script in sync::full(&saved, rules, batched) {
+            self.restore(&script).await?;
+        }
+        Ok(())
     }
 
     /// Whether what was written is still there.

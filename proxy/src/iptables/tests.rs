@@ -26,7 +26,7 @@ fn text(rules: &Ruleset) -> String {
 
 #[test]
 fn the_frame_is_upstreams() {
-    insta::assert_snapshot!(sync::full("", &rules_of(&[])));
+    insta::assert_snapshot!(sync::full("", &rules_of(&[]), true).concat());
 }
 
 #[test]
@@ -121,10 +121,32 @@ fn differences_lead_where_a_full_write_would() {
 }
 
 #[test]
+fn many_rules_are_written_in_batches_that_need_nothing_later() {
+    let mut objects = Vec::new();
+    for at in 0..400 {
+        let (name, ip) = (format!("s{at}"), format!("172.30.{}.{}", at / 200, at % 200));
+        objects.push(service(&name, json!({"ip": ip, "type": "NodePort", "nodePort": 30000 + at})));
+        objects.push(slice(&name, &[("10.180.0.1", "here"), ("10.180.0.2", "there")]));
+    }
+    let rules = rules_of(&objects);
+    let scripts = sync::full("", &rules, true);
+    assert!(scripts.len() > 1);
+    let (mut made, mut reached) = (std::collections::BTreeSet::new(), Ruleset::default());
+    for script in &scripts {
+        made.extend(script.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next()));
+        let targets = script.lines().filter_map(|line| line.rsplit_once("-j ").map(|(_, to)| to));
+        assert!(targets.filter(|to| to.starts_with("KUBE-")).all(|to| made.contains(to)));
+        reached = play(&reached, script);
+    }
+    assert_eq!(reached.nat.chains, rules.nat.chains);
+    assert_eq!(sync::full("", &rules, false).len(), 1);
+}
+
+#[test]
 fn a_full_sync_removes_what_is_stale_and_keeps_other_peoples_rules() {
     let saved = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SVC-OLD - [0:0]\n:MINE - [0:0]\n\
         -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n";
-    let script = sync::full(saved, &rules_of(&[]));
+    let script = sync::full(saved, &rules_of(&[]), true).concat();
     assert!(script.contains("-X KUBE-SVC-OLD\n") && !script.contains("MINE"));
     assert!(!script.contains("-I PREROUTING 1") && script.contains("-I POSTROUTING 1"));
 }
@@ -137,8 +159,8 @@ fn the_empty_state_leaves_other_peoples_rules_and_jumps_of_other_modes_go() {
     let script = "*filter\n:KUBE-FORWARD - [0:0]\n\
         -D FORWARD -m comment --comment \"kubernetes forwarding rules\" -j KUBE-FORWARD\n-D MINE -j KUBE-FORWARD\n\
         -X KUBE-FORWARD\nCOMMIT\n*mangle\n:KUBE-PROXY-CANARY - [0:0]\n-X KUBE-PROXY-CANARY\nCOMMIT\n";
-    assert_eq!(sync::full(saved, &Ruleset::default()), script);
+    assert_eq!(sync::full(saved, &Ruleset::default(), true).concat(), script);
     let ipvs = "*filter\n:KUBE-PROXY-FIREWALL - [0:0]\n-A OUTPUT -j KUBE-PROXY-FIREWALL\nCOMMIT\n";
     let rules = crate::ipvs::rules::rules(&settings(), &Default::default(), &Default::default());
-    assert!(sync::full(ipvs, &rules).contains("-D OUTPUT -j KUBE-PROXY-FIREWALL\n"));
+    assert!(sync::full(ipvs, &rules, true).concat().contains("-D OUTPUT -j KUBE-PROXY-FIREWALL\n"));
 }

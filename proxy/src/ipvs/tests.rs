@@ -30,7 +30,7 @@ fn one_service_of_each_sort() {
 fn the_rules_are_upstreams() {
     let all: BTreeSet<Set> = Set::ALL.iter().copied().collect();
     let server = Server { protocol: Protocol::Tcp, address: "1.2.3.4:80".parse().unwrap() };
-    let script = crate::iptables::sync::full("", &rules(&settings(), &all, &BTreeSet::from([server])));
+    let script = crate::iptables::sync::full("", &rules(&settings(), &all, &BTreeSet::from([server])), true).concat();
     insta::assert_snapshot!(script);
 }
 
