@@ -10,20 +10,20 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 /// A resource by group and plural name (core group: empty).
-pub type ResourceName = (&'static str, &'static str);
+pub type ResourceName<'n> = (&'n str, &'n str);
 
 /// Read access to the cluster's objects.
 pub trait Objects: Send + Sync {
     /// The cached object, or `None`.
-    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Arc<Value>>;
+    fn get(&self, resource: ResourceName<'_>, namespace: &str, name: &str) -> Option<Arc<Value>>;
 
     /// All cached objects of a namespace, or of the whole cluster when `namespace` is empty.
-    fn list(&self, resource: ResourceName, namespace: &str) -> Vec<Arc<Value>>;
+    fn list(&self, resource: ResourceName<'_>, namespace: &str) -> Vec<Arc<Value>>;
 
     /// The object as storage has it now.
     fn get_live<'a>(
         &'a self,
-        resource: ResourceName,
+        resource: ResourceName<'a>,
         namespace: &'a str,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>>;
@@ -35,7 +35,7 @@ pub trait Objects: Send + Sync {
 /// Storage cannot be read.
 pub async fn find(
     objects: &dyn Objects,
-    resource: ResourceName,
+    resource: ResourceName<'_>,
     namespace: &str,
     name: &str,
 ) -> Result<Option<Arc<Value>>, Status> {
@@ -53,31 +53,35 @@ pub(crate) mod fake {
 
     /// A cluster made of a literal.
     #[derive(Default)]
-    pub(crate) struct Fake(BTreeMap<(&'static str, &'static str, String, String), Arc<Value>>);
+    pub(crate) struct Fake(BTreeMap<[String; 4], Arc<Value>>);
+
+    fn key((group, plural): ResourceName<'_>, namespace: &str, name: &str) -> [String; 4] {
+        [group, plural, namespace, name].map(str::to_owned)
+    }
 
     impl Fake {
-        pub(crate) fn with(mut self, resource: ResourceName, object: Value) -> Self {
-            let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-            self.0.insert((resource.0, resource.1, text("namespace"), text("name")), Arc::new(object));
+        pub(crate) fn with(mut self, resource: ResourceName<'_>, object: Value) -> Self {
+            let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+            self.0.insert(key(resource, text("namespace"), text("name")), Arc::new(object));
             self
         }
     }
 
     impl Objects for Fake {
-        fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Arc<Value>> {
-            self.0.get(&(resource.0, resource.1, namespace.to_owned(), name.to_owned())).cloned()
+        fn get(&self, resource: ResourceName<'_>, namespace: &str, name: &str) -> Option<Arc<Value>> {
+            self.0.get(&key(resource, namespace, name)).cloned()
         }
 
-        fn list(&self, resource: ResourceName, namespace: &str) -> Vec<Arc<Value>> {
-            let wanted = |key: &(&str, &str, String, String)| {
-                (key.0, key.1) == resource && (namespace.is_empty() || key.2 == namespace)
+        fn list(&self, resource: ResourceName<'_>, namespace: &str) -> Vec<Arc<Value>> {
+            let wanted = |key: &[String; 4]| {
+                (key[0].as_str(), key[1].as_str()) == resource && (namespace.is_empty() || key[2] == namespace)
             };
             self.0.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| Arc::clone(object)).collect()
         }
 
         fn get_live<'a>(
             &'a self,
-            resource: ResourceName,
+            resource: ResourceName<'a>,
             namespace: &'a str,
             name: &'a str,
         ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>> {

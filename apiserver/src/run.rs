@@ -81,7 +81,18 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let authz = Arc::new(authz::build(&config.authz)?);
     authz.follow(&registry);
     let authn = Arc::new(authn::build(&config.authn, &objects)?);
-    let parts = admission::Parts { objects: Arc::clone(&objects), authz: Arc::clone(&authz), quota: registry.clone() };
+    let feeds = Arc::new(admission::dynamic::Feeds::default());
+    feeds.follow(&registry);
+    let dynamic = Arc::new(admission::dynamic::Shared {
+        feeds,
+        objects: Arc::clone(&objects),
+        table: table.clone(),
+        authz: Arc::clone(&authz),
+        client: Arc::new(webhook::Client::new(Arc::clone(&objects))),
+        options: config.options.clone(),
+    });
+    let (objects_too, authz_too) = (Arc::clone(&objects), Arc::clone(&authz));
+    let parts = admission::Parts { objects: objects_too, authz: authz_too, quota: registry.clone(), dynamic };
     let chain = Arc::new(admission::build(&config.admission, &parts)?);
     registry.admit_through(Arc::clone(&chain));
 

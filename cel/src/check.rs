@@ -204,7 +204,6 @@ impl Checker<'_> {
     }
 
     fn structure(&mut self, pos: Pos, name: &str, fields: &mut [(String, Expr, bool)]) -> Result<Type, Fault> {
-        const PATCH: &str = "JSONPatch";
         let object = name == "Object" || name.starts_with("Object.");
         if !self.env.patches || !(object || name == PATCH) {
             return undeclared(pos, name);
@@ -304,6 +303,8 @@ impl Checker<'_> {
     }
 }
 
+/// The type of `JSONPatch{}`.
+pub(super) const PATCH: &str = "JSONPatch";
 /// The type of every `Object…{}`.
 pub(super) const OBJECT: &str = "Object";
 

@@ -90,6 +90,21 @@ impl Type {
         Self::Opaque(super::functions::authorizer::RESOURCE)
     }
 
+    /// An amount.
+    pub fn quantity() -> Self {
+        Self::Opaque(super::functions::QUANTITY)
+    }
+
+    /// `JSONPatch{…}`
+    pub fn json_patch() -> Self {
+        Self::Opaque(super::check::PATCH)
+    }
+
+    /// `Object{…}`
+    pub fn apply_configuration() -> Self {
+        Self::Opaque(super::check::OBJECT)
+    }
+
     /// These or nothing.
     pub fn optional(self) -> Self {
         Self::Optional(Arc::new(self))

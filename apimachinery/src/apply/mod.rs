@@ -306,6 +306,21 @@ pub fn apply(ty: &Type, live: Option<&Value>, config: &Value, force: bool, write
     Ok(merged)
 }
 
+/// Lays a configuration over an object without recording who owns what, as mutating admission policies do.
+///
+/// # Errors
+/// It does not fit the type, or would replace a list, map or struct that is only ever replaced whole.
+pub fn overlay(ty: &Type, live: &Value, config: &Value) -> Result<Value, String> {
+    let shape = Shape::Struct(ty);
+    if let Some(why) = walk::misfit(shape, config) {
+        return Err(format!("failed to convert patch object to typed object: {why}"));
+    }
+    if let Some(path) = walk::atomic(shape, config) {
+        return Err(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {path}"));
+    }
+    Ok(walk::merge(shape, Some(live), Some(config)))
+}
+
 /// Removes what the manager applied before and no longer does, unless another manager owns it.
 fn prune(shape: Shape<'_>, merged: &Value, last: &FieldSet, own: &Entry, others: &[Entry]) -> Value {
     let named = |set: &FieldSet| walk::with_named_fields(shape, set);

@@ -402,3 +402,23 @@ pub fn misfit(shape: Shape<'_>, value: &Value) -> Option<String> {
         _ => None,
     }
 }
+
+/// The path of a list, map or struct in the value that is one field by its schema.
+pub fn atomic(shape: Shape<'_>, value: &Value) -> Option<String> {
+    match (shape, value) {
+        // What has no schema of its own may be set whole.
+        (Shape::Struct(ty), Value::Object(map)) => map.iter().find_map(|(key, item)| {
+            let kind = ty.field(key).map(|field| &field.slot.kind)?;
+            let typed = matches!(kind, Kind::Ref(_) | Kind::Map(_) | Kind::List(_));
+            let leaf = matches!(shape.member(key), Shape::Leaf) && typed && (item.is_object() || item.is_array());
+            if leaf { Some(format!(".{key}")) } else { atomic(shape.member(key), item).map(|at| format!(".{key}{at}")) }
+        }),
+        (Shape::Map(_), Value::Object(map)) => {
+            map.iter().find_map(|(key, item)| atomic(shape.member(key), item).map(|at| format!(".{key}{at}")))
+        }
+        (Shape::Set(_) | Shape::Keyed(..), Value::Array(items)) => {
+            items.iter().enumerate().find_map(|(i, item)| atomic(shape.element(), item).map(|at| format!("[{i}]{at}")))
+        }
+        _ => None,
+    }
+}

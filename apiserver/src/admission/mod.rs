@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod classes;
+pub mod dynamic;
 mod escalation;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
@@ -113,6 +114,16 @@ pub trait Plugin: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// The same, for plugins to which it matters which run over the object this is.
+    fn mutate<'a>(
+        &'a self,
+        request: &'a Request<'_>,
+        object: Option<&'a mut Value>,
+        _round: &'a dynamic::Round,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        self.admit(request, object)
+    }
+
     /// May refuse the object as it will be stored (`None` on delete).
     fn validate<'a>(
         &'a self,
@@ -178,10 +189,10 @@ const PLUGINS: &[(&str, State)] = &[
     ("NodeDeclaredFeatureValidator", State::MissingOn),
     ("JobValidation", State::MissingOn),
     ("PodResizeValidator", State::MissingOn),
-    ("MutatingAdmissionPolicy", State::MissingOn),
-    ("MutatingAdmissionWebhook", State::MissingOn),
-    ("ValidatingAdmissionPolicy", State::MissingOn),
-    ("ValidatingAdmissionWebhook", State::MissingOn),
+    ("MutatingAdmissionPolicy", State::On),
+    ("MutatingAdmissionWebhook", State::On),
+    ("ValidatingAdmissionPolicy", State::On),
+    ("ValidatingAdmissionWebhook", State::On),
     ("ResourceQuota", State::On),
     ("AlwaysDeny", State::Off),
 ];
@@ -271,6 +282,8 @@ pub struct Parts {
     pub authz: Arc<authz::Union>,
     /// Writes quota usage.
     pub quota: Arc<dyn quota::UsageStore>,
+    /// For what the cluster configures itself.
+    pub dynamic: Arc<dynamic::Shared>,
 }
 
 /// The plugins in order.
@@ -316,20 +329,32 @@ fn plugin(name: &'static str, config: &AdmissionConfig, parts: &Parts) -> Option
         "DefaultIngressClass" => Box::new(classes::DefaultIngressClass(objects())),
         "DenyServiceExternalIPs" => Box::new(classes::DenyServiceExternalIps),
         "PodTopologyLabels" => Box::new(topology::PodTopologyLabels(objects())),
+        "MutatingAdmissionPolicy" => Box::new(dynamic::MutatingPolicies(Arc::clone(&parts.dynamic))),
+        "MutatingAdmissionWebhook" => webhooks(parts, true),
+        "ValidatingAdmissionPolicy" => Box::new(dynamic::ValidatingPolicies(Arc::clone(&parts.dynamic))),
+        "ValidatingAdmissionWebhook" => webhooks(parts, false),
         "ResourceQuota" => Box::new(quota::ResourceQuota::new(objects(), Arc::clone(&parts.quota))),
         "AlwaysDeny" => Box::new(classes::AlwaysDeny),
         _ => return None,
     })
 }
 
+fn webhooks(parts: &Parts, mutating: bool) -> Box<dynamic::Webhooks> {
+    Box::new(dynamic::Webhooks { shared: Arc::clone(&parts.dynamic), mutating })
+}
+
 impl Chain {
-    /// Runs the mutating plugins on the object (`None` on delete).
+    /// Runs the mutating plugins on the object (`None` on delete), twice when what the cluster configures itself changed it.
     ///
     /// # Errors
     /// The first refusal.
     pub async fn admit(&self, request: &Request<'_>, mut object: Option<&mut Value>) -> Result<(), Status> {
-        for plugin in self.plugins.iter().filter(|plugin| plugin.handles(request)) {
-            plugin.admit(request, object.as_deref_mut()).await?;
+        let mut next = Some(dynamic::Round::default());
+        while let Some(round) = next {
+            for plugin in self.plugins.iter().filter(|plugin| plugin.handles(request)) {
+                plugin.mutate(request, object.as_deref_mut(), &round).await?;
+            }
+            next = round.second();
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! PodTopologyLabels: a pod that is bound to a node gets the node's zone and region as labels. Binding shows admission
-//! the pod as it becomes.
+//! PodTopologyLabels: a pod that is bound to a node, and the binding that does it, get the node's zone and region as
+//! labels; what binds takes those of the binding over.
 
 use std::sync::Arc;
 
@@ -21,13 +21,14 @@ impl Plugin for PodTopologyLabels {
     }
 
     fn handles(&self, request: &Request<'_>) -> bool {
-        (request.operation == Operation::Create && request.is("", "pods", "")) || request.is("", "pods", "binding")
+        let bindings = request.is("", "pods", "binding") || request.is("", "bindings", "");
+        request.operation == Operation::Create && (request.is("", "pods", "") || bindings)
     }
 
     fn admit<'a>(&'a self, _: &'a Request<'_>, object: Option<&'a mut Value>) -> BoxFuture<'a, Result<(), Status>> {
         let Some(object) = object else { return done(Ok(())) };
-        let node = &object["spec"]["nodeName"];
-        let Some(node) = node.as_str().filter(|node| !node.is_empty()) else { return done(Ok(())) };
+        let bound = if object["target"].is_object() { &object["target"]["name"] } else { &object["spec"]["nodeName"] };
+        let Some(node) = bound.as_str().filter(|node| !node.is_empty()) else { return done(Ok(())) };
         let Some(node) = self.0.get(("", "nodes"), "", node) else { return done(Ok(())) };
         let found: Vec<(&str, &str)> =
             LABELS.iter().filter_map(|label| Some((*label, node["metadata"]["labels"][*label].as_str()?))).collect();

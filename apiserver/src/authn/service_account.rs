@@ -124,7 +124,7 @@ impl ServiceAccounts {
 
     async fn alive(
         &self,
-        resource: ResourceName,
+        resource: ResourceName<'_>,
         namespace: &str,
         bound: &BoundObject,
         now: i64,

@@ -39,20 +39,20 @@ const MAX_WRITES_AT_ONCE: usize = 16;
 /// Writing objects as the server itself.
 pub trait Store: Send + Sync {
     /// The object, from the cache.
-    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Value>;
+    fn get(&self, resource: ResourceName<'static>, namespace: &str, name: &str) -> Option<Value>;
     /// Makes a new object; the answer is the object as it is stored.
-    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<Value, Status>>;
+    fn create(&self, resource: ResourceName<'static>, object: Value) -> BoxFuture<'_, Result<Value, Status>>;
     /// Replaces an object (with its resourceVersion), or a subresource of it.
     fn update(
         &self,
-        resource: ResourceName,
+        resource: ResourceName<'static>,
         subresource: &'static str,
         object: Value,
     ) -> BoxFuture<'_, Result<(), Status>>;
     /// Removes an object.
     fn delete<'a>(
         &'a self,
-        resource: ResourceName,
+        resource: ResourceName<'static>,
         namespace: &'a str,
         name: &'a str,
     ) -> BoxFuture<'a, Result<(), Status>>;
@@ -74,7 +74,7 @@ fn keep(_: &Value, _: &Value) -> Step {
 }
 
 /// Defaults in the order in which they are made, with how existing ones are brought up to date.
-fn defaults() -> [(ResourceName, &'static [Value], Reconcile); 8] {
+fn defaults() -> [(ResourceName<'static>, &'static [Value], Reconcile); 8] {
     [
         ((RBAC, "clusterroles"), policy::cluster_roles(), policy::reconcile_role),
         ((RBAC, "clusterrolebindings"), policy::cluster_role_bindings(), policy::reconcile_binding),
@@ -88,7 +88,7 @@ fn defaults() -> [(ResourceName, &'static [Value], Reconcile); 8] {
 }
 
 /// Somebody else made it first: as good.
-async fn create(store: &dyn Store, resource: ResourceName, object: Value) -> Result<Option<Value>, Status> {
+async fn create(store: &dyn Store, resource: ResourceName<'static>, object: Value) -> Result<Option<Value>, Status> {
     match store.create(resource, object).await {
         Ok(made) => Ok(Some(made)),
         Err(status) if status.reason == "AlreadyExists" => Ok(None),
@@ -98,7 +98,7 @@ async fn create(store: &dyn Store, resource: ResourceName, object: Value) -> Res
 
 async fn ensure(
     store: &dyn Store,
-    resource: ResourceName,
+    resource: ResourceName<'static>,
     default: &Value,
     reconcile: Reconcile,
 ) -> Result<(), Status> {
@@ -129,7 +129,7 @@ fn without_status(default: &Value) -> Value {
 /// Kinds ignore `status` on create; the conditions that stand there by default are written after, where there are none.
 async fn set_status(
     store: &dyn Store,
-    resource: ResourceName,
+    resource: ResourceName<'static>,
     default: &Value,
     object: Option<Value>,
 ) -> Result<(), Status> {
@@ -147,7 +147,7 @@ async fn set_status(
     store.update(resource, "status", object).await
 }
 
-fn message(resource: ResourceName) -> &'static str {
+fn message(resource: ResourceName<'static>) -> &'static str {
     match resource.1 {
         "apiservices" => "Local APIServices are always available",
         "flowschemas" => "This FlowSchema references the PriorityLevelConfiguration object that exists",
@@ -199,7 +199,12 @@ async fn make_service_range(store: &dyn Store, facts: &Facts) -> Result<(), Stat
     ensure(store, ("networking.k8s.io", "servicecidrs"), &default, keep).await
 }
 
-async fn adopt(store: &dyn Store, resource: ResourceName, wanted: &Value, fields: &[&str]) -> Result<(), Status> {
+async fn adopt(
+    store: &dyn Store,
+    resource: ResourceName<'static>,
+    wanted: &Value,
+    fields: &[&str],
+) -> Result<(), Status> {
     use apimachinery::meta;
     match store.get(resource, meta::namespace(wanted), meta::name(wanted)) {
         None => create(store, resource, wanted.clone()).await.map(|_| ()),

@@ -50,7 +50,7 @@ impl RegistryStore {
         Self { registry, etcd, leases, prefix }
     }
 
-    fn resolve(&self, (group, plural): ResourceName) -> Result<Resolved, Status> {
+    fn resolve(&self, (group, plural): ResourceName<'static>) -> Result<Resolved, Status> {
         let table = self.registry.table().load();
         let resource = table.by_plural(group, plural);
         let resource = resource.ok_or_else(|| Status::not_found(&GroupResource::new(group, plural), ""))?;
@@ -59,11 +59,11 @@ impl RegistryStore {
 }
 
 impl Store for RegistryStore {
-    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Value> {
+    fn get(&self, resource: ResourceName<'static>, namespace: &str, name: &str) -> Option<Value> {
         Objects::get(&*self.registry, resource, namespace, name).map(Arc::unwrap_or_clone)
     }
 
-    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
+    fn create(&self, resource: ResourceName<'static>, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
         Box::pin(async move {
             let resolved = self.resolve(resource)?;
             let namespace = meta::namespace(&object).to_owned();
@@ -73,7 +73,7 @@ impl Store for RegistryStore {
 
     fn update(
         &self,
-        resource: ResourceName,
+        resource: ResourceName<'static>,
         subresource: &'static str,
         object: Value,
     ) -> BoxFuture<'_, Result<(), Status>> {
@@ -87,7 +87,7 @@ impl Store for RegistryStore {
 
     fn delete<'a>(
         &'a self,
-        resource: ResourceName,
+        resource: ResourceName<'static>,
         namespace: &'a str,
         name: &'a str,
     ) -> BoxFuture<'a, Result<(), Status>> {

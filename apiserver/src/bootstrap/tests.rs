@@ -17,7 +17,7 @@ struct Memory {
     writes: Mutex<usize>,
 }
 
-fn key(resource: ResourceName, object: &Value) -> Key {
+fn key(resource: ResourceName<'static>, object: &Value) -> Key {
     (resource.0, resource.1, meta::namespace(object).to_owned(), meta::name(object).to_owned())
 }
 
@@ -29,11 +29,11 @@ impl Memory {
 }
 
 impl Store for Memory {
-    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Value> {
+    fn get(&self, resource: ResourceName<'static>, namespace: &str, name: &str) -> Option<Value> {
         self.objects.lock().unwrap().get(&(resource.0, resource.1, namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    fn create(&self, resource: ResourceName, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
+    fn create(&self, resource: ResourceName<'static>, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
         Box::pin(async move {
             let key = key(resource, &object);
             if self.objects.lock().unwrap().contains_key(&key) {
@@ -44,7 +44,12 @@ impl Store for Memory {
         })
     }
 
-    fn update(&self, resource: ResourceName, _: &'static str, object: Value) -> BoxFuture<'_, Result<(), Status>> {
+    fn update(
+        &self,
+        resource: ResourceName<'static>,
+        _: &'static str,
+        object: Value,
+    ) -> BoxFuture<'_, Result<(), Status>> {
         Box::pin(async move {
             self.write(key(resource, &object), object);
             Ok(())
@@ -53,7 +58,7 @@ impl Store for Memory {
 
     fn delete<'a>(
         &'a self,
-        resource: ResourceName,
+        resource: ResourceName<'static>,
         namespace: &'a str,
         name: &'a str,
     ) -> BoxFuture<'a, Result<(), Status>> {

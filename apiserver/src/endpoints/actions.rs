@@ -9,8 +9,9 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::eviction::evict;
+use crate::admission;
 use crate::http::request::{RequestContext, RequestInfo};
-use crate::registry::{Registry, Target, UpdateOptions};
+use crate::registry::{Admission, Registry, Target, UpdateOptions};
 use crate::resources::Resource;
 
 /// Carries an action out.
@@ -38,16 +39,29 @@ fn success(code: u16) -> Value {
 }
 
 /// Puts a pod on a node, once. Follows upstream's `assignPod`.
-async fn bind(registry: &Arc<Registry>, ctx: &RequestContext, binding: Value) -> Result<Value, Status> {
+async fn bind(registry: &Arc<Registry>, ctx: &RequestContext, mut binding: Value) -> Result<Value, Status> {
     let pods = GroupResource::new("", "pods");
-    let name = if ctx.info.subresource.is_empty() { meta::name(&binding) } else { ctx.info.name.as_str() };
+    let name = if ctx.info.subresource.is_empty() { meta::name(&binding) } else { ctx.info.name.as_str() }.to_owned();
+    let name = name.as_str();
     let given = meta::name(&binding);
     if !given.is_empty() && given != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
+    let request = admission::Request {
+        ctx,
+        operation: admission::Operation::Create,
+        group: "",
+        resource: &ctx.info.resource,
+        subresource: &ctx.info.subresource,
+        namespace: &ctx.info.namespace,
+        name,
+        old: None,
+    };
+    registry.chain()?.admit(&request, Some(&mut binding)).await?;
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     let kind = binding["target"]["kind"].as_str().unwrap_or_default();
     check_target(node, kind)?;
+    registry.chain()?.validate(&request, Some(&binding)).await?;
     let table = registry.table().load();
     let resource = table.by_plural("", "pods").ok_or_else(Status::no_such_path)?;
     let version = resource.version("v1").ok_or_else(Status::no_such_path)?;
@@ -77,7 +91,8 @@ async fn bind(registry: &Arc<Registry>, ctx: &RequestContext, binding: Value) ->
         }
         Ok(assigned(now, &binding, node, ctx))
     };
-    registry.update(&target, &change, UpdateOptions::default()).await?;
+    let options = UpdateOptions { admission: Admission::Done, ..UpdateOptions::default() };
+    registry.update(&target, &change, options).await?;
     Ok(success(201))
 }
 

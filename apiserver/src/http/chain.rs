@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::health::Health;
 use super::limits::{InFlight, is_long_running};
 use super::metrics::RequestMetrics;
-use super::request::{Query, RequestContext, RequestInfo, UserInfo, Warnings, percent_decode};
+use super::request::{Annotations, Query, RequestContext, RequestInfo, UserInfo, Warnings, percent_decode};
 use super::respond;
 use crate::authn::{Authenticator, impersonation};
 use crate::authz::{self, Attributes};
@@ -58,6 +58,7 @@ impl Chain {
             user: Arc::default(),
             info: Arc::clone(&info),
             warnings: warnings.clone(),
+            annotations: Annotations::default(),
             now: Timestamp::now(),
             dry_run,
             audit_id: audit_id.clone(),

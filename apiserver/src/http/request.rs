@@ -236,6 +236,22 @@ impl Warnings {
     }
 }
 
+/// Notes for the audit log: `key` by `value`. Clones share one list.
+#[derive(Clone, Debug, Default)]
+pub struct Annotations(Arc<Mutex<BTreeMap<String, String>>>);
+
+impl Annotations {
+    /// Adds a note; the first of a key stays.
+    pub fn add(&self, key: impl Into<String>, value: impl Into<String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key.into()).or_insert_with(|| value.into());
+    }
+
+    /// What was noted so far.
+    pub fn list(&self) -> BTreeMap<String, String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Everything a layer below HTTP may know of the request.
 #[derive(Clone, Debug, Default)]
 pub struct RequestContext {
@@ -245,6 +261,8 @@ pub struct RequestContext {
     pub info: Arc<RequestInfo>,
     /// For the client.
     pub warnings: Warnings,
+    /// For the audit log.
+    pub annotations: Annotations,
     /// When the request arrived.
     pub now: Timestamp,
     /// Nothing may be stored.

@@ -155,6 +155,10 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Listing, Status> {
         options.validate()?;
+        // Once for the collection, and then for each object of it.
+        let request = target.admission(Operation::Delete, None);
+        self.chain()?.admit(&request, None).await?;
+        self.chain()?.validate(&request, None).await?;
         let revision = self.clock.catch_up().await?;
         let snapshot = self.cache(target.resource)?.snapshot(revision);
         let prefix = if target.namespace.is_empty() { String::new() } else { format!("{}/", target.namespace) };

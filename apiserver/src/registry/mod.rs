@@ -48,7 +48,8 @@ pub use caches::caches;
 pub use delete::Deleted;
 pub use deletion::DeleteOptions;
 pub use list::{Listing, ReadOptions};
-pub use update::UpdateOptions;
+pub use scale::ScaleView;
+pub use update::{Admission, UpdateOptions};
 pub use watch::{Watch, WatchOptions};
 
 /// What a request is about, resolved.

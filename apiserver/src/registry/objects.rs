@@ -18,13 +18,13 @@ fn key(namespace: &str, name: &str) -> String {
 }
 
 impl Registry {
-    fn cache_of(&self, (group, plural): ResourceName) -> Option<Arc<ResourceCache>> {
+    fn cache_of(&self, (group, plural): ResourceName<'_>) -> Option<Arc<ResourceCache>> {
         let table = self.table.load();
         self.cache(table.by_plural(group, plural)?).ok()
     }
 
     /// Calls `subscriber` for every present object of a resource and then for every event, in order.
-    pub fn subscribe(&self, resource: ResourceName, subscriber: Subscriber) {
+    pub fn subscribe(&self, resource: ResourceName<'_>, subscriber: Subscriber) {
         if let Some(cache) = self.cache_of(resource) {
             cache.subscribe(subscriber);
         }
@@ -32,12 +32,12 @@ impl Registry {
 }
 
 impl Objects for Registry {
-    fn get(&self, resource: ResourceName, namespace: &str, name: &str) -> Option<Arc<Value>> {
+    fn get(&self, resource: ResourceName<'_>, namespace: &str, name: &str) -> Option<Arc<Value>> {
         let entry = self.cache_of(resource)?.get(&key(namespace, name))?;
         Some(entry.shared_value())
     }
 
-    fn list(&self, resource: ResourceName, namespace: &str) -> Vec<Arc<Value>> {
+    fn list(&self, resource: ResourceName<'_>, namespace: &str) -> Vec<Arc<Value>> {
         let Some(cache) = self.cache_of(resource) else { return Vec::new() };
         let snapshot = cache.snapshot(0);
         let prefix = if namespace.is_empty() { String::new() } else { format!("{namespace}/") };
@@ -48,7 +48,7 @@ impl Objects for Registry {
 
     fn get_live<'a>(
         &'a self,
-        resource: ResourceName,
+        resource: ResourceName<'a>,
         namespace: &'a str,
         name: &'a str,
     ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>> {

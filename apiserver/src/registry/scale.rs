@@ -8,17 +8,18 @@ use apimachinery::selector::LabelSelector;
 use apimachinery::status::Status;
 use serde_json::{Value, json};
 
-use super::{Change, Object, Registry, Target, UpdateOptions};
+use super::{Admission, Change, Object, Registry, Target, UpdateOptions};
 use crate::extension::ScalePaths;
 
 /// Where a kind keeps what a Scale shows.
-pub(super) struct ScaleView {
+#[derive(Debug)]
+pub struct ScaleView {
     paths: ScalePaths,
     selector: Selector,
 }
 
 /// How a kind writes its selector.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Selector {
     /// A plain map.
     Plain,
@@ -47,7 +48,7 @@ impl ScaleView {
     }
 
     /// The Scale of an object.
-    fn show(&self, object: &Value) -> Value {
+    pub(super) fn show(&self, object: &Value) -> Value {
         let mut metadata = serde_json::Map::new();
         for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
             if let Some(value) = object["metadata"].get(field) {
@@ -68,7 +69,7 @@ impl ScaleView {
     }
 
     /// The object with the Scale's replicas.
-    fn take_over(&self, object: &Value, scale: &Value) -> Value {
+    pub(super) fn take_over(&self, object: &Value, scale: &Value) -> Value {
         let mut object = object.clone();
         let mut place = &mut object;
         for name in self.paths.spec.split('.') {
@@ -155,9 +156,8 @@ impl Registry {
             }
             Ok(view.take_over(now, &wanted))
         };
-        let (object, _) =
-            Box::pin(self.update(&parent, &through, UpdateOptions { scaled: true, ..UpdateOptions::default() }))
-                .await?;
+        let options = UpdateOptions { admission: Admission::Scale(view), ..UpdateOptions::default() };
+        let (object, _) = Box::pin(self.update(&parent, &through, options)).await?;
         Ok(Object::of(&view.show(&object.value())))
     }
 }

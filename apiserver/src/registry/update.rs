@@ -11,6 +11,7 @@ use apimachinery::validation;
 use serde_json::Value;
 
 use super::create::settle_namespace;
+use super::scale::ScaleView;
 use super::{Change, Current, Object, Registry, Target, canonicalize, metadata, ownership, written};
 use crate::admission::Operation;
 use crate::resources::Rollback;
@@ -24,11 +25,23 @@ const MODIFIED: &str = "the object has been modified; please apply your changes 
 
 /// How an update may go beyond its facts.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct UpdateOptions {
+pub struct UpdateOptions<'v> {
     /// The change is a server-side apply: it creates an absent object, and has itself recorded who owns what.
     pub applied: bool,
-    /// The change came through a Scale, to which what it changes belongs.
-    pub scaled: bool,
+    /// What admission gets to see.
+    pub admission: Admission<'v>,
+}
+
+/// What admission gets to see of an update.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Admission<'v> {
+    /// The object.
+    #[default]
+    Object,
+    /// The object's Scale.
+    Scale(&'v ScaleView),
+    /// Nothing: it has already seen what was asked for.
+    Done,
 }
 
 /// What an update comes to.
@@ -50,7 +63,7 @@ impl Registry {
         &self,
         target: &Target<'_>,
         change: Change<'_>,
-        options: UpdateOptions,
+        options: UpdateOptions<'_>,
     ) -> Result<(Object, bool), Status> {
         if let Some(scale) = self.as_scale(target) {
             return self.update_scale(target, &scale, change).await.map(|object| (object, false));
@@ -137,7 +150,7 @@ impl Registry {
         &self,
         target: &Target<'_>,
         change: Change<'_>,
-        options: UpdateOptions,
+        options: UpdateOptions<'_>,
     ) -> Result<Object, Status> {
         let allowed = target.subresource.is_none() && target.behaviour().allow_create_on_update;
         if !allowed && !options.applied {
@@ -166,7 +179,7 @@ impl Registry {
         target: &Target<'_>,
         change: Change<'_>,
         now: &Current,
-        options: UpdateOptions,
+        options: UpdateOptions<'_>,
     ) -> Result<Plan, Status> {
         let old = &now.value;
         let served = target.served_form(old);
@@ -176,12 +189,10 @@ impl Registry {
         let hooks = self.hooks(target);
         (target.strategy().default)(&mut object, &hooks);
         if !options.applied {
-            ownership::record(target, Some(&served), &mut object, options.scaled);
+            ownership::record(target, Some(&served), &mut object, matches!(options.admission, Admission::Scale(_)));
         }
         target.to_stored_form(&mut object);
-        let chain = self.chain()?;
-        // The lives of the target and of the object differ; the request is made anew for each call.
-        chain.admit(&shorten(target, old), Some(&mut object)).await?;
+        self.admit_changed(target, &mut object, old, options.admission).await?;
         self.check_identity(target, &object, now)?;
         meta::set_resource_version(&mut object, &now.revision.to_string());
         metadata::prepare_changed(&mut object, old, target.behaviour(), target.ctx.now);
@@ -192,7 +203,7 @@ impl Registry {
             Some(allocate) => allocate(&mut object, Some(old), &hooks).await?,
             None => Rollback::none(),
         };
-        match self.check_changed(target, &object, old).await {
+        match self.check_changed(target, &object, old, options.admission).await {
             Ok(()) if object == *old && !now.stale => {
                 rollback.undo().await;
                 Ok(Plan::Keep)
@@ -206,7 +217,34 @@ impl Registry {
         }
     }
 
-    async fn check_changed(&self, target: &Target<'_>, object: &Value, old: &Value) -> Result<(), Status> {
+    async fn admit_changed(
+        &self,
+        target: &Target<'_>,
+        object: &mut Value,
+        old: &Value,
+        admission: Admission<'_>,
+    ) -> Result<(), Status> {
+        // The lives of the target and of the object differ; the request is made anew for each call.
+        match admission {
+            Admission::Done => Ok(()),
+            Admission::Object => self.chain()?.admit(&shorten(target, old), Some(object)).await,
+            Admission::Scale(view) => {
+                let (mut scale, before) = (view.show(object), view.show(old));
+                let request = crate::admission::Request { subresource: "scale", ..shorten(target, &before) };
+                self.chain()?.admit(&request, Some(&mut scale)).await?;
+                *object = view.take_over(object, &scale);
+                Ok(())
+            }
+        }
+    }
+
+    async fn check_changed(
+        &self,
+        target: &Target<'_>,
+        object: &Value,
+        old: &Value,
+        admission: Admission<'_>,
+    ) -> Result<(), Status> {
         let hooks = self.hooks(target);
         let path = Path::new("metadata");
         let namespaced = target.resource.namespaced;
@@ -219,7 +257,15 @@ impl Registry {
         for warning in (target.strategy().warnings)(object, Some(old)) {
             target.ctx.warnings.add(warning);
         }
-        self.chain()?.validate(&shorten(target, old), Some(object)).await
+        match admission {
+            Admission::Done => Ok(()),
+            Admission::Object => self.chain()?.validate(&shorten(target, old), Some(object)).await,
+            Admission::Scale(view) => {
+                let before = view.show(old);
+                let request = crate::admission::Request { subresource: "scale", ..shorten(target, &before) };
+                self.chain()?.validate(&request, Some(&view.show(object))).await
+            }
+        }
     }
 
     fn invalid(&self, target: &Target<'_>, errors: &ErrorList) -> Status {

@@ -1,6 +1,7 @@
 //! Webhook configurations, admission policies and their bindings. Follows upstream's admissionregistration validation and
-//! printers. Expressions are not compiled here.
+//! printers.
 
+use apimachinery::field::{FieldError, Path};
 use apimachinery::validation as names;
 use serde_json::{Value, json};
 
@@ -8,6 +9,8 @@ use super::check::{At, Check};
 use super::edit::{array_mut, at_mut, set_default};
 use super::printing::{UNSET, age, name, text};
 use super::{HookContext, NameRule, Strategy, meta};
+use crate::admission::dynamic;
+use cel::{CompileError, Type};
 
 const SELECTORS: [&str; 2] = ["namespaceSelector", "objectSelector"];
 
@@ -61,6 +64,7 @@ fn webhooks(check: &mut Check, object: &At, cx: &HookContext) {
         client_config(check, &hook.get("clientConfig"));
         review_versions(check, &hook.get("admissionReviewVersions"));
         match_conditions(check, &hook.get("matchConditions"));
+        compiled(check, dynamic::compile_conditions(hook.value), &format!("{}.", hook.path));
         if cx.resource.plural.starts_with("mutating") {
             check.one_of(&hook.get("reinvocationPolicy"), &["IfNeeded", "Never"]);
         }
@@ -166,6 +170,14 @@ fn alone(check: &mut Check, at: &At) {
     }
 }
 
+/// Notes expressions that do not compile.
+fn compiled(check: &mut Check, errors: Vec<(String, CompileError)>, prefix: &str) {
+    let refuse = |(path, error): (String, CompileError)| {
+        FieldError::invalid(Path::new(&format!("{prefix}{path}")), "", format!("compilation failed: {error}"))
+    };
+    check.errors.extend(errors.into_iter().map(refuse));
+}
+
 fn match_conditions(check: &mut Check, at: &At) {
     check.at_most(at, 64);
     let mut seen: Vec<&str> = Vec::new();
@@ -196,6 +208,7 @@ pub const POLICY: Strategy = Strategy {
     validate: |policy, cx| {
         let mut check = meta::checked(policy, cx);
         policy_spec(&mut check, &At::root(policy).get("spec"), cx);
+        compiled(&mut check, dynamic::compile_all(policy, &Type::Dyn), "");
         check.errors
     },
     validate_update: |policy, old, cx| {
@@ -203,6 +216,9 @@ pub const POLICY: Strategy = Strategy {
         let new = At::root(policy);
         meta::update(&mut check, &new, &At::root(old));
         policy_spec(&mut check, &new.get("spec"), cx);
+        if old["spec"] != policy["spec"] {
+            compiled(&mut check, dynamic::compile_all(policy, &Type::Dyn), "");
+        }
         check.errors
     },
     cells: Some(|policy, cx| {

@@ -1,5 +1,6 @@
 //! Dynamic resource allocation: claims, classes, slices. Follows upstream's resource.k8s.io validation and printers.
-//! Expressions are not compiled here.
+
+use std::sync::LazyLock;
 
 use apimachinery::validation as names;
 use serde_json::Value;
@@ -8,6 +9,7 @@ use super::check::{At, Check, same};
 use super::core::pod::scheduling;
 use super::printing::{age, name, text};
 use super::{NameRule, Strategy, meta};
+use cel::{Env, ObjectType, Program, Type};
 
 /// A driver's name: a DNS subdomain of at most 63 characters.
 fn driver_name(check: &mut Check, at: &At) {
@@ -20,12 +22,35 @@ fn driver_name(check: &mut Check, at: &At) {
     }
 }
 
+/// What expressions know of a device.
+static DEVICE: LazyLock<Env> = LazyLock::new(|| {
+    let device = ObjectType::of(
+        "kubernetes.DRADevice",
+        &[
+            ("driver", Type::String),
+            ("attributes", Type::Dyn.map().map()),
+            ("capacity", Type::quantity().map().map()),
+            ("allowMultipleAllocations", Type::Bool),
+        ],
+    );
+    Env::new().with("device", device)
+});
+/// Longest expression, in bytes.
+const MAX_EXPRESSION_BYTES: usize = 10 * 1024;
+
 fn selectors(check: &mut Check, at: &At) {
     check.at_most(at, 32);
     for selector in at.items() {
         let cel = selector.get("cel");
         if cel.is_set() {
-            check.present(&cel.get("expression"));
+            let expression = cel.get("expression");
+            if expression.str().len() > MAX_EXPRESSION_BYTES {
+                check.too_long(&expression, MAX_EXPRESSION_BYTES);
+            } else if check.present(&expression)
+                && let Err(error) = Program::compile_as(expression.str(), &DEVICE, &[Type::Bool])
+            {
+                check.invalid(&expression, error.to_string());
+            }
         } else {
             check.required(&cel, "");
         }

@@ -158,7 +158,7 @@ impl Opaque<'_> {
     }
 }
 
-const QUANTITY: &str = "kubernetes.Quantity";
+pub(super) const QUANTITY: &str = "kubernetes.Quantity";
 const URL: &str = "kubernetes.URL";
 const IP: &str = "net.IP";
 const CIDR: &str = "net.CIDR";
