@@ -85,60 +85,63 @@ impl Registry {
         plan: Plan,
     ) -> Result<Step, Status> {
         let key = format!("{}{key}", cache.prefix());
+        let kept = |value: &Value, revision| {
+            let object = Object::at(value, revision)?;
+            Ok(Step::Done(Deleted::Object { object, gone: false }))
+        };
         match plan {
-            Plan::Pending => Ok(Step::Done(Deleted::Object { object: Object::of(&now.value), gone: false })),
-            Plan::Mark(object) => self.mark(target, &key, now, object).await.map(|marked| match marked {
-                Ok(current) => Step::Done(Deleted::Object { object: Object::of(&current.value), gone: false }),
-                Err(newer) => Step::Again(newer),
-            }),
-            Plan::MarkThenRemove(object) => match self.mark(target, &key, now, object).await? {
-                Ok(marked) => self.remove(target, &key, &marked).await,
+            Plan::Pending => kept(&now.value, now.revision),
+            Plan::Mark(object) => match self.mark(target, &key, now, &object).await? {
+                Ok(revision) => kept(&object, revision),
                 Err(newer) => Ok(Step::Again(newer)),
             },
-            Plan::Remove => self.remove(target, &key, now).await,
+            Plan::MarkThenRemove(object) => match self.mark(target, &key, now, &object).await? {
+                Ok(revision) => self.remove(target, &key, &object, revision).await,
+                Err(newer) => Ok(Step::Again(newer)),
+            },
+            Plan::Remove => self.remove(target, &key, &now.value, now.revision).await,
         }
     }
 
+    /// Stores the object with the marks of its deletion; the inner error is what is there instead of `now`.
     async fn mark(
         &self,
         target: &Target<'_>,
         key: &str,
         now: &Current,
-        mut object: Value,
-    ) -> Result<Result<Current, Option<Current>>, Status> {
+        object: &Value,
+    ) -> Result<Result<u64, Option<Current>>, Status> {
         if target.ctx.dry_run {
-            return Ok(Ok(Current { value: object, revision: now.revision, stale: now.stale }));
+            return Ok(Ok(now.revision));
         }
         let lease = self.lease(target.resource).await?;
-        match self.etcd.update(key, now.revision, self.encoded(target, &object).await?.json, lease).await? {
-            Written::Done(revision) => {
-                meta::set_resource_version(&mut object, &revision.to_string());
-                Ok(Ok(Current { value: object, revision, stale: false }))
-            }
+        match self.etcd.update(key, now.revision, self.encoded(target, object).await?.json, lease).await? {
+            Written::Done(revision) => Ok(Ok(revision)),
             Written::Refused(there) => Ok(Err(self.found(target, there.as_ref()).await?)),
         }
     }
 
-    async fn remove(&self, target: &Target<'_>, key: &str, now: &Current) -> Result<Step, Status> {
-        let mut last = now.value.clone();
+    async fn remove(&self, target: &Target<'_>, key: &str, last: &Value, seen: u64) -> Result<Step, Status> {
+        let mut at = seen;
         if !target.ctx.dry_run {
-            match self.etcd.delete(key, now.revision).await? {
+            match self.etcd.delete(key, seen).await? {
                 Written::Done(revision) => {
-                    meta::set_resource_version(&mut last, &revision.to_string());
-                    self.release(target, &now.value, None).await;
+                    at = revision;
+                    self.release(target, last, None).await;
                 }
                 Written::Refused(there) => return Ok(Step::Again(self.found(target, there.as_ref()).await?)),
             }
         }
         if target.behaviour().return_deleted_object {
-            return Ok(Step::Done(Deleted::Object { object: Object::of(&last), gone: true }));
+            let object = Object::at(last, at)?;
+            return Ok(Step::Done(Deleted::Object { object, gone: true }));
         }
         let mut status = Status { status: "Success".to_owned(), ..Status::default() };
         status.details = Some(Box::new(Details {
-            name: meta::name(&now.value).to_owned(),
+            name: meta::name(last).to_owned(),
             group: target.resource.group.clone(),
             kind: target.resource.plural.clone(),
-            uid: meta::uid(&now.value).to_owned(),
+            uid: meta::uid(last).to_owned(),
             ..Details::default()
         }));
         Ok(Step::Done(Deleted::Gone(Box::new(status))))

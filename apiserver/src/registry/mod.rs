@@ -176,6 +176,15 @@ impl Object {
         Self { bytes: entry::encode(value).unwrap_or_default().into() }
     }
 
+    /// As of a revision, whatever its resource version says.
+    ///
+    /// # Errors
+    /// It has no metadata.
+    pub fn at(value: &Value, revision: u64) -> Result<Self, Status> {
+        let encoded = Encoded::of(value).map_err(Status::internal)?;
+        Ok(Self { bytes: encoded.at_revision(revision) })
+    }
+
     /// The tree.
     pub fn value(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or_default()
