@@ -92,6 +92,8 @@ fn unions(ty: &Value) -> String {
 }
 
 fn fields(ty: &Value, slots: &mut Slots, index: &HashMap<&str, usize>) -> Fallible<String> {
+    let is_json = ["io.k8s.apiextensions-apiserver.", "io.k8s.kube-aggregator."];
+    let is_json = is_json.iter().any(|prefix| text(ty, "name").starts_with(prefix));
     let mut rows = String::new();
     for field in list(ty, "fields") {
         let slot = slots.name(text(field, "t"), field, index)?;
@@ -103,6 +105,7 @@ fn fields(ty: &Value, slots: &mut Slots, index: &HashMap<&str, usize>) -> Fallib
             other => return Err(format!("wire type {other}").into()),
         };
         let omit = match text(field, "omit") {
+            "" if is_json => "Kept",
             "" => "Never",
             "omitempty" => "Empty",
             "omitzero" => "Zero",

@@ -260,6 +260,8 @@ pub enum Wire {
 pub enum Omit {
     /// Never: absent is written as null, zero or empty.
     Never,
+    /// Never, and an empty list is no absent one: of kinds that upstream stores as JSON.
+    Kept,
     /// `omitempty`: empty lists, maps, scalars and nil pointers; structs stay.
     Empty,
     /// `omitzero`: also structs whose every field is zero.

@@ -5,6 +5,7 @@
 //! requests in flight end, then the background tasks.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +19,7 @@ use crate::endpoints::discovery::Discovery;
 use crate::endpoints::openapi::OpenApi;
 use crate::endpoints::reviews::Reviews;
 use crate::endpoints::route::{Documents, Endpoints};
+use crate::extension::controller::Controller;
 use crate::http::chain::{Chain, Route};
 use crate::http::health::Health;
 use crate::http::limits::InFlight;
@@ -32,7 +34,7 @@ use crate::storage::compaction;
 use crate::storage::etcd::Etcd;
 use crate::tokens;
 use crate::tunnels::{self, Tunnels};
-use crate::{admission, extension, http, webhook};
+use crate::{admission, http, webhook};
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -116,23 +118,26 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         stop_watches: stop_watches.clone(),
     };
     let route: Arc<dyn Route> = Arc::new(endpoints);
+    let extensions = Controller::new(Arc::clone(&registry));
     let filters = http::chain::Chain {
         authn,
         authz,
         in_flight: InFlight::new(&config.limits),
-        health: health(&clock, &objects),
+        health: health(&clock, &objects, extensions.synced()),
         metrics: RequestMetrics::default(),
         timeout: config.limits.timeout,
         route,
     };
     let facts = Facts::of(&config, address.port())?;
     tracing::info!(%address, revision = clock.revision(), "Serving securely");
-    serve(&config, port, filters, Background { etcd, clock, registry, facts }, stop_watches, shutdown).await;
+    serve(&config, port, filters, Background { extensions, etcd, clock, registry, facts }, stop_watches, shutdown)
+        .await;
     Ok(())
 }
 
 /// What runs beside the requests.
 struct Background {
+    extensions: Controller,
     etcd: Etcd,
     clock: Arc<Clock>,
     registry: Arc<Registry>,
@@ -149,12 +154,12 @@ async fn serve(
 ) {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let Background { etcd, clock, registry, facts } = background;
+    let Background { extensions, etcd, clock, registry, facts } = background;
     tasks.spawn(Arc::clone(&clock).run(stop.clone()));
     if let Some(interval) = config.etcd.compaction_interval {
         tasks.spawn(compaction::run(etcd.clone(), clock, interval, stop.clone()));
     }
-    tasks.spawn(extension::controller::Controller::new(Arc::clone(&registry)).run(stop.clone()));
+    tasks.spawn(extensions.run(stop.clone()));
     let bootstrap_stop = stop.clone();
     tasks.spawn(async move {
         bootstrap::run(&RegistryStore::new(registry, etcd), &facts, bootstrap_stop).await;
@@ -177,7 +182,7 @@ fn external_address(config: &Config, port: u16) -> String {
 }
 
 /// The checks, under upstream's names.
-fn health(clock: &Arc<Clock>, objects: &Arc<dyn Objects>) -> Health {
+fn health(clock: &Arc<Clock>, objects: &Arc<dyn Objects>, definitions: Arc<AtomicBool>) -> Health {
     let health = Health::default();
     health.add("log", || Ok(()));
     let followed = Arc::clone(clock);
@@ -200,5 +205,8 @@ fn health(clock: &Arc<Clock>, objects: &Arc<dyn Objects>) -> Health {
     health.add_ready("poststarthook/rbac/bootstrap-roles", roles);
     let classes = found(objects, ("scheduling.k8s.io", "priorityclasses"), "system-node-critical");
     health.add_ready("poststarthook/scheduling/bootstrap-system-priority-classes", classes);
+    health.add_ready("poststarthook/crd-informer-synced", move || {
+        if definitions.load(Ordering::Relaxed) { Ok(()) } else { Err("not finished".to_owned()) }
+    });
     health
 }

@@ -57,6 +57,7 @@ fn keep(field: &Field, value: &mut Value, depth: usize) -> bool {
     };
     match field.omit {
         Omit::Never => !(empty && matches!(value, Value::Array(_) | Value::Object(_) | Value::Null)),
+        Omit::Kept => !value.is_null(),
         Omit::Empty | Omit::Zero => !empty,
     }
 }
@@ -131,7 +132,7 @@ fn add_always_written(ty: &Type, map: &mut Map<String, Value>, depth: usize) {
             continue;
         }
         let always = match field.omit {
-            Omit::Never => true,
+            Omit::Never | Omit::Kept => true,
             Omit::Empty => !field.ptr && is_struct(&field.slot.kind),
             Omit::Zero => false,
         };

@@ -10,6 +10,9 @@ use crate::structural::Schema;
 
 static NOTHING: std::sync::LazyLock<Schema> = std::sync::LazyLock::new(Schema::default);
 
+/// Beyond it floats do not tell whole numbers apart.
+const MAX_WHOLE: f64 = 9e15;
+
 /// Drops what the schema does not know.
 pub(super) fn prune(schema: &Schema, value: &mut Value, at: &At<'_>, report: &Report) -> Result<(), Error> {
     if let Some(ty) = schema.typed {
@@ -29,7 +32,10 @@ pub(super) fn prune(schema: &Schema, value: &mut Value, at: &At<'_>, report: &Re
                     }
                     true
                 }
-                None if schema.preserve => true,
+                None if schema.preserve => {
+                    settle_numbers(inner);
+                    true
+                }
                 None => {
                     report.problem("unknown field", at, name);
                     false
@@ -44,6 +50,70 @@ pub(super) fn prune(schema: &Schema, value: &mut Value, at: &At<'_>, report: &Re
             }
             Ok(())
         }
-        _ => Ok(()),
+        _ => {
+            settle_numbers(value);
+            Ok(())
+        }
+    }
+}
+
+/// Whole numbers are written without a fraction, as upstream's encoder has it.
+fn settle_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            if float.fract() == 0.0 && float.abs() < MAX_WHOLE {
+                *value = (float as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(settle_numbers),
+        Value::Object(map) => map.values_mut().for_each(settle_numbers),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::codec::{FieldValidation, Media, decode};
+    use crate::schema::{MapType, Special, Type};
+
+    #[test]
+    fn what_the_schema_does_not_know_is_dropped_and_told() {
+        let schema = Schema::root(Some(&json!({"type": "object", "properties": {
+            "a": {"type": "integer"},
+            "keep": {"type": "object", "x-kubernetes-preserve-unknown-fields": true,
+                "properties": {"in": {"type": "object", "properties": {"x": {"type": "integer"}}}}},
+            "emb": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
+            "map": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "object"}}}}})));
+        let ty = Type {
+            name: "T".into(),
+            gvk: Vec::new().into(),
+            fields: Vec::new().into(),
+            map_type: MapType::Unset,
+            special: Special::No,
+            unions: &[],
+            proto: false,
+            published: true,
+            custom: Some(Arc::new(schema)),
+        };
+        let given = json!({"metadata": {"name": "n", "nope": 1}, "a": 1.0, "b": 2, "map": {"k": [{"z": 1}]},
+            "keep": {"z": {"y": 2.0}, "in": {"x": "any", "w": 1}}, "emb": {"metadata": {"name": "e", "no": 1}, "q": null}});
+        let decoded = decode(&ty, given.to_string().as_bytes(), Media::Json, FieldValidation::Warn).unwrap();
+        assert_eq!(
+            decoded.value,
+            json!({"metadata": {"name": "n"}, "a": 1, "map": {"k": [{}]}, "keep": {"z": {"y": 2}, "in": {"x": "any"}},
+                "emb": {"metadata": {"name": "e"}, "q": null}})
+        );
+        let mut told = decoded.warnings;
+        told.sort();
+        let fields = ["b", "emb.metadata.no", "keep.in.w", "map.k[0].z", "metadata.nope"];
+        assert_eq!(told, fields.map(|field| format!("unknown field \"{field}\"")));
+        let wrong = json!({"metadata": {"name": 5}}).to_string();
+        assert_eq!(decode(&ty, wrong.as_bytes(), Media::Json, FieldValidation::Ignore).unwrap_err().code, 400);
     }
 }

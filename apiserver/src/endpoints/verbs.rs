@@ -72,6 +72,14 @@ pub fn decode(
     let given = type_meta(bytes, media);
     let given_kind = given.kind.unwrap_or_default();
     let given_version = given.api_version.unwrap_or_default();
+    if ty.custom.is_some() && given_kind.is_empty() {
+        return Err(Status::bad_request("Object 'Kind' is missing in the body of the request"));
+    }
+    if ty.custom.is_some() && given_kind != kind {
+        let group = GroupVersion::parse(api_version).map(|gv| gv.group).unwrap_or_default();
+        let error = FieldError::invalid(Path::new("kind"), given_kind, format!("must be {kind}"));
+        return Err(Status::invalid(&GroupKind { group, kind: kind.to_owned() }, "", &vec![error]));
+    }
     if !given_kind.is_empty() && given_kind != kind {
         let version = GroupVersion::parse(&given_version).map(|gv| gv.version).unwrap_or_default();
         return Err(Status::bad_request(format!(

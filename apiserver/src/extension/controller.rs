@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use apimachinery::meta;
@@ -33,6 +34,8 @@ pub struct Controller {
     wake: Arc<Notify>,
     /// Definitions whose objects wake the loop.
     followed: HashSet<String>,
+    /// All definitions that there were at the start are served.
+    synced: Arc<AtomicBool>,
 }
 
 impl Controller {
@@ -42,7 +45,12 @@ impl Controller {
         let wake = Arc::new(Notify::new());
         let woken = Arc::clone(&wake);
         registry.subscribe(DEFINITIONS, Box::new(move |_| woken.notify_one()));
-        Self { registry, built_in, wake, followed: HashSet::new() }
+        Self { registry, built_in, wake, followed: HashSet::new(), synced: Arc::default() }
+    }
+
+    /// Becomes true when all definitions that there were at the start are served.
+    pub fn synced(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.synced)
     }
 
     /// Runs until `stop`.
@@ -89,6 +97,7 @@ impl Controller {
             }
         }
         self.serve(&definitions).await?;
+        self.synced.store(true, Ordering::Relaxed);
         for definition in definitions.iter().filter(|definition| meta::deletion_timestamp(definition).is_some()) {
             if let Err(error) = self.finish(definition).await {
                 outcome = Err(error);
@@ -163,7 +172,10 @@ impl Controller {
 
     async fn empty(&self, resource: &Resource) -> Result<(), Status> {
         let ctx = RequestContext::internal(Timestamp::now());
-        let version = resource.versions.first().ok_or_else(Status::no_such_path)?;
+        // In the version that is stored, where it is served, no webhook is needed.
+        let stored = resource.custom.as_ref().map_or("", |custom| &custom.storage_api_version);
+        let stored = resource.versions.iter().find(|version| resource.api_version(&version.version) == stored);
+        let version = stored.or(resource.versions.first()).ok_or_else(Status::no_such_path)?;
         let target = Target { ctx: &ctx, resource, version, subresource: None, namespace: "", name: "" };
         self.registry.delete_collection(&target, &Filter::default(), &DeleteOptions::default()).await.map(drop)
     }

@@ -329,6 +329,20 @@ mod tests {
     }
 
     #[test]
+    fn what_joins_has_its_list_and_what_came_since() {
+        let cache = ResourceCache::joining("/registry/things/".to_owned(), Probe::new(Vec::new()), None);
+        put(&cache, "x", 5);
+        put(&cache, "y", 7);
+        cache.apply("z", None, 8);
+        let entry =
+            |key: &str, revision| Entry::new(key.into(), br#"{"metadata":{}}"#, revision, cache.probe()).unwrap();
+        cache.complete(vec![entry("w", 2), entry("x", 6), entry("z", 4)], 6);
+        assert_eq!(keys(&cache.snapshot(8)), ["w@2", "x@6", "y@7"]);
+        cache.complete(Vec::new(), 9);
+        assert_eq!(keys(&cache.snapshot(9)), ["w@2", "x@6", "y@7"]);
+    }
+
+    #[test]
     fn a_lost_place_neither_loses_nor_invents() {
         let cache = cache();
         cache.fill([], 1);

@@ -38,6 +38,12 @@ pub fn to_core(event: &mut Value) {
 /// From the stored names to the newer group's.
 pub fn from_core(event: &mut Value) {
     rename(event, "events.k8s.io/v1", RENAMED.iter().copied());
+    // Core always writes them; here they are left out.
+    for field in ["reportingController", "reportingInstance"] {
+        if event[field] == "" {
+            remove(event, field);
+        }
+    }
 }
 
 fn rename<'a>(event: &mut Value, api_version: &str, names: impl Iterator<Item = (&'a str, &'a str)>) {
