@@ -214,16 +214,16 @@ fn start(
         let out = messages.clone();
         tokio::spawn(sources::api::run(client.clone(), config.node_name.clone(), out, shutdown.clone()));
         node::manager::follow(client, view_sender, shutdown.clone());
-        let parts = node::manager::Parts {
-            config: Arc::clone(config),
-            context: Arc::clone(context),
-            client: client.clone(),
-            facts,
-            runtime_health,
-            pressure,
-        };
-        tokio::spawn(node::manager::run(parts, shutdown.clone()));
     }
+    let parts = node::manager::Parts {
+        config: Arc::clone(config),
+        context: Arc::clone(context),
+        client: client.cloned(),
+        facts,
+        runtime_health,
+        pressure,
+    };
+    tokio::spawn(node::manager::run(parts, shutdown.clone()));
     tokio::spawn(probes::prober::run(Arc::clone(context), targets, messages.clone(), shutdown.clone()));
     let parts = manager::Parts {
         context: Arc::clone(context),
@@ -322,16 +322,21 @@ fn client(config: &Config) -> Result<Option<Client>, StartError> {
     Client::new(settings).map(Some).map_err(fail)
 }
 
-/// The runtime's cgroup driver when it tells (containerd 2, CRI-O), since two drivers on one node make pods vanish;
-/// else the configured one.
+/// The runtime's cgroup driver when it tells (containerd 2 and CRI-O by a call, containerd 1 in its configuration), since
+/// two drivers on one node make pods vanish; else the configured one.
 async fn cgroup_driver(config: &Config, runtime: &Runtime) -> Driver {
     let asked = tokio::time::timeout(DRIVER_TIMEOUT, runtime.runtime_config(api::RuntimeConfigRequest {})).await;
     let told = asked.ok().and_then(Result::ok).and_then(|r| r.linux).map(|l| l.cgroup_driver);
     let told = match told.and_then(|d| api::CgroupDriver::try_from(d).ok()) {
-        Some(api::CgroupDriver::Systemd) => Driver::Systemd,
-        Some(api::CgroupDriver::Cgroupfs) => Driver::Cgroupfs,
-        None => config.cgroup_driver,
+        Some(api::CgroupDriver::Systemd) => Some(Driver::Systemd),
+        Some(api::CgroupDriver::Cgroupfs) => Some(Driver::Cgroupfs),
+        None => {
+            let asked = runtime.status(api::StatusRequest { verbose: true });
+            let info = tokio::time::timeout(DRIVER_TIMEOUT, asked).await.ok().and_then(Result::ok).map(|s| s.info);
+            info.and_then(|info| configured_driver(info.get("config")?))
+        }
     };
+    let told = told.unwrap_or(config.cgroup_driver);
     if told != config.cgroup_driver {
         tracing::warn!(
             configured = ?config.cgroup_driver,
@@ -340,6 +345,16 @@ async fn cgroup_driver(config: &Config, runtime: &Runtime) -> Driver {
         );
     }
     told
+}
+
+/// The driver in containerd's configuration as its verbose status shows it.
+fn configured_driver(text: &str) -> Option<Driver> {
+    let config: serde_json::Value = serde_json::from_str(text).ok()?;
+    let containerd = &config["containerd"];
+    let runtime = &containerd["runtimes"][containerd["defaultRuntimeName"].as_str().unwrap_or("runc")];
+    let systemd = runtime["options"]["SystemdCgroup"].as_bool().unwrap_or(false);
+    let known = runtime["runtimeType"].as_str() == Some("io.containerd.runc.v2");
+    known.then_some(if systemd { Driver::Systemd } else { Driver::Cgroupfs })
 }
 
 fn cgroups(config: &Config, driver: Driver, allocatable: &Amounts) -> Result<Cgroups, StartError> {
@@ -368,13 +383,16 @@ fn cgroups(config: &Config, driver: Driver, allocatable: &Amounts) -> Result<Cgr
 }
 
 fn check_swap(config: &Config) -> Result<(), StartError> {
-    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-    if config.file.fail_swap_on && swaps.lines().count() > 1 {
-        return Err(StartError::Machine(
-            "running with swap on is not supported: run swapoff -a and take swap out of /etc/fstab, or set failSwapOn: false".into(),
-        ));
-    }
-    Ok(())
+    refuse_swap(config.file.fail_swap_on, &std::fs::read_to_string("/proc/swaps").unwrap_or_default())
+}
+
+/// Swap, as /proc/swaps shows it below its headline; memory-backed devices are none.
+fn refuse_swap(refuse: bool, swaps: &str) -> Result<(), StartError> {
+    let on = swaps.lines().skip(1).find(|l| !l.starts_with("/dev/ram"));
+    let Some(device) = on.filter(|_| refuse).and_then(|l| l.split_whitespace().next()) else { return Ok(()) };
+    Err(StartError::Machine(format!(
+        "running with swap on is not supported, and {device} is: run swapoff -a and take swap out of /etc/fstab, or set failSwapOn: false"
+    )))
 }
 
 fn host_ips(config: &Config) -> Vec<String> {
@@ -509,4 +527,28 @@ fn serve(
         tokio::spawn(KubeletServer::read_only(state).serve(listener, None, shutdown.clone()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swap_is_named() {
+        let swaps = "Filename Type Size Used Priority\n/dev/sda2 partition 1 0 -2\n";
+        assert!(refuse_swap(true, swaps).unwrap_err().to_string().contains("/dev/sda2 is: run swapoff -a"));
+        assert!(refuse_swap(false, swaps).is_ok());
+        assert!(refuse_swap(true, "Filename Type\n/dev/ram0 x\n").is_ok());
+    }
+
+    #[test]
+    fn the_runtimes_own_driver() {
+        let config = |options: &str| {
+            let text = r#"{"containerd":{"defaultRuntimeName":"runc","runtimes":{"runc":{"runtimeType":"io.containerd.runc.v2","options":OPTIONS}}}}"#;
+            configured_driver(&text.replace("OPTIONS", options))
+        };
+        assert_eq!(config(r#"{"SystemdCgroup":true}"#), Some(Driver::Systemd));
+        assert_eq!(config("null"), Some(Driver::Cgroupfs));
+        assert_eq!(configured_driver("{}"), None);
+    }
 }

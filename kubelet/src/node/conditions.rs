@@ -69,15 +69,44 @@ pub fn runtime_causes(conditions: &[crate::cri::api::RuntimeCondition]) -> Vec<S
     for (type_, what) in [("RuntimeReady", "container runtime"), ("NetworkReady", "container runtime network")] {
         match conditions.iter().find(|c| c.r#type == type_) {
             Some(c) if c.status => {}
-            Some(c) => {
-                causes
-                    .push(format!("{what} not ready: {type_}={} reason:{} message:{}", c.status, c.reason, c.message));
-            }
+            Some(c) => causes.push(format!(
+                "{what} not ready: {type_}={} reason:{} message:{}; {}",
+                c.status,
+                c.reason,
+                c.message,
+                if type_ == "NetworkReady" {
+                    "put a CNI configuration into /etc/cni/net.d and its plugins into the runtime's bin_dir"
+                } else {
+                    "see the container runtime's log"
+                }
+            )),
             None => causes.push(format!("{what} is unknown: the runtime does not report {type_}")),
         }
     }
     causes
 }
+
+/// What a runtime that does not answer says against readiness.
+pub fn runtime_down(socket: &str, error: &str) -> String {
+    let remedy = "start the container runtime, or correct containerRuntimeEndpoint";
+    if std::path::Path::new(socket).exists() {
+        format!("container runtime is down: {error}; {remedy}")
+    } else {
+        format!("container runtime is down: its socket {socket} does not exist; {remedy}")
+    }
+}
+
+/// How far this machine's clock is from the one that wrote an HTTP date, when it is too far.
+pub fn clock_skew(date: &str, now: Timestamp) -> Option<String> {
+    let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    let seconds = now.duration_since(theirs).as_secs();
+    let side = if seconds > 0 { "ahead of" } else { "behind" };
+    (seconds.abs() > MAX_SKEW_SECONDS)
+        .then(|| format!("This node's clock is {} s {side} the API server's", seconds.abs()))
+}
+
+/// Clocks may differ by this much before it is worth a word.
+const MAX_SKEW_SECONDS: i64 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -109,11 +138,25 @@ mod tests {
             condition("RuntimeReady", true, ""),
             condition("NetworkReady", false, "NetworkPluginNotReady"),
         ]);
-        assert_eq!(
-            causes,
-            [
-                "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"
-            ]
-        );
+        assert_eq!(causes.len(), 1);
+        assert!(causes[0].starts_with(
+            "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized; put a CNI configuration into /etc/cni/net.d"
+        ));
+    }
+
+    #[test]
+    fn a_runtime_that_is_not_there() {
+        let words = runtime_down("/nonexistent/x.sock", "transport error");
+        assert!(words.contains("socket /nonexistent/x.sock does not exist; start the container runtime"), "{words}");
+        assert!(runtime_down("/", "transport error").contains("down: transport error; start"));
+    }
+
+    #[test]
+    fn clocks() {
+        let now: Timestamp = "2026-11-21T13:00:30Z".parse().unwrap();
+        assert_eq!(clock_skew("Sat, 21 Nov 2026 13:00:25 GMT", now), None);
+        let words = clock_skew("Sat, 21 Nov 2026 13:02:00 GMT", now).unwrap();
+        assert_eq!(words, "This node's clock is 90 s behind the API server's");
+        assert_eq!(clock_skew("nonsense", now), None);
     }
 }

@@ -43,7 +43,8 @@ pub struct Pressure {
 pub struct Parts {
     pub config: Arc<Config>,
     pub context: Arc<Context>,
-    pub client: Client,
+    /// None in standalone mode: then causes only reach the log.
+    pub client: Option<Client>,
     pub facts: Facts,
     pub runtime_health: watch::Receiver<Option<String>>,
     pub pressure: watch::Receiver<Pressure>,
@@ -51,10 +52,12 @@ pub struct Parts {
 
 /// Runs until shutdown.
 pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
-    let mut known = core::NodeStatus::default();
-    let mut registered = !parts.config.file.register_node;
-    let mut leasing = false;
-    let mut last_report: Option<Instant> = None;
+    let mut report = Report {
+        known: core::NodeStatus::default(),
+        registered: !parts.config.file.register_node,
+        leasing: false,
+        last: None,
+    };
     let mut last_causes: Option<Vec<String>> = None;
     loop {
         let health = look(&mut parts).await;
@@ -62,38 +65,11 @@ pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
             explain(&parts, &health.causes);
             last_causes = Some(health.causes.clone());
         }
-        let mut next = status::generate(&parts.facts);
-        next.volumes_in_use = Some(csi::in_use(&parts.config.root_dir));
-        let previous = known.conditions.clone().unwrap_or_default();
-        next.conditions = Some(conditions::generate(&health, &previous, Timestamp::now()));
-        let due = last_report.is_none_or(|at| at.elapsed() >= *parts.config.file.node_status_report_frequency);
-        let mut failed = false;
-        if !registered {
-            registered = register(&parts, &next).await;
-            failed = !registered;
-        }
-        if registered && !leasing {
-            leasing = true;
-            let duration = parts.config.file.node_lease_duration_seconds;
-            let name = parts.config.node_name.clone();
-            tokio::spawn(lease::run(parts.client.clone(), name, duration, shutdown.clone()));
-        }
-        if registered && (due || status::differs(&known, &next)) {
-            match write(&parts.client, &parts.config.node_name, &next).await {
-                Ok(()) => {
-                    known = next;
-                    last_report = Some(Instant::now());
-                }
-                Err(error) => {
-                    if error.is_not_found() {
-                        registered = false;
-                    }
-                    failed = true;
-                    tracing::warn!(%error, "Failed to update the node's status");
-                }
-            }
-        }
-        let period = if failed {
+        let told = match parts.client.clone() {
+            Some(client) => report.tell(&parts, &client, &health, &shutdown).await,
+            None => true,
+        };
+        let period = if !told {
             REGISTER_PERIOD
         } else if health.causes.is_empty() {
             *parts.config.file.node_status_update_frequency
@@ -106,6 +82,63 @@ pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
             Ok(()) = parts.runtime_health.changed() => {}
             Ok(()) = parts.pressure.changed() => {}
         }
+    }
+}
+
+/// What the API was told.
+struct Report {
+    known: core::NodeStatus,
+    registered: bool,
+    leasing: bool,
+    last: Option<Instant>,
+}
+
+impl Report {
+    /// Registers the node and writes its status, as far as that is due. False when it must be tried again soon.
+    async fn tell(&mut self, parts: &Parts, client: &Client, health: &Health, shutdown: &CancellationToken) -> bool {
+        let due = self.last.is_none_or(|at| at.elapsed() >= *parts.config.file.node_status_report_frequency);
+        let mut next = status::generate(&parts.facts);
+        next.volumes_in_use = Some(csi::in_use(&parts.config.root_dir));
+        let previous = self.known.conditions.clone().unwrap_or_default();
+        next.conditions = Some(conditions::generate(health, &previous, Timestamp::now()));
+        self.registered = self.registered || register(parts, client, &next).await;
+        if !self.registered {
+            return false;
+        }
+        if !self.leasing {
+            self.leasing = true;
+            let duration = parts.config.file.node_lease_duration_seconds;
+            let name = parts.config.node_name.clone();
+            tokio::spawn(lease::run(client.clone(), name, duration, shutdown.clone()));
+        }
+        if !due && !status::differs(&self.known, &next) {
+            return true;
+        }
+        if due {
+            check_clock(client).await;
+        }
+        match write(client, &parts.config.node_name, &next).await {
+            Ok(()) => {
+                self.known = next;
+                self.last = Some(Instant::now());
+                true
+            }
+            Err(error) => {
+                self.registered = !error.is_not_found();
+                tracing::warn!(%error, "Failed to update the node's status");
+                false
+            }
+        }
+    }
+}
+
+/// Compares this machine's clock with the API server's; leases and certificates need them to agree.
+async fn check_clock(client: &Client) {
+    let Ok(request) = http::Request::get("/version").body(bytes::Bytes::new()) else { return };
+    let Ok(answer) = client.raw(request).await else { return };
+    let date = answer.headers().get(http::header::DATE).and_then(|d| d.to_str().ok());
+    if let Some(words) = date.and_then(|date| conditions::clock_skew(date, Timestamp::now())) {
+        tracing::warn!(remedy = "synchronise the clocks of nodes and masters (NTP)", "{words}");
     }
 }
 
@@ -125,7 +158,7 @@ async fn look(parts: &mut Parts) -> Health {
             causes.extend(conditions::runtime_causes(&answer.status.unwrap_or_default().conditions));
             parts.facts.runtime_handlers = handlers(answer.runtime_handlers);
         }
-        Err(error) => causes.push(format!("container runtime is down: {error}")),
+        Err(error) => causes.push(conditions::runtime_down(&parts.config.runtime_socket, &error.to_string())),
     }
     if let Ok(list) = runtime.list_images(api::ListImagesRequest { filter: None }).await {
         parts.facts.images = status::images(list.images, parts.config.file.node_status_max_images);
@@ -161,16 +194,8 @@ fn explain(parts: &Parts, causes: &[String]) {
         return;
     }
     for cause in causes {
-        let remedy = if cause.contains("NetworkReady") {
-            "put a CNI configuration into /etc/cni/net.d and its plugins into the runtime's bin_dir"
-        } else if cause.contains("is down") {
-            "start the container runtime, or correct containerRuntimeEndpoint"
-        } else {
-            "see the container runtime's log"
-        };
         tracing::warn!(
             node = parts.config.node_name,
-            remedy,
             socket = parts.config.runtime_socket,
             "The node is not ready: {cause}"
         );
@@ -178,11 +203,11 @@ fn explain(parts: &Parts, causes: &[String]) {
 }
 
 /// Creates the node, or brings the labels of an existing one up to date. False when it must be tried again.
-async fn register(parts: &Parts, status: &core::NodeStatus) -> bool {
+async fn register(parts: &Parts, client: &Client, status: &core::NodeStatus) -> bool {
     let object = status::node_object(&parts.config, status);
     let name = &parts.config.node_name;
-    let result = match parts.client.create::<Value>(&resources::NODES, None, &object).await {
-        Err(error) if error.is_already_exists() => update_labels(&parts.client, name, &object).await,
+    let result = match client.create::<Value>(&resources::NODES, None, &object).await {
+        Err(error) if error.is_already_exists() => update_labels(client, name, &object).await,
         other => other.map(|_| ()),
     };
     match result {

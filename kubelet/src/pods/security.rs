@@ -168,8 +168,11 @@ pub fn check_non_root(
     match own.and_then(|s| s.run_as_user).or(outer.and_then(|s| s.run_as_user)) {
         Some(0) => Err(format!("container's runAsUser breaks non-root policy {place}")),
         Some(_) => Ok(()),
-        None if image_user == Some(0) => Err(format!("container has runAsNonRoot and image will run as root {place}")),
-        None if image_user.is_none() && !image_user_name.is_empty() => Err(format!(
+        // An image that names no user runs as root.
+        None if image_user.unwrap_or(0) == 0 && (image_user.is_some() || image_user_name.is_empty()) => {
+            Err(format!("container has runAsNonRoot and image will run as root {place}"))
+        }
+        None if image_user.is_none() => Err(format!(
             "container has runAsNonRoot and image has non-numeric user ({image_user_name}), cannot verify user is non-root {place}"
         )),
         None => Ok(()),
@@ -204,7 +207,8 @@ mod tests {
         let pod = pod(json!({"spec": {"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "a"}]}}));
         let spec = &pod.spec.containers[0];
         assert!(check_non_root(&pod, spec, Some(0), "").is_err());
-        assert!(check_non_root(&pod, spec, None, "nginx").is_err());
+        assert!(check_non_root(&pod, spec, None, "nginx").unwrap_err().contains("non-numeric user (nginx)"));
+        assert!(check_non_root(&pod, spec, None, "").unwrap_err().contains("will run as root"));
         assert!(check_non_root(&pod, spec, Some(7), "").is_ok());
     }
 }

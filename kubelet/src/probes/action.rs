@@ -14,6 +14,8 @@ use crate::cri::Runtime;
 
 /// Most of an answer's body that is kept for messages.
 const MAX_BODY_BYTES: usize = 10 * 1024;
+/// Most redirects of one check; upstream's.
+const MAX_REDIRECTS: usize = 10;
 
 /// An HTTP check with everything resolved.
 #[derive(Debug, Clone)]
@@ -65,14 +67,42 @@ fn address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
-/// Sends the request; status and beginning of the body.
+/// An answer: status, where it redirects to, and the beginning of the body.
+type Answer = (u16, Option<String>, String);
+
+/// Sends the request, following redirects within its host; status and beginning of the body of the last answer.
 ///
 /// # Errors
-/// No connection, no answer in time, or an unusable request.
+/// No connection, no answer in time, too many redirects, or an unusable request.
 pub async fn http(request: &HttpRequest, limit: Duration) -> Result<(u16, String), String> {
-    tokio::time::timeout(limit, exchange(request))
-        .await
-        .unwrap_or_else(|_| Err(format!("Get \"{}\": context deadline exceeded", url(request))))
+    let follow = async {
+        let mut request = request.clone();
+        for _ in 0..MAX_REDIRECTS {
+            let (status, location, body) = exchange(&request).await?;
+            match location.filter(|_| (300..400).contains(&status)).and_then(|l| redirected(&request, &l)) {
+                Some(next) => request = next,
+                None => return Ok((status, body)),
+            }
+        }
+        Err(format!("Get \"{}\": stopped after {MAX_REDIRECTS} redirects", url(&request)))
+    };
+    let late = |_| Err(format!("Get \"{}\": context deadline exceeded", url(request)));
+    tokio::time::timeout(limit, follow).await.unwrap_or_else(late)
+}
+
+/// The request that a redirect asks for, when it stays on the host.
+fn redirected(request: &HttpRequest, location: &str) -> Option<HttpRequest> {
+    let to: http::Uri = location.parse().ok()?;
+    let mut next = request.clone();
+    next.path = to.path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    if let Some(host) = to.host() {
+        if host.trim_matches(['[', ']']) != request.host.trim_matches(['[', ']']) {
+            return None;
+        }
+        next.tls = to.scheme_str() == Some("https");
+        next.port = to.port_u16().unwrap_or(if next.tls { 443 } else { 80 });
+    }
+    Some(next)
 }
 
 fn url(request: &HttpRequest) -> String {
@@ -80,7 +110,7 @@ fn url(request: &HttpRequest) -> String {
     format!("{scheme}://{}{}", address(&request.host, request.port), request.path)
 }
 
-async fn exchange(request: &HttpRequest) -> Result<(u16, String), String> {
+async fn exchange(request: &HttpRequest) -> Result<Answer, String> {
     let fail = |e: &dyn std::fmt::Display| format!("Get \"{}\": {e}", url(request));
     let address = address(&request.host, request.port);
     let tcp = TcpStream::connect(&address).await.map_err(|e| fail(&format!("dial tcp {address}: {e}")))?;
@@ -92,7 +122,7 @@ async fn exchange(request: &HttpRequest) -> Result<(u16, String), String> {
     }
 }
 
-async fn send<S>(request: &HttpRequest, io: S, address: &str) -> Result<(u16, String), String>
+async fn send<S>(request: &HttpRequest, io: S, address: &str) -> Result<Answer, String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -110,9 +140,10 @@ where
         }
         let response = sender.send_request(message).await.map_err(|e| e.to_string())?;
         let status = response.status().as_u16();
+        let location = response.headers().get("location").and_then(|l| l.to_str().ok()).map(str::to_owned);
         let body = Limited::new(response.into_body(), MAX_BODY_BYTES).collect().await;
         let body = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
-        Ok((status, body))
+        Ok((status, location, body))
     };
     tokio::select! {
         result = exchange => result,
@@ -120,7 +151,7 @@ where
     }
 }
 
-/// Performs a probe's check.
+/// Performs a probe's check; a success may come with a warning.
 ///
 /// # Errors
 /// Why it failed, for the event.
@@ -130,7 +161,7 @@ pub async fn check(
     container: &Container,
     container_id: &str,
     pod_ip: &str,
-) -> Result<(), String> {
+) -> Result<Option<String>, String> {
     let limit = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1));
     if let Some(exec) = &probe.exec {
         let command = exec.command.clone().unwrap_or_default();
@@ -143,22 +174,21 @@ pub async fn check(
         if output.exit_code != 0 {
             return Err(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned());
         }
-        return Ok(());
+        return Ok(None);
     }
     if let Some(action) = &probe.http_get {
-        let (status, _) = http(&HttpRequest::new(action, container, pod_ip)?, limit).await?;
-        // Upstream follows redirects within the host; a redirect counts as an answer either way.
-        return if (200..400).contains(&status) {
-            Ok(())
-        } else {
-            Err(format!("HTTP probe failed with statuscode: {status}"))
+        let (status, body) = http(&HttpRequest::new(action, container, pod_ip)?, limit).await?;
+        return match status {
+            200..300 => Ok(None),
+            300..400 => Ok(Some(format!("Probe terminated redirects, Response body: {body}"))),
+            _ => Err(format!("HTTP probe failed with statuscode: {status}")),
         };
     }
     if let Some(action) = &probe.tcp_socket {
         let host = action.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| pod_ip.to_owned());
         let address = address(&host, port(&action.port, container)?);
         return match tokio::time::timeout(limit, TcpStream::connect(&address)).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => Ok(None),
             Ok(Err(e)) => Err(format!("dial tcp {address}: {e}")),
             Err(_) => Err(format!("dial tcp {address}: i/o timeout")),
         };
@@ -166,9 +196,9 @@ pub async fn check(
     if let Some(action) = &probe.grpc {
         let port = u16::try_from(action.port).map_err(|_| format!("invalid port number: {}", action.port))?;
         let service = action.service.clone().unwrap_or_default();
-        return tokio::time::timeout(limit, grpc(&address(pod_ip, port), service))
-            .await
-            .unwrap_or_else(|_| Err("timeout: health rpc did not complete in time".to_owned()));
+        let late = |_| Err("timeout: health rpc did not complete in time".to_owned());
+        let result = tokio::time::timeout(limit, grpc(&address(pod_ip, port), service)).await.unwrap_or_else(late);
+        return result.map(|()| None);
     }
     Err("probe has no exec, httpGet, tcpSocket or grpc".to_owned())
 }
@@ -197,5 +227,20 @@ async fn grpc(address: &str, service: String) -> Result<(), String> {
         Ok(SERVING) => Ok(()),
         Ok(status) => Err(format!("service unhealthy (responded with status {status})")),
         Err(status) => Err(format!("error: health rpc failed: {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_stay_on_the_host() {
+        let request =
+            HttpRequest { host: "10.0.0.1".into(), port: 8080, tls: false, path: "/a".into(), headers: Vec::new() };
+        let to = |location| redirected(&request, location).map(|r| (r.port, r.tls, r.path));
+        assert_eq!(to("/b?c=1"), Some((8080, false, "/b?c=1".into())));
+        assert_eq!(to("https://10.0.0.1/x"), Some((443, true, "/x".into())));
+        assert_eq!(to("http://0.0.0.0/"), None);
     }
 }

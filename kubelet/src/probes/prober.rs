@@ -55,7 +55,7 @@ struct Entry {
 /// A finished check.
 struct Checked {
     key: Key,
-    result: Result<(), String>,
+    result: Result<Option<String>, String>,
     took: Duration,
 }
 
@@ -214,9 +214,13 @@ impl Prober {
         let threshold =
             if success { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
         let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
-        if let Err(message) = &done.result {
-            let text = format!("{} probe failed: {message}", kind.name());
-            self.context.events.container(&entry.pod, &entry.target.container, Kind::Warning, "Unhealthy", &text);
+        let about = match &done.result {
+            Ok(None) => None,
+            Ok(Some(message)) => Some(("ProbeWarning", format!("{} probe warning: {message}", kind.name()))),
+            Err(message) => Some(("Unhealthy", format!("{} probe failed: {message}", kind.name()))),
+        };
+        if let Some((reason, text)) = about {
+            self.context.events.container(&entry.pod, &entry.target.container, Kind::Warning, reason, &text);
         }
         let changed = entry.streak.1 >= threshold.max(1) && entry.verdict != Some(success);
         if changed {

@@ -68,7 +68,8 @@ pub fn tmpfs(path: &Path, size_bytes: Option<i64>) -> Result<(), String> {
     if is_mount_point(path)? {
         return Ok(());
     }
-    let options = size_bytes.map_or_else(|| "mode=0777".to_owned(), |s| format!("mode=0777,size={s}"));
+    // The kernel's mode, 1777, is what pods expect of memory volumes.
+    let options = size_bytes.map_or_else(String::new, |s| format!("size={s}"));
     let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
     rustix::mount::mount("tmpfs", path, "tmpfs", MountFlags::empty(), Some(options.as_c_str()))
         .map_err(|e| format!("cannot mount a tmpfs at {}: {e}", path.display()))
