@@ -5,6 +5,7 @@
 //! A request moves down and never back up.
 
 pub mod admission;
+pub mod aggregation;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;

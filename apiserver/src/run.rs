@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::aggregation::{Aggregator, Merged};
 use crate::authn;
 use crate::authz;
 use crate::bootstrap::desired::{Facts, UnreadableFile};
@@ -103,8 +104,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     let issued = tokens::build(&config.tokens, &format!("https://{external}"))?;
     let kubelets = tunnels::kubelet::Kubelets::new(config.kubelet.clone())?;
     let stop_watches = CancellationToken::new();
-    let mut documents: Vec<Box<dyn Documents>> =
-        vec![Box::new(Discovery::new(table.clone(), external)), Box::new(OpenApi::new(table))];
+    let aggregator = Arc::new(Aggregator::new(Arc::clone(&objects), config.proxy_client.clone()));
+    aggregator.follow(&registry);
+    let mut documents: Vec<Box<dyn Documents>> = vec![
+        Box::new(Merged::new(Discovery::new(table.clone(), external), Arc::clone(&aggregator))),
+        Box::new(Merged::new(OpenApi::new(table), Arc::clone(&aggregator))),
+    ];
     if let Some(discovery) = issued.discovery {
         documents.push(Box::new(discovery));
     }
@@ -112,6 +117,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         registry: Arc::clone(&registry),
         reviews: Reviews { authn: Arc::clone(&authn), authz: Arc::clone(&authz) },
         issuer: issued.issuer,
+        aggregator: Arc::clone(&aggregator),
         tunnels: Tunnels { kubelets, objects: Arc::clone(&objects), authz: Arc::clone(&authz), admission: chain },
         documents,
         min_watch: config.limits.min_watch,
@@ -130,7 +136,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     };
     let facts = Facts::of(&config, address.port())?;
     tracing::info!(%address, revision = clock.revision(), "Serving securely");
-    serve(&config, port, filters, Background { extensions, etcd, clock, registry, facts }, stop_watches, shutdown)
+    serve(&config, port, filters, Background { extensions, etcd, clock, registry, aggregator, facts }, stop_watches, shutdown)
         .await;
     Ok(())
 }
@@ -141,6 +147,7 @@ struct Background {
     etcd: Etcd,
     clock: Arc<Clock>,
     registry: Arc<Registry>,
+    aggregator: Arc<Aggregator>,
     facts: Facts,
 }
 
@@ -154,16 +161,17 @@ async fn serve(
 ) {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let Background { extensions, etcd, clock, registry, facts } = background;
+    let Background { extensions, etcd, clock, registry, aggregator, facts } = background;
     tasks.spawn(Arc::clone(&clock).run(stop.clone()));
     if let Some(interval) = config.etcd.compaction_interval {
         tasks.spawn(compaction::run(etcd.clone(), clock, interval, stop.clone()));
     }
     tasks.spawn(extensions.run(stop.clone()));
+    let store = Arc::new(RegistryStore::new(registry, etcd));
+    let (aggregating, aggregator_stop) = (Arc::clone(&store), stop.clone());
+    tasks.spawn(async move { aggregator.run(&*aggregating, aggregator_stop).await });
     let bootstrap_stop = stop.clone();
-    tasks.spawn(async move {
-        bootstrap::run(&RegistryStore::new(registry, etcd), &facts, bootstrap_stop).await;
-    });
+    tasks.spawn(async move { bootstrap::run(&*store, &facts, bootstrap_stop).await });
     port.serve(config, Arc::new(filters), stop_watches, shutdown).await;
     stop.cancel();
     tasks.close();

@@ -17,6 +17,7 @@ use super::reviews::Reviews;
 use super::table::IncludeObject;
 use super::verbs::Call;
 use super::{actions, body, shape, token_request};
+use crate::aggregation::Aggregator;
 use crate::http::chain::Route;
 use crate::http::request::{Query, RequestContext, RequestInfo};
 use crate::http::respond;
@@ -64,6 +65,8 @@ pub struct Endpoints {
     pub reviews: Reviews,
     /// Issues tokens; without a key nobody does.
     pub issuer: Option<Issuer>,
+    /// Extension servers.
+    pub aggregator: Arc<Aggregator>,
     /// exec, logs, proxies …
     pub tunnels: Tunnels,
     /// Asked in order.
@@ -95,6 +98,10 @@ fn not_found() -> Response<Body> {
 
 impl Endpoints {
     async fn answer(&self, ctx: RequestContext, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+        let request = match self.aggregator.answer(&ctx, request).await {
+            Ok(response) => return Ok(response),
+            Err(ours) => ours,
+        };
         if !ctx.info.is_resource_request {
             return Ok(self.document(&ctx, &request));
         }

@@ -139,12 +139,13 @@ impl Kubelets {
             security: Some(Security { tls: self.tls(), name }),
             path_and_query,
             connect_timeout: self.config.timeout,
+            identity: http::HeaderMap::new(),
         })
     }
 }
 
 /// `host:port`, with brackets around IPv6 addresses.
-pub(super) fn join(host: &str, port: u16) -> String {
+pub(crate) fn join(host: &str, port: u16) -> String {
     match host.parse::<IpAddr>() {
         Ok(IpAddr::V6(_)) => format!("[{host}]:{port}"),
         _ => format!("{host}:{port}"),

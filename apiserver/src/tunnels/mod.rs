@@ -8,7 +8,7 @@
 pub mod kubelet;
 pub(crate) mod locate;
 mod proxy;
-mod relay;
+pub(crate) mod relay;
 
 use std::sync::Arc;
 

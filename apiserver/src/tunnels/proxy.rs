@@ -56,7 +56,9 @@ pub(super) async fn forward_plain(
     } else {
         None
     };
-    let target = Target { authority: join(host, port), security, path_and_query, connect_timeout: CONNECT_TIMEOUT };
+    let identity = http::HeaderMap::new();
+    let authority = join(host, port);
+    let target = Target { authority, security, path_and_query, connect_timeout: CONNECT_TIMEOUT, identity };
     relay::forward(target, request).await
 }
 

@@ -43,6 +43,8 @@ pub struct Target {
     pub path_and_query: String,
     /// Until when the TCP connection must be there.
     pub connect_timeout: Duration,
+    /// Headers that say who asks, added to the client's.
+    pub identity: HeaderMap,
 }
 
 /// Anything that bytes flow through.
@@ -104,7 +106,7 @@ fn ends_here(name: &HeaderName) -> bool {
     NAMES.contains(&name) || name.starts_with("impersonate-") || name.starts_with("x-remote-")
 }
 
-fn outgoing_headers(headers: &HeaderMap, authority: &str, upgrade: bool) -> HeaderMap {
+fn outgoing_headers(headers: &HeaderMap, target: &Target, upgrade: bool) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         let hop = name == CONNECTION || name == UPGRADE;
@@ -122,9 +124,10 @@ fn outgoing_headers(headers: &HeaderMap, authority: &str, upgrade: bool) -> Head
         }
         out.append(name.clone(), value.clone());
     }
-    if let Ok(host) = HeaderValue::from_str(authority) {
+    if let Ok(host) = HeaderValue::from_str(&target.authority) {
         out.insert(HOST, host);
     }
+    out.extend(target.identity.clone());
     out
 }
 
@@ -156,16 +159,16 @@ fn boxed(response: Response<Incoming>) -> Response<Body> {
 }
 
 /// A GET without a body.
-pub(super) async fn get(target: Target) -> Result<Response<Body>, Status> {
+pub async fn get(target: Target) -> Result<Response<Body>, Status> {
     let mut request = Request::new(full(""));
     *request.uri_mut() = uri(&target)?;
     *request.method_mut() = Method::GET;
-    *request.headers_mut() = outgoing_headers(&HeaderMap::new(), &target.authority, false);
+    *request.headers_mut() = outgoing_headers(&HeaderMap::new(), &target, false);
     send(&target, request).await.map(boxed)
 }
 
 /// The beginning of a body as text.
-pub(super) async fn text(response: Response<Body>, max_bytes: usize) -> String {
+pub async fn text(response: Response<Body>, max_bytes: usize) -> String {
     let mut body = response.into_body();
     let mut collected = Vec::new();
     while collected.len() < max_bytes
@@ -180,7 +183,7 @@ pub(super) async fn text(response: Response<Body>, max_bytes: usize) -> String {
 }
 
 /// Passes a request on, and after `101` becomes a pipe.
-pub(super) async fn forward(target: Target, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
+pub async fn forward(target: Target, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
     let upgrade = wants_upgrade(request.headers());
     let client = upgrade.then(|| hyper::upgrade::on(&mut request));
     let (parts, body) = request.into_parts();
@@ -188,7 +191,7 @@ pub(super) async fn forward(target: Target, mut request: Request<Incoming>) -> R
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = parts.method;
     *outgoing.uri_mut() = uri(&target)?;
-    *outgoing.headers_mut() = outgoing_headers(&parts.headers, &target.authority, upgrade);
+    *outgoing.headers_mut() = outgoing_headers(&parts.headers, &target, upgrade);
     if !upgrade && let Some(length) = parts.headers.get(http::header::CONTENT_LENGTH) {
         outgoing.headers_mut().insert(http::header::CONTENT_LENGTH, length.clone());
     }

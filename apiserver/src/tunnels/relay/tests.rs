@@ -37,12 +37,20 @@ fn credentials_stay_here() {
         ("sec-websocket-protocol", "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.eA"),
         ("accept", "*/*"),
     ]);
-    let out = outgoing_headers(&client, "n:1", true);
+    let target = Target {
+        authority: "n:1".to_owned(),
+        security: None,
+        path_and_query: String::new(),
+        connect_timeout: Duration::ZERO,
+        identity: HeaderMap::from_iter([(HeaderName::from_static("x-remote-user"), HeaderValue::from_static("u"))]),
+    };
+    let out = outgoing_headers(&client, &target, true);
     let mut names: Vec<&str> = out.keys().map(HeaderName::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["accept", "connection", "host", "sec-websocket-protocol", "upgrade"]);
+    assert_eq!(names, ["accept", "connection", "host", "sec-websocket-protocol", "upgrade", "x-remote-user"]);
+    assert_eq!(out["x-remote-user"], "u");
     assert_eq!(out["sec-websocket-protocol"], "v4.channel.k8s.io");
-    assert!(!outgoing_headers(&client, "n:1", false).contains_key("upgrade"));
+    assert!(!outgoing_headers(&client, &target, false).contains_key("upgrade"));
 }
 
 /// A server that passes every request on to `backend`.
@@ -57,6 +65,7 @@ async fn relay(backend: SocketAddr) -> SocketAddr {
                     security: None,
                     path_and_query: "/there".to_owned(),
                     connect_timeout: Duration::from_secs(5),
+                    identity: HeaderMap::new(),
                 };
                 let response = forward(target, request).await;
                 Ok::<_, std::convert::Infallible>(response.unwrap_or_else(|status| {
