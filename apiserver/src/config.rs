@@ -11,6 +11,7 @@ use crate::admission::AdmissionConfig;
 use crate::authn::{AuthnConfig, request_header};
 use crate::authz::AuthzConfig;
 use crate::flags::Flags;
+use crate::storage::transform::EncryptionConfig;
 
 /// What per-kind rules may know of the server's configuration.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub struct EtcdConfig {
     pub start_timeout: Duration,
     /// How long a readiness check waits for it.
     pub ready_timeout: Duration,
+    /// Encryption at rest.
+    pub encryption: EncryptionConfig,
 }
 
 /// How kubelets are reached.
@@ -331,6 +334,10 @@ fn etcd(flags: &Flags) -> Result<EtcdConfig, InvalidConfig> {
         compaction_interval: non_zero(flags.etcd_compaction_interval.0),
         start_timeout: flags.storage_initialization_timeout.0,
         ready_timeout: flags.etcd_readycheck_timeout.0,
+        encryption: EncryptionConfig {
+            file: flags.encryption_provider_config.clone(),
+            reload: flags.encryption_provider_config_automatic_reload,
+        },
     })
 }
 

@@ -44,7 +44,6 @@ pub const LEGACY: &[LegacyFlag] = &[
     refused("authorization-policy-file", NOT_THERE),
     refused("authorization-webhook-config-file", NOT_THERE),
     refused("egress-selector-config-file", NOT_THERE),
-    refused("encryption-provider-config", NOT_THERE),
     refused("oidc-issuer-url", NOT_THERE),
     refused("service-account-signing-endpoint", NOT_THERE),
     without_effect("aggregator-reject-forwarding-redirect", false),
@@ -95,7 +94,6 @@ pub const LEGACY: &[LegacyFlag] = &[
     without_effect("enable-aggregator-routing", false),
     without_effect("enable-garbage-collector", false),
     without_effect("enable-logs-handler", false),
-    without_effect("encryption-provider-config-automatic-reload", false),
     without_effect("endpoint-reconciler-type", true),
     without_effect("etcd-count-metric-poll-period", true),
     without_effect("etcd-db-metric-poll-interval", true),
@@ -199,6 +197,12 @@ pub struct Flags {
     /// Let priority levels share the request limits fairly
     #[arg(long, default_value_t = true)]
     pub enable_priority_and_fairness: bool,
+    /// File that says how resources are encrypted in etcd
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read that file again when it changes
+    #[arg(long)]
+    pub encryption_provider_config_automatic_reload: bool,
     /// Authorities of etcd's certificate
     #[arg(long, default_value = "")]
     pub etcd_cafile: String,

@@ -15,7 +15,7 @@ use crate::authn;
 use crate::authz;
 use crate::bootstrap::desired::{Facts, UnreadableFile};
 use crate::bootstrap::{self, RegistryStore};
-use crate::config::Config;
+use crate::config::{Config, EtcdConfig};
 use crate::endpoints::discovery::Discovery;
 use crate::endpoints::openapi::OpenApi;
 use crate::endpoints::reviews::Reviews;
@@ -33,6 +33,7 @@ use crate::storage::StorageError;
 use crate::storage::clock::Clock;
 use crate::storage::compaction;
 use crate::storage::etcd::Etcd;
+use crate::storage::transform::{Names, Transform};
 use crate::tokens;
 use crate::tunnels::{self, Tunnels};
 use crate::{admission, http, webhook};
@@ -72,8 +73,9 @@ pub enum StartError {
 /// What could not be started, with flag and file.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     let port = SecurePort::bind(&config)?;
-    let etcd = Etcd::connect(&config.etcd).await?;
     let table = SharedTable::new(resources::table());
+    let transform = Arc::new(encryption(&config.etcd, &table)?);
+    let etcd = Etcd::connect(&config.etcd, transform).await?;
     let clock = Clock::start(etcd.clone(), caches(&etcd, &table.load())).await?;
     let options = config.options.clone();
     let registry = Registry::new(etcd.clone(), Arc::clone(&clock), table.clone(), options, config.event_ttl);
@@ -136,9 +138,28 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     };
     let facts = Facts::of(&config, address.port())?;
     tracing::info!(%address, revision = clock.revision(), "Serving securely");
-    serve(&config, port, filters, Background { extensions, etcd, clock, registry, aggregator, facts }, stop_watches, shutdown)
-        .await;
+    serve(
+        &config,
+        port,
+        filters,
+        Background { extensions, etcd, clock, registry, aggregator, facts },
+        stop_watches,
+        shutdown,
+    )
+    .await;
     Ok(())
+}
+
+/// Encryption at rest, with the names of the resources by the first segment of their keys.
+fn encryption(config: &EtcdConfig, table: &SharedTable) -> Result<Transform, StorageError> {
+    let mut names = Names::new();
+    for resource in table.load().iter() {
+        if let Some(storage) = &resource.storage {
+            let key = storage.key_prefix.trim_start_matches("/registry/").trim_end_matches('/').to_owned();
+            names.entry(key).or_default().push((resource.group.clone(), resource.plural.clone()));
+        }
+    }
+    Transform::load(config.encryption.clone(), format!("{}/", config.prefix), names)
 }
 
 /// What runs beside the requests.
@@ -163,6 +184,8 @@ async fn serve(
     let tasks = TaskTracker::new();
     let Background { extensions, etcd, clock, registry, aggregator, facts } = background;
     tasks.spawn(Arc::clone(&clock).run(stop.clone()));
+    let (transform, reload_stop) = (Arc::clone(etcd.transform()), stop.clone());
+    tasks.spawn(async move { transform.follow_file(reload_stop).await });
     if let Some(interval) = config.etcd.compaction_interval {
         tasks.spawn(compaction::run(etcd.clone(), clock, interval, stop.clone()));
     }

@@ -81,7 +81,7 @@ struct Current {
     /// With `resourceVersion`.
     value: Value,
     revision: u64,
-    /// It lies in storage in another version than is written now.
+    /// It lies in storage otherwise than it would be written now: in another version, or under another key.
     stale: bool,
 }
 
@@ -305,7 +305,9 @@ impl Registry {
         let Some(stored) = stored else { return Ok(None) };
         let mut value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
         meta::set_resource_version(&mut value, &stored.revision.to_string());
-        self.current(target, value, stored.revision).await.map(Some)
+        let mut current = self.current(target, value, stored.revision).await?;
+        current.stale |= stored.stale;
+        Ok(Some(current))
     }
 
     /// An object from storage; a custom one in the version of the request.

@@ -82,7 +82,8 @@ impl Registry {
                 }
                 return self.create_by_update(target, change, options).await.map(|object| (object, true));
             };
-            let plan = self.plan_update(target, change, now, options).await;
+            let mut plan = self.plan_update(target, change, now, options).await;
+            let mut stale = now.stale;
             if !fresh && !matches!(plan, Ok(Plan::Put(..))) {
                 let live = self.live(target, &cache, &key).await?;
                 fresh = true;
@@ -90,6 +91,10 @@ impl Registry {
                     current = live;
                     continue;
                 }
+                stale = live.is_some_and(|live| live.stale);
+            }
+            if stale && matches!(plan, Ok(Plan::Keep)) {
+                plan = Ok(Plan::Put(now.value.clone(), Rollback::none()));
             }
             match self.perform(target, &cache, &key, now, plan?).await? {
                 Ok(object) => return Ok((object, false)),

@@ -16,7 +16,7 @@ use super::StorageError;
 use super::cache::ResourceCache;
 use super::entry::Entry;
 use super::etcd::Etcd;
-use super::transform;
+use super::transform::Transform;
 
 /// How long a request waits for the clock to reach the revision it asks for.
 const MAX_WAIT: Duration = Duration::from_secs(3);
@@ -133,12 +133,13 @@ impl Clock {
                 last = u64::try_from(kv.mod_revision()).unwrap_or_default();
                 let Ok(key) = std::str::from_utf8(kv.key()) else { continue };
                 let value = (event.event_type() == EventType::Put).then(|| kv.value());
-                apply(&caches, key, value, last);
+                apply(self.etcd.transform(), &caches, key, value, last);
                 if !joining.is_empty() {
                     let unserved = joining
                         .iter()
                         .filter(|(prefix, cache)| caches.get(*prefix).is_none_or(|served| !Arc::ptr_eq(served, cache)));
                     apply(
+                        self.etcd.transform(),
                         &unserved.map(|(prefix, cache)| (prefix.clone(), Arc::clone(cache))).collect(),
                         key,
                         value,
@@ -285,9 +286,16 @@ fn locate<'c, 'k>(caches: &'c Caches, key: &'k str) -> Option<(&'c Arc<ResourceC
     Some((cache, key.strip_prefix(prefix.as_str()).filter(|rest| !rest.is_empty())?))
 }
 
-fn entry(cache: &ResourceCache, key: &str, whole_key: &str, value: &[u8], revision: u64) -> Option<Entry> {
-    let json = transform::from_storage(whole_key, value);
-    match json.and_then(|json| Entry::new(key.into(), &json, revision, cache.probe())) {
+fn entry(
+    transform: &Transform,
+    cache: &ResourceCache,
+    key: &str,
+    whole_key: &str,
+    value: &[u8],
+    revision: u64,
+) -> Option<Entry> {
+    let json = transform.from_storage(whole_key, value);
+    match json.and_then(|(json, _)| Entry::new(key.into(), &json, revision, cache.probe())) {
         Ok(entry) => Some(entry),
         Err(error) => {
             tracing::error!(key = whole_key, err = %error, "An object in etcd is not served");
@@ -296,11 +304,11 @@ fn entry(cache: &ResourceCache, key: &str, whole_key: &str, value: &[u8], revisi
     }
 }
 
-fn apply(caches: &Caches, whole_key: &str, value: Option<&[u8]>, revision: u64) {
+fn apply(transform: &Transform, caches: &Caches, whole_key: &str, value: Option<&[u8]>, revision: u64) {
     let Some((cache, key)) = locate(caches, whole_key) else { return };
     let entry = match value {
         None => None,
-        Some(value) => match entry(cache, key, whole_key, value, revision) {
+        Some(value) => match entry(transform, cache, key, whole_key, value, revision) {
             Some(entry) => Some(entry),
             None => return,
         },
@@ -313,7 +321,7 @@ async fn list(etcd: &Etcd, prefix: &str, caches: &Caches) -> Result<(HashMap<Str
     let revision = etcd
         .list(prefix, |whole_key, value, revision| {
             let Some((cache, key)) = locate(caches, whole_key) else { return };
-            if let Some(entry) = entry(cache, key, whole_key, value, revision) {
+            if let Some(entry) = entry(etcd.transform(), cache, key, whole_key, value, revision) {
                 entries.entry(cache.prefix().to_owned()).or_default().push(entry);
             }
         })

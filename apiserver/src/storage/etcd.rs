@@ -3,6 +3,7 @@
 //! Guarantees: a write is conditional on what the caller saw, and tells what is there instead when it did not happen. Every
 //! call has a time limit. Knows keys and bytes only.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{
@@ -10,7 +11,8 @@ use etcd_client::{
     TxnOpResponse, WatchClient, WatchOptions, WatchStream,
 };
 
-use super::{StorageError, diagnose, transform};
+use super::transform::Transform;
+use super::{StorageError, diagnose};
 use crate::config::EtcdConfig;
 
 /// How long a call may take.
@@ -25,6 +27,8 @@ pub struct Stored {
     pub json: Vec<u8>,
     /// Of the last change.
     pub revision: u64,
+    /// It would be stored otherwise now.
+    pub stale: bool,
 }
 
 /// How a conditional write ended.
@@ -43,6 +47,7 @@ pub struct Etcd {
     watch: WatchClient,
     pub(super) lease: LeaseClient,
     prefix: String,
+    transform: Arc<Transform>,
 }
 
 impl std::fmt::Debug for Etcd {
@@ -79,11 +84,6 @@ fn revision(kv: &KeyValue) -> u64 {
     u64::try_from(kv.mod_revision()).unwrap_or_default()
 }
 
-fn stored(kv: &KeyValue) -> Result<Stored, StorageError> {
-    let json = transform::from_storage(&String::from_utf8_lossy(kv.key()), kv.value())?.into_owned();
-    Ok(Stored { json, revision: revision(kv) })
-}
-
 fn signed(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
 }
@@ -93,7 +93,7 @@ impl Etcd {
     ///
     /// # Errors
     /// A file that cannot be read, or why no server can be used, with the step that fails.
-    pub async fn connect(config: &EtcdConfig) -> Result<Self, StorageError> {
+    pub async fn connect(config: &EtcdConfig, transform: Arc<Transform>) -> Result<Self, StorageError> {
         let ca = read("--etcd-cafile", &config.ca_file)?;
         let cert = read("--etcd-certfile", &config.cert_file)?;
         let key = read("--etcd-keyfile", &config.key_file)?;
@@ -129,6 +129,7 @@ impl Etcd {
             watch: client.watch_client().max_decoding_message_size(usize::MAX),
             lease: client.lease_client(),
             prefix: config.prefix.clone(),
+            transform,
         };
         etcd.await_answer(config, &diagnose::Material { ca, identity }).await?;
         Ok(etcd)
@@ -151,6 +152,16 @@ impl Etcd {
             tracing::info!(err = found.why.unwrap_or(why), "Waiting for etcd");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    fn stored(&self, kv: &KeyValue) -> Result<Stored, StorageError> {
+        let (json, stale) = self.transform.from_storage(&String::from_utf8_lossy(kv.key()), kv.value())?;
+        Ok(Stored { json: json.into_owned(), revision: revision(kv), stale })
+    }
+
+    /// Between JSON and stored bytes.
+    pub fn transform(&self) -> &Arc<Transform> {
+        &self.transform
     }
 
     /// The key prefix of a resource under this server's `--etcd-prefix`.
@@ -181,7 +192,7 @@ impl Etcd {
     pub async fn get(&self, key: &str) -> Result<Option<Stored>, StorageError> {
         let mut kv = self.kv.clone();
         let answer = limited("range", kv.get(key, None)).await?;
-        answer.kvs().first().map(stored).transpose()
+        answer.kvs().first().map(|kv| self.stored(kv)).transpose()
     }
 
     /// Calls `visit` for every key below a prefix, all at one revision, which is returned.
@@ -243,7 +254,7 @@ impl Etcd {
         lease: Option<i64>,
     ) -> Result<Written, StorageError> {
         let options = lease.map(|lease| PutOptions::new().with_lease(lease));
-        self.conditionally(key, condition, TxnOp::put(key, transform::to_storage(json), options)).await
+        self.conditionally(key, condition, TxnOp::put(key, self.transform.to_storage(key, json)?, options)).await
     }
 
     /// Removes a key that is still at `seen`.
@@ -267,7 +278,7 @@ impl Etcd {
             TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
             _ => None,
         });
-        Ok(Written::Refused(there.as_ref().map(stored).transpose()?))
+        Ok(Written::Refused(there.as_ref().map(|kv| self.stored(kv)).transpose()?))
     }
 
     /// Every change of every key from a revision on, whoever makes it.
