@@ -1,13 +1,14 @@
 //! The validated configuration: what the flags mean, with files read and values checked.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::leader::LeaderElectionConfig;
 use client::{ClientConfig, ClientConfigError};
 use pki::authority::Authority;
+use pki::token_keys::{KeyError, Signer};
 
 use crate::controllers::certificates::{CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY};
 use crate::controllers::node_ipam_controller::{Cidr, Pool};
@@ -36,6 +37,10 @@ pub struct Config {
     pub concurrent: Concurrent,
     /// PEM that every namespace gets.
     pub root_ca: Option<String>,
+    /// Signs token secrets of service accounts; without it there are none.
+    pub token_signer: Option<Arc<Signer>>,
+    /// Token secrets that were not used for so long are taken back.
+    pub legacy_token_period: Duration,
     /// Authorities by signer name.
     pub signers: HashMap<&'static str, Arc<Authority>>,
     /// Longest life time of a signed certificate.
@@ -95,6 +100,12 @@ pub struct Concurrent {
     pub mirroring: usize,
     /// Of the garbage collector.
     pub garbage_collector: usize,
+    /// Of token secrets.
+    pub token_secret: usize,
+    /// Of quotas.
+    pub resource_quota: usize,
+    /// Of autoscalers.
+    pub autoscaler: usize,
 }
 
 /// Why there is no configuration.
@@ -113,6 +124,9 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// The key of service account tokens.
+    #[error(transparent)]
+    TokenKey(#[from] KeyError),
     /// An authority.
     #[error("--{flag}: {source}")]
     Authority {
@@ -172,6 +186,8 @@ impl Config {
             shutdown_timeout: generic.controller_shutdown_timeout.0,
             concurrent: Concurrent::from_flags(concurrency),
             root_ca,
+            token_signer: token_signer(&certificates.service_account_private_key_file)?,
+            legacy_token_period: certificates.legacy_service_account_token_clean_up_period.0,
             signers: signers(certificates)?,
             signing_duration: certificates.cluster_signing_duration.0,
             cidr_pools: cidr_pools(nodes).map_err(ConfigError::Value)?,
@@ -211,6 +227,9 @@ impl Concurrent {
             service_endpoint: count(flags.concurrent_service_endpoint_syncs),
             mirroring: count(flags.mirroring_concurrent_service_endpoint_syncs),
             garbage_collector: count(flags.concurrent_gc_syncs),
+            token_secret: count(flags.concurrent_serviceaccount_token_syncs),
+            resource_quota: count(flags.concurrent_resource_quota_syncs),
+            autoscaler: count(flags.concurrent_horizontal_pod_autoscaler_syncs),
         }
     }
 }
@@ -225,6 +244,11 @@ fn read(flag: &'static str, path: &str) -> Result<String, ConfigError> {
 
 fn read_optional(flag: &'static str, path: &str) -> Result<Option<String>, ConfigError> {
     if path.is_empty() { Ok(None) } else { read(flag, path).map(Some) }
+}
+
+fn token_signer(path: &str) -> Result<Option<Arc<Signer>>, KeyError> {
+    const FLAG: &str = "--service-account-private-key-file";
+    if path.is_empty() { Ok(None) } else { Signer::read(FLAG, Path::new(path)).map(|signer| Some(Arc::new(signer))) }
 }
 
 /// Each signer's own authority, or the common one.

@@ -2,7 +2,7 @@
 //!
 //! Contract: a library with no policy of its own. Which certificates a cluster has is data ([`profile`]); signing takes
 //! the signer's policy and never copies extensions from a request ([`authority`], [`csr`]); the clock is an argument.
-//! Only [`store`] touches files. Nothing here knows of a daemon or of the API.
+//! Only [`store`] and [`token_keys`] touch files. Nothing here knows of a daemon or of the API.
 
 pub mod authority;
 pub mod csr;
@@ -12,5 +12,6 @@ pub mod key;
 pub mod kubeconfig;
 pub mod profile;
 pub mod store;
+pub mod token_keys;
 
 pub use error::Error;

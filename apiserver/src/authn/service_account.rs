@@ -16,7 +16,9 @@ use super::{AuthnConfig, ConfigError, Identity, Refused, TokenAuthenticator};
 use crate::objects::{Objects, ResourceName, find};
 use crate::tokens::claims::{LEGACY_ISSUER, LegacyClaims, user_info};
 use crate::tokens::jwt::{Unverified, Verifier, check_times, common_audiences};
-use crate::tokens::{BoundObject, Claims, TokenSubject, keys};
+use pki::token_keys as keys;
+
+use crate::tokens::{BoundObject, Claims, TokenSubject};
 
 const MAX_REMEMBERED: usize = 8192;
 /// An object whose deletion began this long ago no longer carries a token.
@@ -211,7 +213,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sa.key");
         std::fs::write(&path, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        let signer = Signer::new(keys::private_key("--x", &path).unwrap()).unwrap();
+        let signer = Signer::read("--x", &path).unwrap();
         let config = AuthnConfig {
             service_account_key_files: vec![path],
             service_account_issuers: vec!["https://issuer".into()],

@@ -6,8 +6,9 @@
 use serde_json::{Value, json};
 
 use super::claims::{BoundObject, Claims, TokenSubject, user_name};
-use super::jwt::{JwtError, Signer, Verifier};
-use super::keys::PublicKey;
+use pki::token_keys::{PublicKey, Signer};
+
+use super::jwt::{JwtError, Verifier};
 
 /// Seconds that a kubelet asks for by default; such tokens may be extended.
 pub const DEFAULT_POD_TOKEN_SECONDS: i64 = 3607;
@@ -101,7 +102,7 @@ impl Issuer {
     /// # Errors
     /// The crypto library fails.
     pub fn sign(&self, claims: &Claims) -> Result<String, JwtError> {
-        self.signer.sign(claims)
+        Ok(self.signer.sign(claims)?)
     }
 }
 
@@ -138,13 +139,12 @@ impl Discovery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tokens::keys;
 
     fn issuer(extend: bool) -> Issuer {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sa.key");
         std::fs::write(&path, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        let signer = Signer::new(keys::private_key("--x", &path).unwrap()).unwrap();
+        let signer = Signer::read("--x", &path).unwrap();
         Issuer::new(signer, "https://i".into(), vec!["api".into()], extend, None)
     }
 

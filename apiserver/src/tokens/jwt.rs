@@ -8,8 +8,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use pki::token_keys::{PublicKey, SigningFailed};
+
 use super::claims::Claims;
-use super::keys::{PrivateKey, PublicKey};
 
 /// No real token comes near this; longer ones are refused unread.
 pub const MAX_TOKEN_BYTES: usize = 64 * 1024;
@@ -35,8 +36,8 @@ pub enum JwtError {
     #[error("the token's audiences {0:?} are not this server's")]
     Audience(Vec<String>),
     /// The signing key failed.
-    #[error("signing failed")]
-    Signing,
+    #[error(transparent)]
+    Signing(#[from] SigningFailed),
 }
 
 #[derive(Deserialize)]
@@ -44,37 +45,6 @@ struct Header {
     alg: String,
     #[serde(default)]
     kid: String,
-}
-
-/// Signs tokens with one key.
-pub struct Signer {
-    key: PrivateKey,
-    header: String,
-    /// The public half, for the key set.
-    pub public: PublicKey,
-}
-
-impl Signer {
-    /// From a private key; the error is a phrase.
-    ///
-    /// # Errors
-    /// The key is too short or on an unknown curve.
-    pub fn new(key: PrivateKey) -> Result<Self, String> {
-        let public = key.public()?;
-        let header = serde_json::json!({"alg": public.algorithm.name(), "kid": public.id}).to_string();
-        Ok(Self { key, header: URL_SAFE_NO_PAD.encode(header), public })
-    }
-
-    /// The token with these claims.
-    ///
-    /// # Errors
-    /// The crypto library fails.
-    pub fn sign(&self, claims: &Claims) -> Result<String, JwtError> {
-        let payload = serde_json::to_vec(claims).map_err(|_| JwtError::Signing)?;
-        let message = format!("{}.{}", self.header, URL_SAFE_NO_PAD.encode(payload));
-        let signature = self.key.sign(message.as_bytes()).ok_or(JwtError::Signing)?;
-        Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
-    }
 }
 
 /// A token read but not verified: what its parts say.
@@ -173,7 +143,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::tokens::keys;
+    use pki::token_keys::{self as keys, Signer};
 
     fn write(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
         let path = dir.path().join(name);
@@ -188,7 +158,7 @@ mod tests {
     }
 
     fn signer(path: &std::path::Path) -> Signer {
-        Signer::new(keys::private_key("--x", path).unwrap()).unwrap()
+        Signer::read("--x", path).unwrap()
     }
 
     #[test]

@@ -6,14 +6,11 @@
 pub mod claims;
 pub mod issuer;
 pub mod jwt;
-pub mod keys;
 
 pub use claims::{BoundObject, Claims, TokenSubject};
 pub use issuer::{Discovery, Issuer};
-pub use jwt::{JwtError, Signer, Verifier};
-pub use keys::{KeyError, PublicKey};
-
-use std::path::PathBuf;
+pub use jwt::{JwtError, Verifier};
+pub use pki::token_keys::{KeyError, PublicKey, Signer};
 
 use crate::config::TokenConfig;
 
@@ -34,14 +31,12 @@ pub fn build(config: &TokenConfig, base_url: &str) -> Result<Tokens, KeyError> {
     const SIGNING: &str = "--service-account-signing-key-file";
     let mut keys = Vec::new();
     for path in &config.key_files {
-        keys.extend(keys::public_keys("--service-account-key-file", path)?);
+        keys.extend(pki::token_keys::public_keys("--service-account-key-file", path)?);
     }
     let name = config.issuers.first().cloned().unwrap_or_default();
     let issuer = match &config.signing_key_file {
         Some(path) => {
-            let unusable =
-                |why| KeyError::Unusable { flag: SIGNING, path: PathBuf::from(path).display().to_string(), why };
-            let signer = Signer::new(keys::private_key(SIGNING, path)?).map_err(unusable)?;
+            let signer = Signer::read(SIGNING, path)?;
             if !keys.contains(&signer.public) {
                 tracing::warn!(
                     "{SIGNING} is none of --service-account-key-file: tokens issued here will be refused here"

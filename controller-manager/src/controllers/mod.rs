@@ -3,8 +3,10 @@
 pub mod bootstrap;
 pub mod certificates;
 pub mod clusterrole_aggregation_controller;
+pub mod cronjob_controller;
 pub mod daemonset_controller;
 pub mod deployment_controller;
+pub mod disruption_controller;
 pub mod endpoints_controller;
 pub mod endpointslice_controller;
 pub mod endpointslice_mirroring_controller;
@@ -28,6 +30,7 @@ pub mod revision;
 pub mod root_ca_certificate_publisher_controller;
 pub mod service_cidr_controller;
 pub mod serviceaccount_controller;
+pub mod serviceaccount_tokens;
 pub mod slices;
 pub mod statefulset_controller;
 pub mod table;

@@ -72,7 +72,7 @@ pub fn reconcile(snapshot: &Snapshot<'_>) -> Plan {
         let deleting = is_deleting(&pod.metadata);
         if node.is_empty() {
             if deleting {
-                remove(&mut plan, pod, "PodGC: unscheduled and terminating");
+                remove(&mut plan, pod, None);
             }
             continue;
         }
@@ -80,13 +80,13 @@ pub fn reconcile(snapshot: &Snapshot<'_>) -> Plan {
             (None, Some(since)) => {
                 let left = remaining(*since, QUARANTINE_SECONDS, snapshot.now);
                 if left.is_zero() {
-                    remove(&mut plan, pod, "PodGC: node no longer exists");
+                    remove(&mut plan, pod, Some("PodGC: node no longer exists"));
                 } else {
                     plan.again(left);
                 }
             }
             (Some(node), _) if deleting && !node_serves(node) => {
-                remove(&mut plan, pod, "PodGC: node is out of service");
+                remove(&mut plan, pod, None);
             }
             _ => {}
         }
@@ -95,7 +95,7 @@ pub fn reconcile(snapshot: &Snapshot<'_>) -> Plan {
     if snapshot.threshold > 0 && ended.len() > snapshot.threshold {
         ended.sort_by_key(|pod| (created(&pod.metadata), pod.metadata.name.clone()));
         for pod in &ended[..ended.len() - snapshot.threshold] {
-            remove(&mut plan, pod, "PodGC: too many ended pods");
+            remove(&mut plan, pod, None);
         }
     }
     plan
@@ -106,10 +106,14 @@ fn node_serves(node: &NodeView) -> bool {
     ready || node.spec.taints.iter().all(|taint| taint.key != OUT_OF_SERVICE)
 }
 
-fn remove(plan: &mut Plan, pod: &PodView, why: &str) {
+/// `why` is said in the pod's condition: a pod that lost its node was disrupted, the others were to end anyway.
+fn remove(plan: &mut Plan, pod: &PodView, why: Option<&str>) {
     let target = Target::of(&PodView::RESOURCE, &pod.metadata);
     if !pod.is_terminal() {
-        let mut status = disruption_condition(pod, "DeletionByPodGC", why, Timestamp::now());
+        let mut status = why.map_or_else(
+            || json!({"metadata": {"uid": pod.metadata.uid}}),
+            |why| disruption_condition(pod, "DeletionByPodGC", why, Timestamp::now()),
+        );
         status["status"]["phase"] = json!("Failed");
         plan.push(Action::Patch {
             target: target.clone(),

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::{
-    bootstrap, certificates, clusterrole_aggregation_controller, daemonset_controller, deployment_controller,
-    endpoints_controller, endpointslice_controller, endpointslice_mirroring_controller, ephemeral_volume_controller,
-    garbage_collector_controller, job_controller, namespace_controller, node_ipam_controller,
-    node_lifecycle_controller, persistentvolume_attach_detach_controller, persistentvolume_binder_controller,
-    persistentvolume_expander_controller, pod_garbage_collector_controller, protection, replicaset_controller,
-    resourceclaim_controller, root_ca_certificate_publisher_controller, service_cidr_controller,
-    serviceaccount_controller, statefulset_controller, taint_eviction_controller, ttl_after_finished_controller,
-    ttl_controller,
+    bootstrap, certificates, clusterrole_aggregation_controller, cronjob_controller, daemonset_controller,
+    deployment_controller, disruption_controller, endpoints_controller, endpointslice_controller,
+    endpointslice_mirroring_controller, ephemeral_volume_controller, garbage_collector_controller, job_controller,
+    namespace_controller, node_ipam_controller, node_lifecycle_controller, persistentvolume_attach_detach_controller,
+    persistentvolume_binder_controller, persistentvolume_expander_controller, pod_garbage_collector_controller,
+    protection, replicaset_controller, resourceclaim_controller, root_ca_certificate_publisher_controller,
+    service_cidr_controller, serviceaccount_controller, serviceaccount_tokens, statefulset_controller,
+    taint_eviction_controller, ttl_after_finished_controller, ttl_controller,
 };
 use crate::framework::Setup;
 
@@ -50,11 +50,11 @@ pub const TABLE: &[Entry] = &[
     on("certificatesigningrequest-cleaner-controller", "csrcleaner", certificates::cleaner::register),
     on("certificatesigningrequest-signing-controller", "csrsigning", certificates::signing::register),
     on("clusterrole-aggregation-controller", "clusterrole-aggregation", clusterrole_aggregation_controller::register),
-    missing("cronjob-controller", "cronjob"),
+    on("cronjob-controller", "cronjob", cronjob_controller::register),
     on("daemonset-controller", "daemonset", daemonset_controller::register),
     on("deployment-controller", "deployment", deployment_controller::register),
     missing("device-taint-eviction-controller", ""),
-    missing("disruption-controller", "disruption"),
+    on("disruption-controller", "disruption", disruption_controller::register),
     on("endpoints-controller", "endpoint", endpoints_controller::register),
     on("endpointslice-controller", "endpointslice", endpointslice_controller::register),
     on("endpointslice-mirroring-controller", "endpointslicemirroring", endpointslice_mirroring_controller::register),
@@ -63,7 +63,11 @@ pub const TABLE: &[Entry] = &[
     missing("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
     on("job-controller", "job", job_controller::register),
     missing_off("kube-apiserver-serving-clustertrustbundle-publisher-controller", ""),
-    missing("legacy-serviceaccount-token-cleaner-controller", "legacy-service-account-token-cleaner"),
+    on(
+        "legacy-serviceaccount-token-cleaner-controller",
+        "legacy-service-account-token-cleaner",
+        serviceaccount_tokens::cleaner::register,
+    ),
     on("namespace-controller", "namespace", namespace_controller::register),
     on("node-ipam-controller", "nodeipam", node_ipam_controller::register),
     on("node-lifecycle-controller", "nodelifecycle", node_lifecycle_controller::register),
@@ -96,7 +100,7 @@ pub const TABLE: &[Entry] = &[
     missing_off("selinux-warning-controller", ""),
     on("service-cidr-controller", "", service_cidr_controller::register),
     on("serviceaccount-controller", "serviceaccount", serviceaccount_controller::register),
-    missing("serviceaccount-token-controller", "serviceaccount-token"),
+    on("serviceaccount-token-controller", "serviceaccount-token", serviceaccount_tokens::secrets::register),
     on("statefulset-controller", "statefulset", statefulset_controller::register),
     missing_off("storage-version-migrator-controller", "svm"),
     missing_off("storageversion-garbage-collector-controller", "storage-version-gc"),

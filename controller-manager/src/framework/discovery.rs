@@ -1,7 +1,10 @@
 //! What the server serves, one preferred version per resource, for controllers that work on every kind.
 
+use std::time::{Duration, Instant};
+
 use client::{Client, ClientError, ResourceRef};
 use serde::Deserialize;
+use tokio::sync::Mutex;
 
 /// One served resource.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,6 +13,8 @@ pub struct Served {
     pub resource: ResourceRef,
     /// What can be done with it.
     pub verbs: Vec<String>,
+    /// Whether its size can be read and set through `scale`.
+    pub scalable: bool,
 }
 
 impl Served {
@@ -62,6 +67,13 @@ struct Resource {
     response_kind: Option<Kind>,
     scope: String,
     verbs: Vec<String>,
+    subresources: Vec<Subresource>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Subresource {
+    subresource: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -106,8 +118,50 @@ fn add_group(discovery: &mut Discovery, group: &Group) {
                     resource.scope == "Namespaced",
                 ),
                 verbs: resource.verbs.clone(),
+                scalable: resource.subresources.iter().any(|sub| sub.subresource == "scale"),
             });
         }
+    }
+}
+
+/// What was asked so lately is not asked again.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Finds resources by their kinds, for references that name only these. Asks the server when it does not know a kind.
+pub struct Kinds {
+    client: Client,
+    known: Mutex<Option<(Instant, Discovery)>>,
+}
+
+impl Kinds {
+    /// Knows nothing yet.
+    pub fn new(client: Client) -> Self {
+        Self { client, known: Mutex::default() }
+    }
+
+    /// Whoever asks.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The resource of a kind and whether it has `scale`; `None` when no such kind is served.
+    pub async fn find(&self, api_version: &str, kind: &str) -> Result<Option<(ResourceRef, bool)>, ClientError> {
+        let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let mut known = self.known.lock().await;
+        let of = |discovery: &Discovery| {
+            let served = discovery.resources.iter().find(|s| s.resource.group == group && s.resource.kind == kind);
+            served.map(|served| (served.resource.clone(), served.scalable))
+        };
+        if let Some((asked, discovery)) = &*known {
+            let found = of(discovery);
+            if found.is_some() || asked.elapsed() < FRESH {
+                return Ok(found);
+            }
+        }
+        let discovery = discover(&self.client).await?;
+        let found = of(&discovery);
+        *known = Some((Instant::now(), discovery));
+        Ok(found)
     }
 }
 

@@ -100,6 +100,14 @@ impl<'a> Setup<'a> {
         Executor::new(account, client, events)
     }
 
+    /// Hands that act as this process, for what no service account of a controller may do; `name` is their label.
+    pub fn own_executor(&mut self, name: &str) -> Executor {
+        let (qps, burst) = (self.config.client.qps, self.config.client.burst);
+        let client = self.credentials.own().with_limits(qps, burst);
+        let events = Recorder::start(&client, name, "", self.shutdown.clone());
+        Executor::new(name, client, events)
+    }
+
     /// The process's own client, which may list and watch everything.
     pub fn client(&self) -> Client {
         self.credentials.own()

@@ -208,7 +208,7 @@ pub struct CronJobSpec {
 }
 
 /// What is said about a cron job.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CronJobStatus {
     /// Jobs that run.

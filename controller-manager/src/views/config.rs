@@ -3,11 +3,8 @@
 use std::collections::BTreeMap;
 
 use apimachinery::meta::ObjectMeta;
-use client::informer::Cached;
-use client::{ResourceRef, resources};
+use client::resources;
 use serde::Deserialize;
-
-use crate::framework::View;
 
 /// The config map that holds the cluster's root certificates, in every namespace.
 pub const ROOT_CA_NAME: &str = "kube-root-ca.crt";
@@ -22,18 +19,7 @@ pub struct RootCaView {
     pub data: BTreeMap<String, String>,
 }
 
-impl Cached for RootCaView {
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-}
-
-impl View for RootCaView {
-    const RESOURCE: ResourceRef = resources::CONFIG_MAPS;
-    fn field_selector() -> Option<&'static str> {
-        Some("metadata.name=kube-root-ca.crt")
-    }
-}
+crate::view!(RootCaView, resources::CONFIG_MAPS, [], Some("metadata.name=kube-root-ca.crt"));
 
 /// A secret with a bootstrap token.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -45,18 +31,7 @@ pub struct BootstrapTokenView {
     pub data: BTreeMap<String, String>,
 }
 
-impl Cached for BootstrapTokenView {
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-}
-
-impl View for BootstrapTokenView {
-    const RESOURCE: ResourceRef = resources::SECRETS;
-    fn field_selector() -> Option<&'static str> {
-        Some("type=bootstrap.kubernetes.io/token")
-    }
-}
+crate::view!(BootstrapTokenView, resources::SECRETS, [], Some("type=bootstrap.kubernetes.io/token"));
 
 /// The config map with the public cluster information.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -68,15 +43,38 @@ pub struct ClusterInfoView {
     pub data: BTreeMap<String, String>,
 }
 
-impl Cached for ClusterInfoView {
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
+crate::view!(ClusterInfoView, resources::CONFIG_MAPS, [], Some("metadata.name=cluster-info"));
+
+/// Names the service account of a token secret.
+pub const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+/// The identity of that account.
+pub const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
+/// Token secrets by `namespace/account`.
+pub const BY_ACCOUNT: &str = "account";
+
+/// A secret with a token of a service account.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TokenSecretView {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// `token`, `ca.crt`, `namespace`, in base64.
+    pub data: BTreeMap<String, String>,
+    /// The type; the watch selects by it, a read by name does not.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+impl TokenSecretView {
+    /// The service account that it says it is for.
+    pub fn account(&self) -> &str {
+        self.metadata.annotations.get(ACCOUNT_NAME).map_or("", String::as_str)
     }
 }
 
-impl View for ClusterInfoView {
-    const RESOURCE: ResourceRef = resources::CONFIG_MAPS;
-    fn field_selector() -> Option<&'static str> {
-        Some("metadata.name=cluster-info")
-    }
-}
+crate::view!(
+    TokenSecretView,
+    resources::SECRETS,
+    [(BY_ACCOUNT, |secret: &TokenSecretView| vec![format!("{}/{}", secret.metadata.namespace, secret.account())])],
+    Some("type=kubernetes.io/service-account-token")
+);

@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod pod;
+pub mod policy;
 pub mod rbac;
 pub mod selector;
 pub mod service;
@@ -28,7 +29,10 @@ macro_rules! view {
     ($type:ty, $resource:expr) => {
         $crate::view!($type, $resource, []);
     };
-    ($type:ty, $resource:expr, [$(($name:expr, $index:expr)),* $(,)?]) => {
+    ($type:ty, $resource:expr, [$($index:tt),* $(,)?]) => {
+        $crate::view!($type, $resource, [$($index),*], None);
+    };
+    ($type:ty, $resource:expr, [$(($name:expr, $index:expr)),* $(,)?], $fields:expr) => {
         impl client::informer::Cached for $type {
             fn meta(&self) -> &apimachinery::meta::ObjectMeta {
                 &self.metadata
@@ -38,6 +42,9 @@ macro_rules! view {
             const RESOURCE: client::ResourceRef = $resource;
             fn indexes() -> Vec<(&'static str, $crate::framework::store::IndexFn<Self>)> {
                 vec![$(($name, $index)),*]
+            }
+            fn field_selector() -> Option<&'static str> {
+                $fields
             }
         }
     };

@@ -3,8 +3,9 @@
 use apimachinery::meta::ObjectMeta;
 use client::resources;
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::meta::Condition;
+use super::meta::{Condition, or_empty};
 use super::namespace_index;
 
 /// A namespace.
@@ -48,6 +49,16 @@ pub const BY_NAMESPACE: &str = "namespace";
 pub struct ServiceAccountView {
     /// Metadata.
     pub metadata: ObjectMeta,
+    /// Secrets that it names (`name`), as they are written.
+    #[serde(deserialize_with = "or_empty")]
+    pub secrets: Vec<Value>,
+}
+
+impl ServiceAccountView {
+    /// Whether it names the secret.
+    pub fn names(&self, secret: &str) -> bool {
+        self.secrets.iter().any(|reference| reference["name"] == secret)
+    }
 }
 
 crate::view!(ServiceAccountView, resources::SERVICE_ACCOUNTS, [(BY_NAMESPACE, namespace_index)]);

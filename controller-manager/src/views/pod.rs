@@ -187,6 +187,16 @@ pub struct Volume {
     pub persistent_volume_claim: Option<ClaimSource>,
     /// A claim made for the pod.
     pub ephemeral: Option<Value>,
+    /// A secret.
+    pub secret: SecretSource,
+}
+
+/// A reference to a secret; empty for volumes of other kinds.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SecretSource {
+    /// Its name, in the pod's namespace.
+    pub secret_name: String,
 }
 
 /// A reference to a claim.
@@ -320,6 +330,11 @@ impl PodView {
             .flat_map(|term| &term.match_fields)
             .find(|field| field.key == "metadata.name" && field.operator == "In" && field.values.len() == 1)
             .map_or("", |field| field.values[0].as_str())
+    }
+
+    /// Names of the secrets that it mounts as volumes.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> + '_ {
+        self.spec.volumes.iter().map(|volume| volume.secret.secret_name.as_str()).filter(|name| !name.is_empty())
     }
 
     /// Names of the claims it uses; claims made for the pod are called `POD-VOLUME`.

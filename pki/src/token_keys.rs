@@ -1,4 +1,4 @@
-//! Reading RSA and EC keys from PEM files, for signing and for verifying.
+//! Keys of service account tokens: reading RSA and EC keys from PEM files, signing tokens and verifying signatures.
 //!
 //! A verification file may hold public keys, certificates or private keys (whose public half is taken), several in one file,
 //! as upstream accepts. A key's id is the URL-safe base64 of the SHA-256 of its SubjectPublicKeyInfo, as upstream's.
@@ -201,6 +201,51 @@ impl PrivateKey {
             }
             Self::Ec(key) => key.sign(&random, message).ok().map(|signature| signature.as_ref().to_vec()),
         }
+    }
+}
+
+/// The crypto library failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("signing failed")]
+pub struct SigningFailed;
+
+/// Signs tokens with one key.
+pub struct Signer {
+    key: PrivateKey,
+    header: String,
+    /// The public half, for the key set.
+    pub public: PublicKey,
+}
+
+impl Signer {
+    /// From a private key; the error is a phrase.
+    ///
+    /// # Errors
+    /// The key is too short or on an unknown curve.
+    pub fn new(key: PrivateKey) -> Result<Self, String> {
+        let public = key.public()?;
+        let header = serde_json::json!({"alg": public.algorithm.name(), "kid": public.id}).to_string();
+        Ok(Self { key, header: URL_SAFE_NO_PAD.encode(header), public })
+    }
+
+    /// From the file that a flag names.
+    ///
+    /// # Errors
+    /// The file cannot be read, holds no private key, or one that cannot sign tokens.
+    pub fn read(flag: &'static str, path: &Path) -> Result<Self, KeyError> {
+        let unusable = |why| KeyError::Unusable { flag, path: path.display().to_string(), why };
+        Self::new(private_key(flag, path)?).map_err(unusable)
+    }
+
+    /// The JWT with these claims.
+    ///
+    /// # Errors
+    /// The crypto library fails.
+    pub fn sign(&self, claims: &impl serde::Serialize) -> Result<String, SigningFailed> {
+        let payload = serde_json::to_vec(claims).map_err(|_| SigningFailed)?;
+        let message = format!("{}.{}", self.header, URL_SAFE_NO_PAD.encode(payload));
+        let signature = self.key.sign(message.as_bytes()).ok_or(SigningFailed)?;
+        Ok(format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature)))
     }
 }
 
