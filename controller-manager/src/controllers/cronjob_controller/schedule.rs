@@ -80,6 +80,7 @@ mod tests {
 
     use super::*;
 
+    #[allow(clippy::needless_pass_by_value)]
     fn cron(last: Value, deadline: Value) -> CronJobView {
         serde_json::from_value(json!({
             "metadata": {"creationTimestamp": "2026-01-01T00:00:10Z"},

@@ -151,6 +151,7 @@ mod tests {
             .collect()
     }
 
+    #[allow(clippy::needless_pass_by_value)]
     fn budget(spec: Value, evicted: Value) -> BudgetView {
         serde_json::from_value(
             json!({"metadata": {"generation": 3}, "spec": spec, "status": {"disruptedPods": evicted}}),
