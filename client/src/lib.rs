@@ -24,7 +24,7 @@ pub use client::{Client, TokenSource};
 pub use config::{Access, ClientConfig, ClientConfigError, Material};
 pub use error::ClientError;
 pub use flags::ClientFlags;
-pub use resource::{ObjectKey, ResourceRef};
+pub use resource::{ObjectKey, ResourceRef, encode_into};
 pub use verbs::{DeleteOptions, List, ListOptions, Patch, Preconditions};
 
 #[cfg(test)]

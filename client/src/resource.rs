@@ -83,7 +83,7 @@ impl fmt::Display for ResourceRef {
 }
 
 /// Percent-encodes what may not stand in a path segment or a query value.
-pub(crate) fn encode_into(out: &mut String, text: &str) {
+pub fn encode_into(out: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => out.push(char::from(byte)),

@@ -75,6 +75,8 @@ pub struct List<T> {
     pub resource_version: String,
     /// Token of the next page; empty at the end.
     pub continue_token: String,
+    /// How many more there are, where the server says so.
+    pub remaining_items: usize,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +92,7 @@ struct WireListMeta {
     resource_version: String,
     #[serde(rename = "continue")]
     continue_token: String,
+    remaining_item_count: usize,
 }
 
 /// A change of an object, in one of the API's forms.
@@ -234,6 +237,7 @@ impl Client {
             items: page.items.unwrap_or_default(),
             resource_version: page.metadata.resource_version,
             continue_token: page.metadata.continue_token,
+            remaining_items: page.metadata.remaining_item_count,
         })
     }
 

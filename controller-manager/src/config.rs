@@ -11,6 +11,8 @@ use pki::authority::Authority;
 use pki::token_keys::{KeyError, Signer};
 
 use crate::controllers::certificates::{CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY};
+use crate::controllers::horizontalpodautoscaler_controller::Settings;
+use crate::controllers::horizontalpodautoscaler_controller::replicas::Patience;
 use crate::controllers::node_ipam_controller::{Cidr, Pool};
 use crate::controllers::node_lifecycle_controller::zones::Rates;
 use crate::controllers::table::{self, Selection};
@@ -67,6 +69,10 @@ pub struct Config {
     pub mirroring_batch_period: Duration,
     /// At most so many addresses of one subset are mirrored.
     pub mirroring_max_endpoints: usize,
+    /// Quotas are counted anew after so long in any case.
+    pub quota_sync_period: Duration,
+    /// Of autoscalers.
+    pub autoscaling: Settings,
     /// Whether claims are handed to provisioners.
     pub enable_dynamic_provisioning: bool,
     /// Whether volumes that a dead node does not let go are detached by force.
@@ -206,6 +212,16 @@ impl Config {
             endpoints_batch_period: workloads.endpoint_updates_batch_period.0,
             mirroring_batch_period: workloads.mirroring_endpointslice_updates_batch_period.0,
             mirroring_max_endpoints: count(workloads.mirroring_max_endpoints_per_subset),
+            quota_sync_period: workloads.resource_quota_sync_period.0,
+            autoscaling: Settings {
+                period: workloads.horizontal_pod_autoscaler_sync_period.0.max(Duration::from_millis(100)),
+                stabilization: workloads.horizontal_pod_autoscaler_downscale_stabilization.0,
+                tolerance: workloads.horizontal_pod_autoscaler_tolerance,
+                patience: Patience {
+                    cpu_initialization: workloads.horizontal_pod_autoscaler_cpu_initialization_period.0,
+                    initial_readiness: workloads.horizontal_pod_autoscaler_initial_readiness_delay.0,
+                },
+            },
             enable_dynamic_provisioning: volumes.enable_dynamic_provisioning,
             force_detach: !volumes.disable_force_detach_on_timeout,
         })

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use super::{
     bootstrap, certificates, clusterrole_aggregation_controller, cronjob_controller, daemonset_controller,
     deployment_controller, disruption_controller, endpoints_controller, endpointslice_controller,
-    endpointslice_mirroring_controller, ephemeral_volume_controller, garbage_collector_controller, job_controller,
-    namespace_controller, node_ipam_controller, node_lifecycle_controller, persistentvolume_attach_detach_controller,
-    persistentvolume_binder_controller, persistentvolume_expander_controller, pod_garbage_collector_controller,
-    protection, replicaset_controller, resourceclaim_controller, root_ca_certificate_publisher_controller,
+    endpointslice_mirroring_controller, ephemeral_volume_controller, garbage_collector_controller,
+    horizontalpodautoscaler_controller, job_controller, namespace_controller, node_ipam_controller,
+    node_lifecycle_controller, persistentvolume_attach_detach_controller, persistentvolume_binder_controller,
+    persistentvolume_expander_controller, pod_garbage_collector_controller, protection, replicaset_controller,
+    resourceclaim_controller, resourcequota_controller, root_ca_certificate_publisher_controller,
     service_cidr_controller, serviceaccount_controller, serviceaccount_tokens, statefulset_controller,
     taint_eviction_controller, ttl_after_finished_controller, ttl_controller,
 };
@@ -60,7 +61,11 @@ pub const TABLE: &[Entry] = &[
     on("endpointslice-mirroring-controller", "endpointslicemirroring", endpointslice_mirroring_controller::register),
     on("ephemeral-volume-controller", "ephemeral-volume", ephemeral_volume_controller::register),
     on("garbage-collector-controller", "garbagecollector", garbage_collector_controller::register),
-    missing("horizontal-pod-autoscaler-controller", "horizontalpodautoscaling"),
+    on(
+        "horizontal-pod-autoscaler-controller",
+        "horizontalpodautoscaling",
+        horizontalpodautoscaler_controller::register,
+    ),
     on("job-controller", "job", job_controller::register),
     missing_off("kube-apiserver-serving-clustertrustbundle-publisher-controller", ""),
     on(
@@ -91,7 +96,7 @@ pub const TABLE: &[Entry] = &[
     on("replicationcontroller-controller", "replicationcontroller", replicaset_controller::replicationcontroller),
     on("resourceclaim-controller", "resource-claim-controller", resourceclaim_controller::register),
     missing_off("resourcepoolstatusrequest-controller", ""),
-    missing("resourcequota-controller", "resourcequota"),
+    on("resourcequota-controller", "resourcequota", resourcequota_controller::register),
     on(
         "root-ca-certificate-publisher-controller",
         "root-ca-cert-publisher",

@@ -147,11 +147,19 @@ impl Kinds {
     /// The resource of a kind and whether it has `scale`; `None` when no such kind is served.
     pub async fn find(&self, api_version: &str, kind: &str) -> Result<Option<(ResourceRef, bool)>, ClientError> {
         let group = api_version.split_once('/').map_or("", |(group, _)| group);
+        let found = self.served(|resource| resource.group == group && resource.kind == kind).await?;
+        Ok(found.map(|served| (served.resource, served.scalable)))
+    }
+
+    /// The resource of a plural name.
+    pub async fn find_plural(&self, group: &str, plural: &str) -> Result<Option<ResourceRef>, ClientError> {
+        let found = self.served(|resource| resource.group == group && resource.plural == plural).await?;
+        Ok(found.map(|served| served.resource))
+    }
+
+    async fn served(&self, wanted: impl Fn(&ResourceRef) -> bool) -> Result<Option<Served>, ClientError> {
         let mut known = self.known.lock().await;
-        let of = |discovery: &Discovery| {
-            let served = discovery.resources.iter().find(|s| s.resource.group == group && s.resource.kind == kind);
-            served.map(|served| (served.resource.clone(), served.scalable))
-        };
+        let of = |discovery: &Discovery| discovery.resources.iter().find(|one| wanted(&one.resource)).cloned();
         if let Some((asked, discovery)) = &*known {
             let found = of(discovery);
             if found.is_some() || asked.elapsed() < FRESH {

@@ -1,11 +1,11 @@
 //! How controllers are put together and run: queues, workers, stores and identities.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use client::events::Recorder;
 use client::work_queue::{self, Requeue, WorkQueue};
-use client::{Client, ClientError};
+use client::{Client, ClientError, ResourceRef};
 use futures::future::{BoxFuture, join_all};
 use tokio_util::sync::CancellationToken;
 
@@ -71,12 +71,17 @@ pub trait Controller: Send + Sync + 'static {
 
 type Job = Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, ()> + Send>;
 
+/// Called with the resource and the namespace of an object that is gone.
+pub type OnDeleted = Arc<OnceLock<Box<dyn Fn(&ResourceRef, &str) + Send + Sync>>>;
+
 /// The process while its controllers are put together.
 pub struct Setup<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// All stores.
     pub stores: Stores,
+    /// Who wants to know of deletions of any kind; told by the garbage collector, which watches all.
+    pub on_deleted: OnDeleted,
     credentials: &'a Credentials,
     shutdown: CancellationToken,
     jobs: Vec<Job>,
@@ -85,7 +90,14 @@ pub struct Setup<'a> {
 impl<'a> Setup<'a> {
     /// Nothing yet.
     pub fn new(config: &'a Config, credentials: &'a Credentials, shutdown: CancellationToken) -> Self {
-        Self { config, stores: Stores::default(), credentials, shutdown, jobs: Vec::new() }
+        Self {
+            config,
+            stores: Stores::default(),
+            on_deleted: OnDeleted::default(),
+            credentials,
+            shutdown,
+            jobs: Vec::new(),
+        }
     }
 
     /// A queue; its name is the metrics' label.

@@ -3,6 +3,7 @@
 //! Contract: a view holds only what some controller reads. Because a view is not the whole object it is never written
 //! back; changes travel as patches. Templates that are copied into new objects are kept as plain JSON values.
 
+pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod network;
 pub mod node;
 pub mod pod;
 pub mod policy;
+pub mod quota;
 pub mod rbac;
 pub mod selector;
 pub mod service;

@@ -6,6 +6,7 @@ use apimachinery::meta::ObjectMeta;
 use client::resources;
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::meta::{Condition, Time, condition, is_deleting};
@@ -66,6 +67,14 @@ pub struct PodSpec {
     pub volumes: Vec<Volume>,
     /// Where it must go.
     pub affinity: Affinity,
+    /// Requests and limits of the pod as a whole.
+    pub resources: Resources,
+    /// What it needs besides its containers.
+    pub overhead: BTreeMap<String, String>,
+    /// How important it is.
+    pub priority_class_name: String,
+    /// How long it may run.
+    pub active_deadline_seconds: Option<i64>,
     /// Devices.
     pub resource_claims: Vec<PodResourceClaim>,
 }
@@ -92,11 +101,45 @@ pub struct ResourceClaimStatus {
     pub resource_claim_name: Option<String>,
 }
 
-/// The part of the affinity that names a node: daemon sets' pods are bound by it.
+/// The parts of the affinity that name a node (daemon sets' pods are bound by it) or other namespaces (quotas).
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Affinity {
     node_affinity: NodeAffinity,
+    pod_affinity: PodAffinity,
+    pod_anti_affinity: PodAffinity,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodAffinity {
+    required_during_scheduling_ignored_during_execution: Vec<PodTerm>,
+    preferred_during_scheduling_ignored_during_execution: Vec<WeightedPodTerm>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodTerm {
+    namespaces: Vec<String>,
+    namespace_selector: Option<IgnoredAny>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WeightedPodTerm {
+    pod_affinity_term: PodTerm,
+}
+
+impl Affinity {
+    /// Whether it looks at pods of other namespaces.
+    pub fn crosses_namespaces(&self) -> bool {
+        [&self.pod_affinity, &self.pod_anti_affinity].into_iter().any(|affinity| {
+            let preferred = affinity.preferred_during_scheduling_ignored_during_execution.iter();
+            let preferred = preferred.map(|weighted| &weighted.pod_affinity_term);
+            let mut terms = affinity.required_during_scheduling_ignored_during_execution.iter().chain(preferred);
+            terms.any(|term| !term.namespaces.is_empty() || term.namespace_selector.is_some())
+        })
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

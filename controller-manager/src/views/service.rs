@@ -39,6 +39,8 @@ pub struct ServiceSpec {
     pub cluster_ip: String,
     /// `IPv4`, `IPv6`.
     pub ip_families: Vec<String>,
+    /// Whether a load balancer's ports get node ports; they do unless this is false.
+    pub allocate_load_balancer_node_ports: Option<bool>,
     /// Whether unready pods are endpoints too.
     pub publish_not_ready_addresses: bool,
     /// `PreferClose` …
@@ -55,6 +57,8 @@ pub struct ServicePort {
     pub protocol: String,
     /// Clients' port.
     pub port: i32,
+    /// The same port on all nodes; 0 for none.
+    pub node_port: i32,
     /// Pods' port, by number or name.
     pub target_port: Option<IntOrString>,
     /// What is spoken.

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::decide::{OwnerState, decide, forget_owners, remove_finalizer};
 use self::graph::{FOREGROUND, Graph, ORPHAN, Owner, Uid, Wake};
 use crate::framework::discovery::discover;
+use crate::framework::runtime::OnDeleted;
 use crate::framework::{Executor, Key, Setup, SyncError, Target};
 use crate::views::crd::{ApiServiceView, CrdView};
 
@@ -42,6 +43,7 @@ pub fn register(setup: &mut Setup) {
     services.on(move |_| wake.notify_one());
     let collector = Arc::new(Collector {
         executor,
+        on_deleted: Arc::clone(&setup.on_deleted),
         watching: setup.client(),
         graph: Mutex::default(),
         resources: RwLock::default(),
@@ -109,6 +111,7 @@ struct Watched {
 
 struct Collector {
     executor: Executor,
+    on_deleted: OnDeleted,
     watching: Client,
     graph: Mutex<Graph>,
     /// What is watched; a node's number is its place here. Places are never used again.
@@ -174,9 +177,15 @@ impl Collector {
                 continue;
             }
             let (number, stop, collector) = (resources.len(), shutdown.child_token(), Arc::clone(self));
+            let watched = resource.clone();
             let reader = Informer::<Metadata>::builder(&self.watching, resource.clone())
                 .metadata_only()
-                .on_event(move |delta| collector.observe(number, delta))
+                .on_event(move |delta| {
+                    collector.observe(number, delta);
+                    if let (Delta::Deleted(object), Some(tell)) = (delta, collector.on_deleted.get()) {
+                        tell(&watched, &object.0.namespace);
+                    }
+                })
                 .start(stop.clone());
             resources.push(Watched { resource: resource.clone(), reader, stop });
         }
