@@ -52,7 +52,7 @@ pub fn reconcile(namespace: &NamespaceView, current: Option<&RootCaView>, certif
         return None;
     }
     body["metadata"]["labels"] = json!(current.metadata.labels);
-    Some(Action::Replace { target: Target::of(&RootCaView::RESOURCE, &current.metadata), body })
+    Some(Action::Replace { target: Target::of(&RootCaView::RESOURCE, &current.metadata), subresource: None, body })
 }
 
 struct Publisher {

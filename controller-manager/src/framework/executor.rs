@@ -194,11 +194,9 @@ impl Executor {
                 let result = self.patch(&target, subresource, &patch.into()).await;
                 self.counted("patch", &target, result)
             }
-            Action::Replace { target, body } => {
-                let namespace = target.key.namespace();
-                let result: Result<IgnoredAny, _> =
-                    self.client.update(&target.resource, namespace, &target.key.name, &body).await;
-                self.counted("update", &target, result.map(drop))
+            Action::Replace { target, subresource, body } => {
+                let result = self.put(&target, subresource, &body).await;
+                self.counted("update", &target, result)
             }
             Action::Delete { target, uid, grace_period_seconds, propagation } => {
                 let result = self.delete(&target, uid, grace_period_seconds, propagation).await;
@@ -267,9 +265,14 @@ impl Executor {
         let mut object: Value = self.client.get(&target.resource, namespace, name).await?;
         // A version in the change replaces the one just read, so that the server refuses when they differ.
         merge_patch(&mut object, change);
+        self.put(target, sub, &object).await
+    }
+
+    async fn put(&self, target: &Target, sub: Option<&'static str>, object: &Value) -> Result<(), ClientError> {
+        let (namespace, name) = (target.key.namespace(), target.key.name.as_str());
         let result: Result<IgnoredAny, _> = match sub {
-            Some(sub) => self.client.put_sub(&target.resource, namespace, name, sub, &object).await,
-            None => self.client.update(&target.resource, namespace, name, &object).await,
+            Some(sub) => self.client.put_sub(&target.resource, namespace, name, sub, object).await,
+            None => self.client.update(&target.resource, namespace, name, object).await,
         };
         result.map(drop)
     }

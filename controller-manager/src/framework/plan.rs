@@ -93,6 +93,8 @@ pub enum Action {
     Replace {
         /// What to replace.
         target: Target,
+        /// `status` …
+        subresource: Option<&'static str>,
         /// The whole object.
         body: Value,
     },

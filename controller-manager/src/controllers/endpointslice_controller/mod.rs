@@ -1,5 +1,6 @@
 //! `endpointslice-controller`: keeps the EndpointSlices of services that select pods.
 
+pub mod hints;
 pub mod reconcile;
 #[cfg(test)]
 mod tests;
@@ -10,10 +11,10 @@ use client::informer::Delta;
 use futures::future::BoxFuture;
 
 use self::reconcile::{MANAGER, slice_labels, wanted};
-use super::slices::{Family, managed_by, plan};
+use super::slices::{Family, PortGroup, managed_by, plan};
 use crate::framework::Action;
 use crate::framework::{
-    Controller, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, View,
+    Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, View,
 };
 use crate::views::discovery::{BY_SERVICE, EndpointSliceView, SERVICE_NAME};
 use crate::views::meta::is_deleting;
@@ -115,12 +116,16 @@ fn watch_nodes(services: &Store<ServiceView>, nodes: &Store<NodeView>, queue: &Q
     let (services, queue) = (services.clone(), queue.clone());
     nodes.on(move |delta| {
         let zone = |node: &NodeView| node.metadata.labels.get("topology.kubernetes.io/zone").cloned();
-        if let Delta::Updated { old, new } = delta
-            && zone(old) == zone(new)
-        {
+        let same = |same: bool| matches!(delta, Delta::Updated { .. }) && same;
+        let (old, new) = match delta {
+            Delta::Updated { old, new } => (old, new),
+            Delta::Added(node) | Delta::Deleted(node) => (node, node),
+        };
+        if same(zone(old) == zone(new) && hints::contribution(old) == hints::contribution(new)) {
             return;
         }
-        for service in services.list() {
+        let everywhere = !same(zone(old) == zone(new));
+        for service in services.list().iter().filter(|service| everywhere || hints::is_wanted(service)) {
             queue.add(Key::of(&service.metadata));
         }
     });
@@ -155,11 +160,13 @@ impl Slices {
         let mut pods = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
         pods.retain(|pod| service.spec.selector.matches(&pod.metadata.labels));
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        let (groups, missing_nodes) = wanted(&service, &pods, |name| self.nodes.get("", name));
+        let (mut groups, missing_nodes) = wanted(&service, &pods, |name| self.nodes.get("", name));
         let mut existing = self.slices.by_index(BY_SERVICE, &key.to_string());
         existing.retain(|slice| managed_by(slice, MANAGER) && !is_deleting(&slice.metadata));
+        let owner = Subject::of(&ServiceView::RESOURCE, &service.metadata);
+        self.share_out(&service, &owner, &mut groups, &existing);
         let family = Family {
-            owner: Subject::of(&ServiceView::RESOURCE, &service.metadata),
+            owner,
             labels: slice_labels(&service),
             annotations: std::collections::BTreeMap::new(),
             max_endpoints: self.max_endpoints,
@@ -169,6 +176,42 @@ impl Slices {
         match missing_nodes.first() {
             None => Ok(None),
             Some(node) => Err(SyncError::Waiting(format!("node {node} of a pod of service {key} does not exist yet"))),
+        }
+    }
+}
+
+impl Slices {
+    /// Gives endpoints zones by the service's topology mode, and tells when that begins, ends or is impossible.
+    fn share_out(
+        &self,
+        service: &ServiceView,
+        about: &Subject,
+        groups: &mut [PortGroup],
+        existing: &[Arc<EndpointSliceView>],
+    ) {
+        let disabled = |why: &str| self.executor.event(about, EventKind::Warning, "TopologyAwareHintsDisabled", why);
+        let hinted = |family: &str| {
+            let mut endpoints =
+                existing.iter().filter(|slice| slice.address_type == family).flat_map(|slice| &slice.endpoints);
+            endpoints.any(|endpoint| endpoint.hints.is_some())
+        };
+        if !hints::is_wanted(service) {
+            if service.spec.traffic_distribution.is_none() && (hinted("IPv4") || hinted("IPv6")) {
+                disabled("Topology Aware Hints has been disabled");
+            }
+            return;
+        }
+        let shares = hints::shares(&self.nodes.list());
+        for groups in groups.chunk_by_mut(|a, b| a.address_type == b.address_type) {
+            let family = groups[0].address_type.clone();
+            match hints::assign(groups, shares.as_ref().map_err(|why| *why)) {
+                Err(why) => disabled(&format!("{why}, addressType: {family}")),
+                Ok(()) if hinted(&family) => {}
+                Ok(()) => {
+                    let note = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                    self.executor.event(about, EventKind::Normal, "TopologyAwareHintsEnabled", note);
+                }
+            }
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::views::service::{EndpointPort, ServicePort, ServiceView, TargetRef};
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 /// On slices and endpoints of services without a cluster address.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";
-const ZONE: &str = "topology.kubernetes.io/zone";
+/// The zone of a node.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Whether the pod is an endpoint at all, ready or not.
 pub fn is_endpoint(pod: &PodView, include_terminating: bool) -> bool {

@@ -199,7 +199,7 @@ fn note_failure(job: &JobView, pod: &Arc<PodView>, verdict: &Verdict, a: &mut As
 }
 
 /// What was decided in an earlier step.
-fn decided(job: &JobView) -> Option<Finish> {
+pub fn decided(job: &JobView) -> Option<Finish> {
     [("FailureTarget", false), ("SuccessCriteriaMet", true)].into_iter().find_map(|(kind, success)| {
         let said = condition(&job.status.conditions, kind).filter(|said| said.status == "True")?;
         Some(Finish { success, reason: said.reason.clone(), message: said.message.clone() })

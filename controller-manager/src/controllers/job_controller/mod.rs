@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
 
-use self::assess::{Assessment, FINALIZER, Finish, Snapshot, assess, completed};
+use self::assess::{Assessment, FINALIZER, Finish, Snapshot, assess, completed, decided};
 use self::manage::{Manage, manage, pod_for};
 use super::wake::{watch_dependents, watch_owners};
 use crate::framework::backoff::remaining;
@@ -143,6 +143,12 @@ impl Jobs {
         let pods = self.claim(&job, &subject).await?;
         let released = self.still_released(key, &pods);
         let mut a = assess(&Snapshot { job: &job, pods: &pods, released: &released, now });
+        if a.finish.is_some() && decided(&job).is_none() {
+            // The decision is written before anything follows from it: otherwise the pods that it ends would be judged.
+            let status = status::written_down(&job, &a, count(a.active.len()), now);
+            self.write(&job, &job.status, &status, true).await?;
+            return Ok(None);
+        }
         self.remember_ends(key, &job, &a, now);
         let (active, failure) = self.act(&job, &subject, &mut a, settled, now).await;
         let status = self.write_status(&job, &subject, &a, active, settled, now).await?;

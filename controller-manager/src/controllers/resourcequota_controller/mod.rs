@@ -143,8 +143,9 @@ impl Quotas {
     }
 }
 
-/// The change that brings the status in line; None when it is.
-pub fn change(quota: &QuotaView, used: &Amounts) -> Option<Value> {
+/// The quota with the status in line, and nothing else that anybody but its owner wrote; None when it is in line. The account
+/// may neither read single quotas nor patch them.
+pub fn corrected(quota: &QuotaView, used: &Amounts) -> Option<Value> {
     let same = |old: &BTreeMap<String, String>, new: &Amounts| {
         old.len() == new.len()
             && old.iter().all(|(name, text)| Quantity::parse(text).is_ok_and(|amount| new.get(name) == Some(&amount)))
@@ -156,14 +157,17 @@ pub fn change(quota: &QuotaView, used: &Amounts) -> Option<Value> {
     if same(&quota.status.used, &all) && quota.status.hard == quota.spec.hard {
         return None;
     }
-    let gone = |old: &BTreeMap<String, String>| -> serde_json::Map<String, Value> {
-        old.keys().map(|name| (name.clone(), Value::Null)).collect()
-    };
-    let (mut hard, mut now) = (gone(&quota.status.hard), gone(&quota.status.used));
-    hard.extend(quota.spec.hard.iter().map(|(name, text)| (name.clone(), text.clone().into())));
-    now.extend(all.iter().map(|(name, amount)| (name.clone(), amount.to_string().into())));
-    let version = &quota.metadata.resource_version;
-    Some(json!({"metadata": {"resourceVersion": version}, "status": {"hard": hard, "used": now}}))
+    let used: BTreeMap<&String, String> = all.iter().map(|(name, amount)| (name, amount.to_string())).collect();
+    let meta = &quota.metadata;
+    Some(json!({
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {
+            "name": meta.name, "namespace": meta.namespace, "resourceVersion": meta.resource_version,
+            "labels": meta.labels, "annotations": meta.annotations,
+        },
+        "status": {"hard": quota.spec.hard, "used": used},
+    }))
 }
 
 impl Controller for Quotas {
@@ -171,9 +175,9 @@ impl Controller for Quotas {
         Box::pin(async move {
             let Some(quota) = self.quotas.get(&key.namespace, &key.name) else { return Ok(None) };
             let used = self.used(&quota).await?;
-            if let Some(change) = change(&quota, &used) {
+            if let Some(body) = corrected(&quota, &used) {
                 let target = Target::of(&QuotaView::RESOURCE, &quota.metadata);
-                self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+                self.executor.apply(Action::Replace { target, subresource: Some("status"), body }).await?;
             }
             Ok(Some(self.period))
         })
@@ -192,14 +196,14 @@ mod tests {
         }))
         .unwrap();
         let used = Amounts::from([("pods".to_owned(), usage::number(1)), ("cpu".to_owned(), usage::number(0))]);
-        let status = change(&quota, &used).unwrap()["status"].clone();
-        assert_eq!(status["hard"], json!({"pods": "2", "cpu": "1", "odd": "1", "memory": null}));
-        assert_eq!(status["used"], json!({"pods": "1", "cpu": "0", "odd": "3", "memory": null}));
+        let status = corrected(&quota, &used).unwrap()["status"].clone();
+        assert_eq!(status["hard"], json!({"pods": "2", "cpu": "1", "odd": "1"}));
+        assert_eq!(status["used"], json!({"pods": "1", "cpu": "0", "odd": "3"}));
         let settled: QuotaView = serde_json::from_value(json!({
             "spec": {"hard": {"cpu": "1"}}, "status": {"hard": {"cpu": "1"}, "used": {"cpu": "0.5"}},
         }))
         .unwrap();
         let half = Amounts::from([("cpu".to_owned(), Quantity::parse("500m").unwrap())]);
-        assert_eq!(change(&settled, &half), None);
+        assert_eq!(corrected(&settled, &half), None);
     }
 }
