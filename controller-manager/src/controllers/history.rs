@@ -1,5 +1,5 @@
 //! The history of a template as ControllerRevisions, for daemon sets and stateful sets: which revision the present
-//! template is, what its name and number are, and which old ones may go. Pure.
+//! template is, what its name and number are, and which old ones may go. Pure, but for [`record`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::revision::{encode_hash, hash_of};
-use crate::framework::{Action, Subject, Target, View};
+use crate::framework::{Action, Executor, Subject, SyncError, Target, View};
 use crate::views::meta::created;
 use crate::views::workloads::ControllerRevisionView;
 
@@ -43,16 +43,52 @@ pub fn template_of(revision: &ControllerRevisionView) -> Value {
     template
 }
 
-/// Finds the revision of `template` among those that `owner` controls, or plans to make it. Rolling back to an older
-/// template gives its revision a new number. `annotations`, and the hash as `hash_label`, go onto a new revision.
-pub fn history(
+/// What a set looks like now.
+#[derive(Debug)]
+pub struct Present<'a> {
+    /// The template.
+    pub template: &'a Value,
+    /// How often the name of a new revision was taken.
+    pub collisions: i32,
+    /// The label with which a new revision carries its hash.
+    pub hash_label: &'static str,
+    /// Annotations of a new revision.
+    pub annotations: Value,
+}
+
+/// Finds the present revision and makes it, if it is not there; of a set that is going away it makes none. None when the
+/// name was taken by another template (the collision is counted) or nothing can be made any more.
+pub async fn record(
+    executor: &Executor,
     owner: &Subject,
-    template: &Value,
-    collisions: i32,
+    present: &Present<'_>,
     owned: &[Arc<ControllerRevisionView>],
-    hash_label: &str,
-    annotations: &Value,
-) -> History {
+    going: bool,
+) -> Result<Option<History>, SyncError> {
+    let mut found = history(owner, present, owned);
+    for action in std::mem::take(&mut found.actions).into_iter().filter(|_| !going) {
+        match executor.apply(action).await {
+            Err(error) if error.is_already_exists() => {
+                let existing: ControllerRevisionView = executor.get(&owner.key.namespace, &found.name).await?;
+                if existing.data == data_of(present.template) {
+                    continue;
+                }
+                let change = json!({"status": {"collisionCount": present.collisions + 1}});
+                let target = Target { resource: owner.resource.clone(), key: owner.key.clone() };
+                executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+                return Ok(None);
+            }
+            Err(error) if error.is_namespace_terminating() => return Ok(None),
+            result => result?,
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Finds the revision of the template among those that `owner` controls, or plans to make it. Rolling back to an older
+/// template gives its revision a new number.
+pub fn history(owner: &Subject, present: &Present<'_>, owned: &[Arc<ControllerRevisionView>]) -> History {
+    let Present { template, collisions, hash_label, annotations } = present;
     let data = data_of(template);
     let mut all = owned.to_vec();
     all.sort_by(|a, b| a.revision.cmp(&b.revision).then_with(|| created(&a.metadata).cmp(&created(&b.metadata))));
@@ -60,10 +96,10 @@ pub fn history(
     let next = old.iter().map(|revision| revision.revision).max().unwrap_or(0) + 1;
     let mut same = same;
     let Some(current) = same.pop() else {
-        let hash = encode_hash(hash_of(template, collisions));
+        let hash = encode_hash(hash_of(template, *collisions));
         let name = format!("{}-{hash}", owner.key.name);
         let mut labels = template["metadata"]["labels"].clone();
-        labels[hash_label] = json!(hash);
+        labels[*hash_label] = json!(hash);
         let body = json!({
             "apiVersion": "apps/v1",
             "kind": "ControllerRevision",
@@ -91,7 +127,7 @@ pub fn history(
             change: json!({"metadata": {"resourceVersion": current.metadata.resource_version}, "revision": next}),
         });
     }
-    let hash = current.metadata.labels.get(hash_label).cloned().unwrap_or_default();
+    let hash = current.metadata.labels.get(*hash_label).cloned().unwrap_or_default();
     History { name: current.metadata.name.clone(), hash, actions, old }
 }
 

@@ -7,6 +7,8 @@ use client::informer::Delta;
 use crate::framework::plan::controller_of;
 use crate::framework::{Expectations, Key, Queue, Store, View};
 use crate::views::meta::is_deleting;
+use crate::views::selector::Selector;
+use crate::views::workloads;
 
 /// Changes of an object are work on it.
 pub fn watch_owners<T: View>(owners: &Store<T>, queue: &Queue, expectations: &Arc<Expectations>) {
@@ -21,6 +23,19 @@ pub fn watch_owners<T: View>(owners: &Store<T>, queue: &Queue, expectations: &Ar
         }
         queue.add(Key::of(meta));
     });
+}
+
+/// Finds the owners that select a dependent, for [`watch_dependents`].
+pub fn selecting<O: View, D: View>(
+    owners: &Store<O>,
+    selector: fn(&O) -> &Selector,
+) -> impl Fn(&D) -> Vec<Key> + Send + Sync + use<O, D> {
+    let owners = owners.clone();
+    move |dependent| {
+        let mut found = owners.by_index(workloads::BY_NAMESPACE, &dependent.meta().namespace);
+        found.retain(|owner| selector(owner).matches(&dependent.meta().labels));
+        found.iter().map(|owner| Key::of(owner.meta())).collect()
+    }
 }
 
 /// Dependents lead to the controller of kind `owner_kind` that owns them, before and after the change; orphans to those

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use apimachinery::meta::ObjectMeta;
 
-use super::plan::{Action, Subject, Target, controller_of};
-use super::store::View;
+use super::plan::{Action, Plan, Subject, Target, controller_of};
+use super::store::{Store, View};
+use super::{Executor, SyncError};
 use crate::views::meta::is_deleting;
+use crate::views::orphans_of;
 use crate::views::selector::Selector;
+use crate::views::workloads::BY_OWNER;
 
 /// The outcome of claiming.
 #[derive(Debug)]
@@ -17,6 +20,21 @@ pub struct Claims<T> {
     pub owned: Vec<Arc<T>>,
     /// Adoptions and releases.
     pub actions: Vec<Action>,
+}
+
+/// What of `store` is `owner`'s, after adoptions and releases. The store's views must be indexed by [`crate::views::owner_index`] under
+/// `owner`.
+pub async fn claim_from<T: View>(
+    executor: &Executor,
+    store: &Store<T>,
+    (owner, meta, selector): (&Subject, &ObjectMeta, &Selector),
+    filter: impl Fn(&T) -> bool,
+) -> Result<Vec<Arc<T>>, SyncError> {
+    let mut candidates = store.by_index(BY_OWNER, &owner.uid);
+    candidates.extend(store.by_index(BY_OWNER, &orphans_of(&owner.key.namespace)));
+    let claims = claim(owner, meta, selector, candidates, filter);
+    executor.run(Plan { actions: claims.actions, again_after: None }).await?;
+    Ok(claims.owned)
 }
 
 /// Sorts out `candidates` for `owner`. `may_adopt` further restricts orphans and owned objects (name prefixes of

@@ -12,22 +12,20 @@ use std::time::Duration;
 use client::informer::Delta;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use serde_json::json;
 
 use self::placement::place;
 use self::reconcile::{Changes, Snapshot, manage, pod_for, revision_annotations, roll, status_change};
-use super::history::{HASH_LABEL, History, clean_up, history};
-use super::wake::{watch_dependents, watch_owners};
-use crate::framework::claim::claim;
+use super::history::{HASH_LABEL, Present, clean_up, record};
+use super::wake::{selecting, watch_dependents, watch_owners};
+use crate::framework::claim::claim_from;
 use crate::framework::{
     Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
     SyncResult, Target, View,
 };
 use crate::views::meta::is_deleting;
 use crate::views::node::NodeView;
-use crate::views::orphans_of;
-use crate::views::pod::{self, PodView};
-use crate::views::workloads::{self, ControllerRevisionView, DaemonSetView};
+use crate::views::pod::PodView;
+use crate::views::workloads::{ControllerRevisionView, DaemonSetView};
 
 /// At most so many pods are created or deleted in one step.
 const BURST_PODS: usize = 250;
@@ -43,14 +41,7 @@ pub fn register(setup: &mut Setup) {
     let revisions = setup.stores.of::<ControllerRevisionView>();
     let expectations = Arc::new(Expectations::default());
     watch_owners(&sets, &queue, &expectations);
-    let selecting = sets.clone();
-    let selects = move |pod: &PodView| {
-        let all = selecting.by_index(workloads::BY_NAMESPACE, &pod.metadata.namespace);
-        all.iter()
-            .filter(|set| set.spec.selector.matches(&pod.metadata.labels))
-            .map(|set| Key::of(&set.metadata))
-            .collect()
-    };
+    let selects = selecting(&sets, |set| &set.spec.selector);
     watch_dependents(&pods, DaemonSetView::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
     let unwatched = Arc::new(Expectations::default());
     watch_dependents(&revisions, DaemonSetView::RESOURCE.kind.as_ref(), &queue, &unwatched, |_| Vec::new());
@@ -114,9 +105,18 @@ impl DaemonSets {
             self.executor.event(&subject, EventKind::Warning, "SelectingAll", note);
             return Ok(None);
         }
-        let Some(history) = self.history(&set, &subject).await? else { return Ok(None) };
+        let owner = (&subject, &set.metadata, &set.spec.selector);
+        let revisions = claim_from(&self.executor, &self.revisions, owner, |_| true).await?;
+        let now = Present {
+            template: &set.spec.template,
+            collisions: set.status.collision_count.unwrap_or(0),
+            hash_label: HASH_LABEL,
+            annotations: revision_annotations(&set),
+        };
+        let history = record(&self.executor, &subject, &now, &revisions, is_deleting(&set.metadata)).await?;
+        let Some(history) = history else { return Ok(None) };
         let settled = self.expectations.satisfied(key);
-        let pods = self.claim(&set, &subject).await?;
+        let pods = claim_from(&self.executor, &self.pods, owner, |_| true).await?;
         let nodes = self.nodes.list();
         let snapshot = Snapshot { set: &set, nodes: &nodes, pods: &pods, hash: &history.hash, now: Timestamp::now() };
         let mut again = None;
@@ -133,50 +133,6 @@ impl DaemonSets {
         }
         let available = pods.iter().filter_map(|pod| pod.available_in(set.spec.min_ready_seconds, snapshot.now)).min();
         Ok([again, available].into_iter().flatten().min())
-    }
-
-    /// The present revision; None when its name was taken by another template (the collision is counted).
-    async fn history(&self, set: &DaemonSetView, subject: &Subject) -> Result<Option<History>, SyncError> {
-        let mut candidates = self.revisions.by_index(workloads::BY_OWNER, &subject.uid);
-        candidates.extend(self.revisions.by_index(workloads::BY_OWNER, &orphans_of(&subject.key.namespace)));
-        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, |_| true);
-        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
-        let collisions = set.status.collision_count.unwrap_or(0);
-        let annotations = revision_annotations(set);
-        let mut found = history(subject, &set.spec.template, collisions, &claims.owned, HASH_LABEL, &annotations);
-        if is_deleting(&set.metadata) {
-            return Ok(Some(found));
-        }
-        for action in std::mem::take(&mut found.actions) {
-            match self.executor.apply(action).await {
-                Err(error) if error.is_already_exists() => {
-                    return self.on_name_taken(set, subject, &found.name).await.map(|same| same.then_some(found));
-                }
-                Err(error) if error.is_namespace_terminating() => return Ok(None),
-                result => result?,
-            }
-        }
-        Ok(Some(found))
-    }
-
-    async fn on_name_taken(&self, set: &DaemonSetView, subject: &Subject, name: &str) -> Result<bool, SyncError> {
-        let existing: ControllerRevisionView = self.executor.get(&subject.key.namespace, name).await?;
-        if existing.data == super::history::data_of(&set.spec.template) {
-            return Ok(true);
-        }
-        let count = set.status.collision_count.unwrap_or(0) + 1;
-        let change = json!({"status": {"collisionCount": count}});
-        let target = Target::of(&DaemonSetView::RESOURCE, &set.metadata);
-        self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
-        Ok(false)
-    }
-
-    async fn claim(&self, set: &DaemonSetView, subject: &Subject) -> Result<Vec<Arc<PodView>>, SyncError> {
-        let mut candidates = self.pods.by_index(pod::BY_OWNER, &subject.uid);
-        candidates.extend(self.pods.by_index(pod::BY_OWNER, &orphans_of(&subject.key.namespace)));
-        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, |_| true);
-        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
-        Ok(claims.owned)
     }
 
     async fn act(&self, snapshot: &Snapshot<'_>, subject: &Subject) -> SyncResult {

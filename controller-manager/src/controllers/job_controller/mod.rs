@@ -18,7 +18,7 @@ use serde_json::json;
 
 use self::assess::{Assessment, FINALIZER, Finish, Snapshot, assess, completed, decided};
 use self::manage::{Manage, manage, pod_for};
-use super::wake::{watch_dependents, watch_owners};
+use super::wake::{selecting, watch_dependents, watch_owners};
 use crate::framework::backoff::remaining;
 use crate::framework::claim::claim;
 use crate::framework::plan::{PatchBody, controller_of};
@@ -26,7 +26,7 @@ use crate::framework::{
     Action, Controller, EventKind, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncError, SyncResult,
     Target, View,
 };
-use crate::views::batch::{self, JobStatus, JobView};
+use crate::views::batch::{JobStatus, JobView};
 use crate::views::meta::{count, is_deleting};
 use crate::views::orphans_of;
 use crate::views::pod::{self, PodView};
@@ -42,14 +42,7 @@ pub fn register(setup: &mut Setup) {
     let pods = setup.stores.of::<PodView>();
     let expectations = Arc::new(Expectations::default());
     watch_owners(&jobs, &queue, &expectations);
-    let selecting = jobs.clone();
-    let selects = move |pod: &PodView| {
-        let all = selecting.by_index(batch::BY_NAMESPACE, &pod.metadata.namespace);
-        all.iter()
-            .filter(|job| job.spec.selector.matches(&pod.metadata.labels))
-            .map(|job| Key::of(&job.metadata))
-            .collect()
-    };
+    let selects = selecting(&jobs, |job| &job.spec.selector);
     watch_dependents(&pods, JobView::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
     let executor = setup.executor("job-controller");
     let workers = setup.config.concurrent.job;

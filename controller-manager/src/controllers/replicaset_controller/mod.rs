@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use self::reconcile::{Manage, Owned, PodSet, manage, sort_out, status_change};
 use super::pod_template::pod_from_template;
-use super::wake::{watch_dependents, watch_owners};
+use super::wake::{selecting, watch_dependents, watch_owners};
 use crate::framework::plan::controller_of;
 use crate::framework::{Controller, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncResult, View};
 use crate::views::meta::is_deleting;
@@ -43,14 +43,7 @@ fn register<S: PodSet>(setup: &mut Setup, queue_name: &'static str, account: &'s
     let pods = setup.stores.of::<PodView>();
     let expectations = Arc::new(Expectations::default());
     watch_owners(&sets, &queue, &expectations);
-    let selecting = sets.clone();
-    let selects = move |pod: &PodView| {
-        let all = selecting.by_index(workloads::BY_NAMESPACE, &pod.metadata.namespace);
-        all.iter()
-            .filter(|set| set.spec().selector.matches(&pod.metadata.labels))
-            .map(|set| Key::of(set.meta()))
-            .collect()
-    };
+    let selects = selecting(&sets, |set| &set.spec().selector);
     watch_dependents(&pods, S::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
     let executor = setup.executor(account);
     let controller = ReplicaSets::<S> { sets, pods, expectations, executor, kind: PhantomData };

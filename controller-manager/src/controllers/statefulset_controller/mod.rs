@@ -17,18 +17,17 @@ use serde_json::json;
 
 use self::identity::ordinal;
 use self::reconcile::{Revision, Snapshot, reconcile, status_change};
-use super::history::{HASH_LABEL, History, clean_up, data_of, history, template_of};
-use super::wake::{watch_dependents, watch_owners};
-use crate::framework::claim::claim;
+use super::history::{HASH_LABEL, Present, clean_up, record, template_of};
+use super::wake::{selecting, watch_dependents, watch_owners};
+use crate::framework::claim::claim_from;
 use crate::framework::{
     Action, Controller, EventKind, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncError, SyncResult,
     Target, View,
 };
 use crate::views::meta::is_deleting;
-use crate::views::orphans_of;
-use crate::views::pod::{self, PodView};
+use crate::views::pod::PodView;
 use crate::views::volume::ClaimView;
-use crate::views::workloads::{self, ControllerRevisionView, StatefulSetView};
+use crate::views::workloads::{ControllerRevisionView, StatefulSetView};
 
 /// The hash on revisions of stateful sets.
 const REVISION_HASH: &str = "controller.kubernetes.io/hash";
@@ -42,14 +41,7 @@ pub fn register(setup: &mut Setup) {
     let claims = setup.stores.of::<ClaimView>();
     let unwatched = Arc::new(Expectations::default());
     watch_owners(&sets, &queue, &unwatched);
-    let selecting = sets.clone();
-    let selects = move |pod: &PodView| {
-        let all = selecting.by_index(workloads::BY_NAMESPACE, &pod.metadata.namespace);
-        all.iter()
-            .filter(|set| set.spec.selector.matches(&pod.metadata.labels))
-            .map(|set| Key::of(&set.metadata))
-            .collect()
-    };
+    let selects = selecting(&sets, |set| &set.spec.selector);
     watch_dependents(&pods, StatefulSetView::RESOURCE.kind.as_ref(), &queue, &unwatched, selects);
     let executor = setup.executor("statefulset-controller");
     let workers = setup.config.concurrent.stateful_set;
@@ -74,9 +66,18 @@ impl StatefulSets {
     async fn step(&self, key: &Key) -> SyncResult {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(None) };
         let subject = Subject::of(&StatefulSetView::RESOURCE, &set.metadata);
-        let owned_revisions = self.claim_revisions(&set, &subject).await?;
-        let pods = self.claim_pods(&set, &subject).await?;
-        let Some(found) = self.history(&set, &subject, &owned_revisions).await? else { return Ok(None) };
+        let owner = (&subject, &set.metadata, &set.spec.selector);
+        let owned_revisions = claim_from(&self.executor, &self.revisions, owner, |_| true).await?;
+        let named = |pod: &PodView| ordinal(&key.name, &pod.metadata.name).is_some();
+        let pods = claim_from(&self.executor, &self.pods, owner, named).await?;
+        let now = Present {
+            template: &set.spec.template,
+            collisions: set.status.collision_count.unwrap_or(0),
+            hash_label: REVISION_HASH,
+            annotations: json!(set.metadata.annotations),
+        };
+        let found = record(&self.executor, &subject, &now, &owned_revisions, is_deleting(&set.metadata)).await?;
+        let Some(found) = found else { return Ok(None) };
         let update = Revision { name: found.name.clone(), template: set.spec.template.clone() };
         let current =
             owned_revisions.iter().find(|revision| revision.metadata.name == set.status.current_revision).map_or_else(
@@ -123,60 +124,5 @@ impl StatefulSets {
             }
         }
         Ok(())
-    }
-
-    async fn claim_pods(&self, set: &StatefulSetView, subject: &Subject) -> Result<Vec<Arc<PodView>>, SyncError> {
-        let mut candidates = self.pods.by_index(pod::BY_OWNER, &subject.uid);
-        candidates.extend(self.pods.by_index(pod::BY_OWNER, &orphans_of(&subject.key.namespace)));
-        let name = &set.metadata.name;
-        let named = |pod: &PodView| ordinal(name, &pod.metadata.name).is_some();
-        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, named);
-        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
-        Ok(claims.owned)
-    }
-
-    async fn claim_revisions(
-        &self,
-        set: &StatefulSetView,
-        subject: &Subject,
-    ) -> Result<Vec<Arc<ControllerRevisionView>>, SyncError> {
-        let mut candidates = self.revisions.by_index(workloads::BY_OWNER, &subject.uid);
-        candidates.extend(self.revisions.by_index(workloads::BY_OWNER, &orphans_of(&subject.key.namespace)));
-        let claims = claim(subject, &set.metadata, &set.spec.selector, candidates, |_| true);
-        self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
-        Ok(claims.owned)
-    }
-
-    /// The revision of the present template; None when its name was taken by another one (the collision is counted).
-    async fn history(
-        &self,
-        set: &StatefulSetView,
-        subject: &Subject,
-        owned: &[Arc<ControllerRevisionView>],
-    ) -> Result<Option<History>, SyncError> {
-        let collisions = set.status.collision_count.unwrap_or(0);
-        let annotations = json!(set.metadata.annotations);
-        let mut found = history(subject, &set.spec.template, collisions, owned, REVISION_HASH, &annotations);
-        if is_deleting(&set.metadata) {
-            return Ok(Some(found));
-        }
-        for action in std::mem::take(&mut found.actions) {
-            match self.executor.apply(action).await {
-                Err(error) if error.is_already_exists() => {
-                    let existing: ControllerRevisionView =
-                        self.executor.get(&subject.key.namespace, &found.name).await?;
-                    if existing.data == data_of(&set.spec.template) {
-                        continue;
-                    }
-                    let change = json!({"status": {"collisionCount": collisions + 1}});
-                    let target = Target::of(&StatefulSetView::RESOURCE, &set.metadata);
-                    self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
-                    return Ok(None);
-                }
-                Err(error) if error.is_namespace_terminating() => return Ok(None),
-                result => result?,
-            }
-        }
-        Ok(Some(found))
     }
 }
