@@ -47,6 +47,17 @@ struct Inner<K> {
     figures: Figures,
 }
 
+impl<K> Inner<K> {
+    /// Figures of the work under way; always true.
+    fn measure(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let ages = || state.processing.values().map(|since| since.elapsed().as_secs_f64());
+        self.figures.unfinished.set(ages().sum());
+        self.figures.longest.set(ages().fold(0.0, f64::max));
+        true
+    }
+}
+
 struct State<K> {
     /// Waiting for a worker, in order.
     ready: VecDeque<K>,
@@ -67,6 +78,8 @@ struct Figures {
     retries: Arc<Counter>,
     waited: Arc<Histogram>,
     worked: Arc<Histogram>,
+    unfinished: Arc<Gauge>,
+    longest: Arc<Gauge>,
 }
 
 const BUCKETS: &[f64] = &[1e-8, 1e-7, 1e-6, 9.999999999999999e-6, 9.999999999999999e-5, 0.001, 0.01, 0.1, 1.0, 10.0];
@@ -96,6 +109,16 @@ impl Figures {
                 BUCKETS,
             )
         });
+        static UNFINISHED: LazyLock<Family<Gauge>> = LazyLock::new(|| {
+            metrics::gauge("workqueue_unfinished_work_seconds", "Seconds of work under way, of all keys", &["name"])
+        });
+        static LONGEST: LazyLock<Family<Gauge>> = LazyLock::new(|| {
+            metrics::gauge(
+                "workqueue_longest_running_processor_seconds",
+                "Seconds for which the slowest worker has been at its key",
+                &["name"],
+            )
+        });
         let of = &[name];
         Self {
             depth: DEPTH.with(of),
@@ -103,6 +126,8 @@ impl Figures {
             retries: RETRIES.with(of),
             waited: WAITED.with(of),
             worked: WORKED.with(of),
+            unfinished: UNFINISHED.with(of),
+            longest: LONGEST.with(of),
         }
     }
 }
@@ -119,7 +144,10 @@ impl<K: Key> WorkQueue<K> {
             failures: HashMap::new(),
             closed: false,
         };
-        Self { inner: Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), figures: Figures::new(name) }) }
+        let inner = Arc::new(Inner { state: Mutex::new(state), wake: Notify::new(), figures: Figures::new(name) });
+        let weak = Arc::downgrade(&inner);
+        metrics::on_render(move || weak.upgrade().is_some_and(|inner| inner.measure()));
+        Self { inner }
     }
 
     fn with<R>(&self, change: impl FnOnce(&mut State<K>) -> R) -> R {

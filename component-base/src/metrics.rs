@@ -287,8 +287,17 @@ pub const DEFAULT_BUCKETS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 /// Content type of [`render`]'s text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+type Refresh = Box<dyn Fn() -> bool + Send>;
+static REFRESHES: Mutex<Vec<Refresh>> = Mutex::new(Vec::new());
+
+/// Calls `refresh` before every exposition, for figures that change by themselves, until it answers false.
+pub fn on_render(refresh: impl Fn() -> bool + Send + 'static) {
+    REFRESHES.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(refresh));
+}
+
 /// The families whose names are chosen.
 pub fn render_families(chosen: impl Fn(&str) -> bool) -> String {
+    REFRESHES.lock().unwrap_or_else(PoisonError::into_inner).retain(|refresh| refresh());
     let mut out = String::with_capacity(16 << 10);
     for (name, family) in &*REGISTRY.lock().unwrap_or_else(PoisonError::into_inner) {
         if chosen(name) {

@@ -106,6 +106,8 @@ pub struct Concurrent {
     pub mirroring: usize,
     /// Of the garbage collector.
     pub garbage_collector: usize,
+    /// Of finished jobs with a time to live.
+    pub ttl_after_finished: usize,
     /// Of token secrets.
     pub token_secret: usize,
     /// Of quotas.
@@ -243,6 +245,7 @@ impl Concurrent {
             service_endpoint: count(flags.concurrent_service_endpoint_syncs),
             mirroring: count(flags.mirroring_concurrent_service_endpoint_syncs),
             garbage_collector: count(flags.concurrent_gc_syncs),
+            ttl_after_finished: count(flags.concurrent_ttl_after_finished_syncs),
             token_secret: count(flags.concurrent_serviceaccount_token_syncs),
             resource_quota: count(flags.concurrent_resource_quota_syncs),
             autoscaler: count(flags.concurrent_horizontal_pod_autoscaler_syncs),

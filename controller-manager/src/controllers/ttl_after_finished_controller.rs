@@ -21,7 +21,8 @@ pub fn register(setup: &mut Setup) {
         }
     });
     let executor = setup.executor("ttl-after-finished-controller");
-    setup.workers(queue, 5, TtlAfterFinished { jobs, executor });
+    let workers = setup.config.concurrent.ttl_after_finished;
+    setup.workers(queue, workers, TtlAfterFinished { jobs, executor });
 }
 
 /// How long a finished job may stay; None when it has no such limit, has not finished, or is going already.

@@ -6,18 +6,20 @@
 
 pub mod schedule;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use apimachinery::cron::Schedule;
 use apimachinery::meta::ObjectMeta;
 use client::resources;
+use component_base::metrics::{self, Family, Histogram};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use self::schedule::{due, until_next};
+use crate::framework::backoff::elapsed;
 use crate::framework::plan::controller_of;
 use crate::framework::{
     Action, Controller, EventKind, Executor, Key, Setup, Store, Subject, SyncError, SyncResult, Target, View,
@@ -26,6 +28,15 @@ use crate::views::batch::{BY_NAMESPACE, CronJobView, JobView};
 use crate::views::meta::{is_deleting, to_value};
 
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+
+static SKEW: LazyLock<Family<Histogram>> = LazyLock::new(|| {
+    metrics::histogram(
+        "cronjob_controller_job_creation_skew_duration_seconds",
+        "Seconds between the time a job was due and its creation.",
+        &[],
+        &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0],
+    )
+});
 
 /// Registers `cronjob-controller`.
 pub fn register(setup: &mut Setup) {
@@ -294,6 +305,7 @@ impl Look<'_> {
         let created = match self.executor.create::<JobView>(&JobView::RESOURCE, Some(&namespace), &body).await {
             Ok(job) => {
                 self.event(EventKind::Normal, "SuccessfulCreate", format!("Created job {name}"));
+                SKEW.one().observe_duration(elapsed(start, Timestamp::now()));
                 job
             }
             Err(error) if error.is_already_exists() => {

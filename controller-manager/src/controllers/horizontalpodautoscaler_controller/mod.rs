@@ -7,13 +7,15 @@ pub mod behavior;
 pub mod metrics;
 pub mod replicas;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use apimachinery::quantity::{Format, Quantity};
 use apimachinery::selector::LabelSelector;
 use client::ResourceRef;
+use component_base::metrics::{self as figures, Counter, Family};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -39,6 +41,30 @@ pub struct Settings {
     pub tolerance: f64,
     /// See [`Patience`].
     pub patience: Patience,
+}
+
+static RECONCILIATIONS: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    figures::counter(
+        "horizontal_pod_autoscaler_controller_reconciliations_total",
+        "Looks at autoscalers by what was done and what failed.",
+        &["action", "error"],
+    )
+});
+static COMPUTATIONS: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    figures::counter(
+        "horizontal_pod_autoscaler_controller_metric_computation_total",
+        "Metrics evaluated, by their type, what they asked for and what failed.",
+        &["action", "error", "metric_type"],
+    )
+});
+
+/// What a change of size is called in metrics.
+fn action(from: i32, to: i32) -> &'static str {
+    match to.cmp(&from) {
+        Ordering::Greater => "scale_up",
+        Ordering::Less => "scale_down",
+        Ordering::Equal => "none",
+    }
 }
 
 /// Registers `horizontal-pod-autoscaler-controller`.
@@ -102,7 +128,11 @@ impl Controller for Autoscalers {
             };
             let about = Subject::of(&AutoscalerView::RESOURCE, &hpa.metadata);
             let mut look = Look { all: self, hpa: &hpa, about, status: hpa.status.clone(), now: Timestamp::now() };
-            if let Err(error) = look.scale().await {
+            let outcome = look.scale().await;
+            let done =
+                outcome.as_ref().map_or("none", |_| action(look.status.current_replicas, look.status.desired_replicas));
+            RECONCILIATIONS.with(&[done, if outcome.is_ok() { "none" } else { "internal" }]).inc();
+            if let Err(error) = outcome {
                 tracing::debug!(autoscaler = %key, error, "not scaled");
             }
             if look.status != hpa.status {
@@ -313,7 +343,11 @@ impl Look<'_> {
         let status = size(&scale["status"]["replicas"]);
         let (mut best, mut failure, mut failed) = (None::<(i32, String)>, None::<Failure>, 0);
         for metric in &self.hpa.spec.metrics {
-            match self.wish(metric, (spec, status), &selector, &pods).await {
+            let wish = self.wish(metric, (spec, status), &selector, &pods).await;
+            let asked = wish.as_ref().map_or("none", |wish| action(spec, wish.replicas));
+            let error = if wish.is_ok() { "none" } else { "internal" };
+            COMPUTATIONS.with(&[asked, error, &metric.kind]).inc();
+            match wish {
                 Ok(wish) => {
                     all.push(wish.status);
                     if best.as_ref().is_none_or(|(replicas, _)| *replicas == 0 || wish.replicas > *replicas) {

@@ -9,9 +9,10 @@ pub mod status;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use component_base::metrics::{self, Counter, Family};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
@@ -34,6 +35,17 @@ use crate::views::pod::{self, PodView};
 const OURS: &str = "kubernetes.io/job-controller";
 const FIRST_BACKOFF_SECONDS: i64 = 10;
 const LAST_BACKOFF_SECONDS: i64 = 600;
+
+static FINISHED: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    metrics::counter("job_controller_jobs_finished_total", "Jobs that ended.", &["completion_mode", "reason", "result"])
+});
+static PODS_FINISHED: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    metrics::counter(
+        "job_controller_job_pods_finished_total",
+        "Pods that were counted.",
+        &["completion_mode", "result"],
+    )
+});
 
 /// Registers `job-controller`.
 pub fn register(setup: &mut Setup) {
@@ -321,7 +333,11 @@ impl Jobs {
         {
             match result {
                 Err(error) if !error.is_not_found() => return Err(error),
-                _ => released.push(pod.metadata.uid.clone()),
+                _ => {
+                    let result = if pod.status.phase == "Succeeded" { "succeeded" } else { "failed" };
+                    PODS_FINISHED.with(&[&job.spec.completion_mode, result]).inc();
+                    released.push(pod.metadata.uid.clone());
+                }
             }
         }
         self.memory().entry(subject.key.clone()).or_default().released.extend(released.iter().cloned());
@@ -333,12 +349,14 @@ impl Jobs {
         }
         self.write(job, &status, &after, false).await?;
         if let Some(finish) = &closes {
-            self.tell(subject, finish);
+            self.tell(job, subject, finish);
         }
         Ok(closes.is_some())
     }
 
-    fn tell(&self, subject: &Subject, finish: &Finish) {
+    fn tell(&self, job: &JobView, subject: &Subject, finish: &Finish) {
+        let result = if finish.success { "succeeded" } else { "failed" };
+        FINISHED.with(&[&job.spec.completion_mode, &finish.reason, result]).inc();
         if finish.success {
             self.executor.event(subject, EventKind::Normal, "Completed", "Job completed");
         } else {
