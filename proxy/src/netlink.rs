@@ -11,6 +11,8 @@ use rustix::net::{
     AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
+use crate::core::Family;
+
 /// Wants an answer that says whether it worked.
 pub const ACK: u16 = 0x5;
 /// Wants all objects.
@@ -268,6 +270,18 @@ pub fn set_address(socket: &mut Socket, interface: u32, ip: IpAddr, present: boo
         Err(error) if error.raw_os_error() != Some(fine.raw_os_error()) => Err(error),
         _ => Ok(()),
     }
+}
+
+const GET_RULE: u16 = 0x0a07;
+
+/// Number of rules in a chain of nftables.
+///
+/// # Errors
+/// The kernel's; there may be no such chain.
+pub fn count_rules(family: Family, table: &str, chain: &str) -> io::Result<usize> {
+    let fixed = [if family == Family::V4 { 2 } else { 10 }, 0, 0, 0];
+    let message = Message::new(&fixed).text(1, table).text(2, chain);
+    Socket::netfilter().and_then(|mut socket| socket.request(GET_RULE, DUMP, &message)).map(|rules| rules.len())
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 use super::names::{CANARY, is_ours};
 use super::ruleset::{Ruleset, Table};
 
-const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+/// Chains that the kernel calls.
+pub const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// From one of our states to the next. Empty when nothing changes.
 pub fn partial(old: &Ruleset, new: &Ruleset) -> String {
@@ -90,6 +91,13 @@ fn write_full(script: &mut String, name: &str, lines: &[&str], table: &Table, ch
     let missing = table.jumps.iter().filter(|jump| !found.contains(&(jump.from, jump.to)));
     jumps.extend(missing.map(|jump| format!("-I {} 1 {}", jump.from, jump.rule())));
     write_table(script, name, table, |chain, _| changed(chain), &gone, &jumps);
+}
+
+/// The chains (or sets, as `kind` says) of one table in what `nft list chains` (or `sets`) prints.
+pub fn names<'a>(listed: &'a str, family: &str, table: &str, kind: &str) -> Vec<&'a str> {
+    let head = format!("table {family} {table} {{");
+    let lines = listed.lines().skip_while(|line| *line != head).skip(1).take_while(|line| *line != "}");
+    lines.filter_map(|line| line.trim().strip_prefix(kind)?.strip_prefix(' ')?.strip_suffix(" {")).collect()
 }
 
 /// The lines of one table of a dump.

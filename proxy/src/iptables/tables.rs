@@ -32,17 +32,47 @@ impl Tables {
     /// # Errors
     /// What the programs said.
     pub async fn write(self, rules: &Ruleset) -> Result<(), WriteError> {
-        let saved = run(&self.program("-save"), &[], "").await?;
         if !rules.nat.chains.is_empty() {
             let canaries: String = TABLES.iter().map(|t| format!("*{t}\n:{CANARY} - [0:0]\nCOMMIT\n")).collect();
             self.restore(&canaries).await?;
         }
         // the legacy variant copies the whole table each time
         let batched = run(&self.program("-restore"), &["--version"], "").await?.contains("nf_tables");
-        for script in sync::full(&saved, rules, batched) {
-            self.restore(&script).await?;
+        if batched && let Ok(outline) = self.outline().await {
+            match self.restore_all(&sync::full(&outline, rules, true)).await {
+                Err(error) => tracing::debug!("not without looking at all rules: {error}"),
+                done => return done,
+            }
+        }
+        let saved = run(&self.program("-save"), &[], "").await?;
+        self.restore_all(&sync::full(&saved, rules, batched)).await
+    }
+
+    async fn restore_all(self, scripts: &[String]) -> Result<(), WriteError> {
+        for script in scripts {
+            self.restore(script).await?;
         }
         Ok(())
+    }
+
+    /// All chains, but only the rules of the built-in ones, as `iptables-save` would print them. The nft variant of that takes
+    /// minutes where there are many chains.
+    async fn outline(self) -> Result<String, WriteError> {
+        let listed = run("nft", &["list", "chains", self.0.nft()], "").await?;
+        let mut out = String::new();
+        for table in TABLES {
+            out.push_str(&format!("*{table}\n"));
+            for chain in sync::names(&listed, self.0.nft(), table, "chain") {
+                out.push_str(&format!(":{chain} - [0:0]\n"));
+                if sync::BUILT_IN.contains(&chain) {
+                    let rules = run(&self.program(""), &["-w", "5", "-t", table, "-S", chain], "").await?;
+                    let rules = rules.lines().filter(|line| line.starts_with("-A "));
+                    out.extend(rules.flat_map(|rule| [rule, "\n"]));
+                }
+            }
+            out.push_str("COMMIT\n");
+        }
+        Ok(out)
     }
 
     /// Whether what was written is still there.

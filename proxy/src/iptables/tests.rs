@@ -164,3 +164,11 @@ fn the_empty_state_leaves_other_peoples_rules_and_jumps_of_other_modes_go() {
     let rules = crate::ipvs::rules::rules(&settings(), &Default::default(), &Default::default());
     assert!(sync::full(ipvs, &rules, true).concat().contains("-D OUTPUT -j KUBE-PROXY-FIREWALL\n"));
 }
+
+#[test]
+fn chains_of_one_table_are_listed() {
+    let listed = "table ip nat {\n\tchain PREROUTING {\n\t\ttype nat hook prerouting priority dstnat; policy accept;\n\t}\n\
+        \tchain KUBE-SVC-OLD {\n\t}\n}\ntable ip filter {\n\tchain INPUT {\n\t}\n}\n";
+    assert_eq!(sync::names(listed, "ip", "nat", "chain"), ["PREROUTING", "KUBE-SVC-OLD"]);
+    assert_eq!(sync::names(listed, "ip", "mangle", "chain"), Vec::<&str>::new());
+}

@@ -9,9 +9,10 @@ use super::script::{Transaction, difference};
 use crate::backend::Work;
 use crate::core::ledger::Ledger;
 use crate::core::{Change, Desired, Family, Ports};
-use crate::metrics;
+use crate::iptables::sync;
 use crate::program::{WriteError, run};
 use crate::settings::Settings;
+use crate::{metrics, netlink};
 
 /// How long the kernel may take to notice that nothing leads to a chain any more.
 const STALE: Duration = Duration::from_secs(1);
@@ -27,6 +28,8 @@ pub struct Executor {
     family: Family,
     /// Elements that were written; none while nothing is known of the kernel's state.
     elements: Option<Ledger<ElementKey, Value>>,
+    /// How many rules the chain has that every packet passes; fewer say that somebody flushed the table.
+    dispatch_rules: usize,
     /// Emptied chains and since when.
     stale: BTreeMap<String, Instant>,
 }
@@ -34,7 +37,7 @@ pub struct Executor {
 impl Executor {
     /// Knows nothing of the kernel's state yet.
     pub fn new(family: Family) -> Self {
-        Self { family, elements: None, stale: BTreeMap::new() }
+        Self { family, elements: None, dispatch_rules: 0, stale: BTreeMap::new() }
     }
 
     /// Whether the kernel and the program can do it.
@@ -117,9 +120,10 @@ impl Executor {
         let mut transaction = difference(&nothing, &new);
         transaction.elements = added;
         let table = ["table", self.family.nft(), "kube-proxy"];
-        let there = run("nft", &[&["-t", "list"][..], &table].concat(), "").await.unwrap_or_default();
-        mark_stale(&there, &new, &mut transaction);
+        self.mark_stale(&new, &mut transaction).await;
         let mut frame = frame(settings);
+        let dispatch = format!("add rule {} kube-proxy services ", self.family.nft());
+        self.dispatch_rules = frame.iter().filter(|line| line.starts_with(&dispatch)).count();
         if run("nft", &["-f", "-"], &transaction.text(self.family, &frame)).await.is_err() {
             // whatever somebody made of the table is in the way; clients' affinity is forgotten
             frame.insert(1, format!("delete {}", table.join(" ")));
@@ -129,6 +133,20 @@ impl Executor {
         }
         self.stale = transaction.stale.into_iter().map(|name| (name, Instant::now())).collect();
         Ok(elements)
+    }
+
+    /// Chains and sets of Services (their names have a slash) that are there and not wanted go.
+    async fn mark_stale(&self, wanted: &Parts, transaction: &mut Transaction<'_>) {
+        let family = self.family.nft();
+        let chains: BTreeSet<&str> = wanted.chains.iter().map(|(name, _)| name.as_str()).collect();
+        let sets: BTreeSet<&str> = wanted.affinity.iter().map(|(name, _)| name.as_str()).collect();
+        for (kind, wanted, stale) in [("chain", chains, &mut transaction.stale), ("set", sets, &mut transaction.forget)]
+        {
+            let listed = run("nft", &["-t", "list", &format!("{kind}s"), family], "").await.unwrap_or_default();
+            let there = sync::names(&listed, family, "kube-proxy", kind).into_iter();
+            let gone = there.filter(|name| name.contains('/') && !wanted.contains(name));
+            stale.extend(gone.map(str::to_owned));
+        }
     }
 
     /// Deletes chains that were emptied a while ago. A failure costs nothing but their names; the next full write sees them.
@@ -149,8 +167,10 @@ impl Executor {
     /// Whether what was written is still there; forgets it otherwise.
     pub async fn check(&mut self) -> bool {
         self.delete_stale().await;
-        let listed = run("nft", &["list", "chain", self.family.nft(), "kube-proxy", "services"], "").await;
-        let whole = listed.is_ok_and(|text| text.contains("@service-ips") && text.contains("@service-nodeports"));
+        // nft itself would read the whole table to list one chain
+        let family = self.family;
+        let count = tokio::task::spawn_blocking(move || netlink::count_rules(family, "kube-proxy", "services")).await;
+        let whole = count.is_ok_and(|count| count.is_ok_and(|count| count == self.dispatch_rules));
         if !whole {
             self.elements = None;
         }
@@ -174,23 +194,6 @@ impl Executor {
 fn parts(settings: &Settings, ports: &Ports, out: &mut Parts) {
     for port in ports.iter() {
         service_port(settings, port, out);
-    }
-}
-
-/// Chains and sets of Services (their names have a slash) in a listing that are not wanted go.
-fn mark_stale(listing: &str, wanted: &Parts, transaction: &mut Transaction<'_>) {
-    let chains: BTreeSet<&str> = wanted.chains.iter().map(|(name, _)| name.as_str()).collect();
-    let sets: BTreeSet<&str> = wanted.affinity.iter().map(|(name, _)| name.as_str()).collect();
-    for line in listing.lines() {
-        let Some((kind, name)) = line.trim().strip_suffix(" {").and_then(|head| head.split_once(' ')) else { continue };
-        if !name.contains('/') {
-            continue;
-        }
-        if kind == "chain" && !chains.contains(name) {
-            transaction.stale.insert(name.to_owned());
-        } else if kind == "set" && !sets.contains(name) {
-            transaction.forget.insert(name.to_owned());
-        }
     }
 }
 
