@@ -243,7 +243,7 @@ fn restart_rules(check: &mut Check, container: &At) {
     check.at_most(&rules, 20);
     for rule in rules.items() {
         let codes = rule.get("exitCodes");
-        check.present_one_of(&rule.get("action"), &["Restart"]);
+        check.present_one_of(&rule.get("action"), &["Restart", "RestartAllContainers"]);
         if !codes.is_set() {
             check.required(&codes, "must be specified");
             continue;

@@ -241,15 +241,16 @@ pub fn status(check: &mut Check, new: &At, old: &At) {
     }
     check.immutable(&status.get("qosClass"), &before.get("qosClass"));
     let policy = spec.get("restartPolicy").str();
-    let sidecar = |name: &str| {
-        spec.get("initContainers")
-            .items()
-            .any(|c| c.get("name").str() == name && c.get("restartPolicy").str() == "Always")
-    };
-    no_resurrection(check, &status.get("containerStatuses"), &before.get("containerStatuses"), policy, |_| false);
-    no_resurrection(check, &status.get("initContainerStatuses"), &before.get("initContainerStatuses"), policy, sidecar);
+    for (statuses, containers) in [("containerStatuses", "containers"), ("initContainerStatuses", "initContainers")] {
+        let own = |name: &str, code: i64| {
+            spec.get(containers).items().any(|c| c.get("name").str() == name && restarts_by_itself(&c, code))
+        };
+        if !may_restart_all(&spec) {
+            no_resurrection(check, &status.get(statuses), &before.get(statuses), policy, own);
+        }
+    }
     let ephemeral = status.get("ephemeralContainerStatuses");
-    no_resurrection(check, &ephemeral, &before.get("ephemeralContainerStatuses"), "Never", |_| false);
+    no_resurrection(check, &ephemeral, &before.get("ephemeralContainerStatuses"), "Never", |_, _| false);
     claim_statuses(check, &status.get("resourceClaimStatuses"), &new.get("spec.resourceClaims"));
     ips(check, &status.get("podIPs"), None);
     ips(check, &status.get("hostIPs"), Some(&status.get("hostIP")));
@@ -268,15 +269,38 @@ pub fn status(check: &mut Check, new: &At, old: &At) {
     }
 }
 
+/// Whether a container's own rules or policy start it again after an exit code.
+fn restarts_by_itself(container: &At, code: i64) -> bool {
+    let fits = |rule: &At| {
+        let codes = rule.get("exitCodes");
+        codes.get("values").items().any(|v| v.number() == code) == (codes.get("operator").str() == "In")
+    };
+    let by_rule = container.get("restartPolicyRules").items().any(|rule| fits(&rule));
+    match container.get("restartPolicy").str() {
+        "Always" => true,
+        "OnFailure" => by_rule || code != 0,
+        _ => by_rule,
+    }
+}
+
+/// Whether a rule of some container can make the whole pod begin anew.
+fn may_restart_all(spec: &At) -> bool {
+    let of = |container: At| {
+        container.get("restartPolicyRules").items().any(|r| r.get("action").str() == "RestartAllContainers")
+    };
+    ["containers", "initContainers"].iter().any(|list| spec.get(list).items().any(of))
+}
+
 /// A container that may not restart does not leave its terminated state.
-fn no_resurrection(check: &mut Check, new: &At, old: &At, policy: &str, exempt: impl Fn(&str) -> bool) {
+fn no_resurrection(check: &mut Check, new: &At, old: &At, policy: &str, exempt: impl Fn(&str, i64) -> bool) {
     if policy == "Always" {
         return;
     }
     for before in old.items() {
         let (name, ended) = (before.get("name").str(), before.get("state.terminated"));
-        let may_restart = policy == "OnFailure" && ended.get("exitCode").number() != 0;
-        if !ended.is_set() || may_restart || exempt(name) {
+        let code = ended.get("exitCode").number();
+        let may_restart = policy == "OnFailure" && code != 0;
+        if !ended.is_set() || may_restart || exempt(name, code) {
             continue;
         }
         for _ in new.items().filter(|n| n.get("name").str() == name && !n.get("state.terminated").is_set()) {
