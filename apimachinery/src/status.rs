@@ -35,9 +35,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ListMeta {
-    /// Set by a few upstream paths; normally absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resource_version: Option<String>,
+    /// With 410 for a continued list: where the list goes on, as of now.
+    #[serde(rename = "continue", skip_serializing_if = "String::is_empty")]
+    pub continue_token: String,
 }
 
 /// Which object failed and why.

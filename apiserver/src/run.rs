@@ -190,6 +190,7 @@ async fn serve(
         tasks.spawn(compaction::run(etcd.clone(), clock, interval, stop.clone()));
     }
     tasks.spawn(extensions.run(stop.clone()));
+    tasks.spawn(bootstrap::dangling::run(Arc::clone(&registry), stop.clone()));
     let store = Arc::new(RegistryStore::new(registry, etcd));
     let (aggregating, aggregator_stop) = (Arc::clone(&store), stop.clone());
     tasks.spawn(async move { aggregator.run(&*aggregating, aggregator_stop).await });

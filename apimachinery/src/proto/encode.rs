@@ -28,29 +28,39 @@ fn signed(number: u32, value: i64, out: &mut Vec<u8>) {
     varint(value as u64, out);
 }
 
-fn bytes(number: u32, payload: &[u8], out: &mut Vec<u8>) {
+pub(super) fn bytes(number: u32, payload: &[u8], out: &mut Vec<u8>) {
     tag(number, 2, out);
     varint(payload.len() as u64, out);
     out.extend_from_slice(payload);
 }
 
 /// A record whose payload `fill` writes.
-fn nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let mut payload = Vec::new();
     fill(&mut payload);
     bytes(number, &payload, out);
 }
 
 pub(super) fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = open_envelope(api_version, kind, raw, 0);
+    out.extend_from_slice(ENVELOPE_END);
+    out
+}
+
+/// The envelope's empty content encoding and content type, after the object.
+pub(super) const ENVELOPE_END: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
+
+/// An envelope up to the first bytes of the object, of which `more_bytes` are to follow.
+pub(super) fn open_envelope(api_version: &str, kind: &str, raw: &[u8], more_bytes: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() + 64);
     out.extend_from_slice(MAGIC);
     nested(1, &mut out, |meta| {
         bytes(1, api_version.as_bytes(), meta);
         bytes(2, kind.as_bytes(), meta);
     });
-    bytes(2, raw, &mut out);
-    bytes(3, b"", &mut out);
-    bytes(4, b"", &mut out);
+    tag(2, 2, &mut out);
+    varint((raw.len() + more_bytes) as u64, &mut out);
+    out.extend_from_slice(raw);
     out
 }
 
@@ -59,18 +69,20 @@ pub(super) fn message(ty: &Type, object: &Value, out: &mut Vec<u8>, depth: usize
     if depth > MAX_DEPTH_LEVELS {
         return;
     }
-    let mut fields: Vec<&Field> = ty.fields.iter().filter(|field| field.pb != 0).collect();
+    if ty.fields.is_sorted_by_key(|field| field.pb) {
+        return ty.fields.iter().for_each(|field| field_of(field, object, out, depth));
+    }
+    let mut fields: Vec<&Field> = ty.fields.iter().collect();
     fields.sort_by_key(|field| field.pb);
-    for field in fields {
-        if field.inline {
-            // The struct's fields stand in this object, but it is a message of its own.
-            if let Kind::Ref(inner) = &field.slot.kind {
-                nested(field.pb, out, |out| message(inner, object, out, depth + 1));
-            }
-            continue;
-        }
-        let value = object.get(&*field.json).unwrap_or(&Value::Null);
-        record(field, value, out, depth);
+    fields.into_iter().for_each(|field| field_of(field, object, out, depth));
+}
+
+fn field_of(field: &Field, object: &Value, out: &mut Vec<u8>, depth: usize) {
+    match &field.slot.kind {
+        _ if field.pb == 0 => {}
+        // The struct's fields stand in this object, but it is a message of its own.
+        Kind::Ref(inner) if field.inline => nested(field.pb, out, |out| message(inner, object, out, depth + 1)),
+        _ => record(field, object.get(&*field.json).unwrap_or(&Value::Null), out, depth),
     }
 }
 

@@ -15,8 +15,13 @@ use crate::schema::{self, Type};
 
 pub use decode::ProtoError;
 
+/// Follows the items of a list that [`list_head`] began.
+pub const LIST_END: &[u8] = encode::ENVELOPE_END;
+
 /// Starts every object.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
+/// Media type of watches in this form.
+pub const STREAM_MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// Media type of objects in this form.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
@@ -65,12 +70,40 @@ pub fn encode(ty: &Type, object: &Value) -> Vec<u8> {
 /// Encodes an object whose type its `apiVersion` and `kind` tell; `None` when the table has no protobuf form of it.
 pub fn encode_any(object: &Value) -> Option<Vec<u8>> {
     let text = |key: &str| object.get(key).and_then(Value::as_str);
-    let (api_version, kind) = (text("apiVersion")?, text("kind")?);
-    // Statuses and other meta kinds are registered in no group.
-    let meta =
-        || schema::by_name(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")).filter(|_| api_version == "v1");
-    let ty = type_of(api_version, kind).or_else(meta).filter(|ty| ty.proto)?;
+    let ty = type_or_meta(text("apiVersion").unwrap_or_default(), text("kind")?)?;
     Some(encode(ty, object))
+}
+
+/// The type of an object, or of a meta kind (a Status, metadata alone), if it has a protobuf form.
+fn type_or_meta(api_version: &str, kind: &str) -> Option<&'static Type> {
+    // Meta kinds are registered in no group.
+    let of_meta = matches!(api_version, "" | "v1") || api_version.starts_with("meta.k8s.io/");
+    let meta = || schema::by_name(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")).filter(|_| of_meta);
+    type_of(api_version, kind).or_else(meta).filter(|ty| ty.proto)
+}
+
+/// Adds one item of a list to its message, as [`list`] wants it.
+pub fn push_item(ty: &Type, item: &Value, out: &mut Vec<u8>) {
+    encode::nested(2, out, |out| encode::message(ty, item, out, 0));
+}
+
+/// A list in its envelope, up to its `items`, which follow as they are: `items_bytes` of what [`push_item`] wrote.
+pub fn list_head(api_version: &str, kind: &str, metadata: &Value, items_bytes: usize) -> Vec<u8> {
+    let mut message = Vec::new();
+    if let Some(ty) = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
+        encode::nested(1, &mut message, |out| encode::message(ty, metadata, out, 0));
+    }
+    encode::open_envelope(api_version, kind, &message, items_bytes)
+}
+
+/// An event of a watch as a frame of its stream: the length, then a bare `WatchEvent` with the object in its envelope.
+pub fn watch_frame(event: &str, object: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; 4];
+    encode::bytes(1, event.as_bytes(), &mut out);
+    encode::nested(2, &mut out, |raw| encode::bytes(1, object, raw));
+    let length = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out
 }
 
 /// The type that `apiVersion` and `kind` name.

@@ -84,6 +84,24 @@ fn upstreams_bytes_are_read_and_written_alike() {
     }
 }
 
+#[test]
+fn lists_and_events_are_framed() {
+    let ty = lookup("", "v1", "ConfigMap").unwrap();
+    let item = json!({"metadata": {"name": "a"}, "data": {"k": "v"}});
+    let mut items = Vec::new();
+    push_item(ty, &item, &mut items);
+    let mut bytes = list_head("v1", "ConfigMapList", &json!({"resourceVersion": "7"}), items.len());
+    bytes.extend_from_slice(&items);
+    bytes.extend_from_slice(LIST_END);
+    let list =
+        json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "7"}, "items": [item]});
+    assert_eq!(bytes, encode_any(&list).unwrap());
+    let frame = watch_frame("ADDED", b"k8s\0");
+    assert_eq!(frame, b"\0\0\0\x0f\x0a\x05ADDED\x12\x06\x0a\x04k8s\0");
+    let metadata = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "a"}});
+    assert!(encode_any(&metadata).is_some());
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_are_safe(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

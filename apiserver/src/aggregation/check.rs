@@ -52,7 +52,7 @@ pub(super) fn endpoint(objects: &dyn Objects, spec: &Spec) -> Result<(String, u1
         return Err(("EndpointsNotFound", format!("cannot find endpointslices for service/{name} in {namespace:?}")));
     }
     let id = SchemeNamePort { https: true, name: name.clone(), port: port.to_string() };
-    let endpoints = service_endpoints(&service, &id, &slices).unwrap_or_default();
+    let endpoints = service_endpoints(&service, &id, &slices).ok().flatten().unwrap_or_default();
     match endpoints.get(rand::random_range(0..endpoints.len().max(1))) {
         Some(chosen) => Ok(chosen.clone()),
         None => {

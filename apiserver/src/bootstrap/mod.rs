@@ -6,6 +6,7 @@
 //! lease is given back. Everything goes through [`Store`], in process, as the server's own user. A step that fails is logged
 //! and tried again; nothing here delays readiness by waiting.
 
+pub mod dangling;
 pub mod desired;
 pub mod policy;
 mod store;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use apimachinery::proto;
 use apimachinery::resources::GROUPS;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
@@ -211,6 +212,7 @@ fn aggregated_resource(resource: &Resource, version: &str) -> Value {
 enum Form {
     Json,
     Yaml,
+    Protobuf,
     Aggregated,
 }
 
@@ -219,6 +221,7 @@ impl Form {
         match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => proto::MEDIA_TYPE,
             Self::Aggregated => AGGREGATED,
         }
     }
@@ -244,6 +247,7 @@ fn negotiate(headers: &HeaderMap, can_aggregate: bool) -> Option<Form> {
             (_, Some(_)) => None,
             ("application/json" | "application/*" | "*/*", None) => Some(Form::Json),
             ("application/yaml", None) => Some(Form::Yaml),
+            (proto::MEDIA_TYPE, None) => Some(Form::Protobuf),
             _ => None,
         }
     })
@@ -257,12 +261,13 @@ struct Document {
 }
 
 fn encode(value: &Value, form: Form) -> Document {
-    let text = match form {
-        Form::Json | Form::Aggregated => value.to_string(),
-        Form::Yaml => serde_saphyr::to_string(value).unwrap_or_default(),
+    let bytes: Bytes = match form {
+        Form::Json | Form::Aggregated => value.to_string().into(),
+        Form::Yaml => serde_saphyr::to_string(value).unwrap_or_default().into(),
+        Form::Protobuf => proto::encode_any(value).unwrap_or_default().into(),
     };
-    let etag = (form == Form::Aggregated).then(|| format!("\"{}\"", hex::encode_upper(Sha512::digest(&text))));
-    Document { bytes: text.into(), etag }
+    let etag = (form == Form::Aggregated).then(|| format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes))));
+    Document { bytes, etag }
 }
 
 /// Answers discovery requests; keeps the documents of the current table.

@@ -2,6 +2,7 @@
 
 pub mod actions;
 pub mod body;
+pub mod component_statuses;
 pub mod compress;
 pub mod discovery;
 pub mod eviction;

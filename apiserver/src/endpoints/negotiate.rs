@@ -1,4 +1,5 @@
-//! From the `Accept` header to the form of the answer: encoding (JSON, YAML) and shape (the object, a Table, its metadata).
+//! From the `Accept` header to the form of the answer: encoding (JSON, YAML, protobuf) and shape (the object, a Table, its
+//! metadata).
 //!
 //! Upstream's rules: clauses by quality, then in order; the first one that can be served wins; no header means JSON. A Table
 //! or metadata clause that cannot be served falls to the next clause, so that clients may list `as=Table` first.
@@ -17,7 +18,7 @@ pub enum Format {
     Json,
     /// `application/yaml`
     Yaml,
-    /// `application/vnd.kubernetes.protobuf`: only for clients that take nothing else, because the caches hold JSON.
+    /// `application/vnd.kubernetes.protobuf`
     Protobuf,
 }
 
@@ -41,19 +42,21 @@ pub struct Accepted {
     pub shape: Shape,
     /// Indented JSON, for people.
     pub pretty: bool,
+    /// Metadata was asked for by the list's name for an object, or the other way round: there is no such answer.
+    pub misnamed: bool,
 }
 
 impl Accepted {
     /// The plain form.
-    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Object, pretty: false };
+    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Object, pretty: false, misnamed: false };
 
     /// The `Content-Type` of the answer.
     pub fn content_type(self, is_watch: bool) -> &'static str {
         match (self.format, is_watch) {
-            (Format::Json, true) => "application/json",
-            (Format::Json, false) => "application/json",
+            (Format::Json, _) => "application/json",
             (Format::Yaml, _) => "application/yaml",
-            (Format::Protobuf, _) => proto::MEDIA_TYPE,
+            (Format::Protobuf, true) => proto::STREAM_MEDIA_TYPE,
+            (Format::Protobuf, false) => proto::MEDIA_TYPE,
         }
     }
 }
@@ -63,8 +66,10 @@ impl Accepted {
 pub enum Offer {
     /// Only the object (writes of subresources, reviews, discovery).
     ObjectOnly,
-    /// Object, Table, metadata.
-    All,
+    /// Object, Table, its metadata.
+    Object,
+    /// The same of a list.
+    List,
     /// The same, as a stream of events.
     Watch,
 }
@@ -92,11 +97,11 @@ fn clauses(text: &str) -> Vec<Clause<'_>> {
     out
 }
 
-/// The form that the client wants of those on offer.
+/// The form that the client wants of those on offer; `protobuf` says whether the kind has that form (custom ones do not).
 ///
 /// # Errors
 /// 406 when none of the clauses can be served.
-pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Accepted, Status> {
+pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer, protobuf: bool) -> Result<Accepted, Status> {
     let pretty = is_pretty(headers, query);
     let text: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
     let text = text.join(",");
@@ -104,25 +109,30 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer) -> Result<Acc
         return Ok(Accepted { pretty, ..Accepted::JSON });
     }
     let clauses = clauses(&text);
-    let protobuf = |clause: &Clause<'_>| {
-        (clause.media == proto::MEDIA_TYPE && clause.parameters.is_empty() && offer != Offer::Watch)
-            .then_some((Format::Protobuf, Shape::Object))
-    };
-    let served = clauses.iter().find_map(|clause| serve(clause, offer)).or_else(|| clauses.iter().find_map(protobuf));
-    match served {
-        Some((format, shape)) => Ok(Accepted { format, shape, pretty: pretty && format == Format::Json }),
-        None => Err(Status::not_acceptable(
-            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
-        )),
+    if let Some((format, shape, misnamed)) = clauses.iter().find_map(|clause| serve(clause, offer, protobuf)) {
+        return Ok(Accepted { format, shape, pretty: pretty && format == Format::Json, misnamed });
+    }
+    let sentence = "only the following media types are accepted: application/json, application/yaml";
+    let more = if protobuf { ", application/vnd.kubernetes.protobuf" } else { "" };
+    let mut status = Status::not_acceptable(format!("{sentence}{more}"));
+    // A media type that is never served is refused by upstream's router, whose answers have empty details.
+    if clauses.iter().all(|clause| format(clause.media, Offer::Object, true).is_none()) {
+        status.details = Some(Box::default());
+    }
+    Err(status)
+}
+
+fn format(media: &str, offer: Offer, protobuf: bool) -> Option<Format> {
+    match media {
+        "application/json" | "*/*" | "application/*" => Some(Format::Json),
+        "application/yaml" if offer != Offer::Watch => Some(Format::Yaml),
+        proto::MEDIA_TYPE if protobuf => Some(Format::Protobuf),
+        _ => None,
     }
 }
 
-fn serve(clause: &Clause<'_>, offer: Offer) -> Option<(Format, Shape)> {
-    let format = match clause.media {
-        "application/json" | "*/*" | "application/*" => Format::Json,
-        "application/yaml" if offer != Offer::Watch => Format::Yaml,
-        _ => return None,
-    };
+fn serve(clause: &Clause<'_>, offer: Offer, protobuf: bool) -> Option<(Format, Shape, bool)> {
+    let format = format(clause.media, offer, protobuf)?;
     let parameter = |name: &str| clause.parameters.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
     if parameter("stream").is_some_and(|stream| stream != "watch" || offer != Offer::Watch) {
         return None;
@@ -136,14 +146,20 @@ fn serve(clause: &Clause<'_>, offer: Offer) -> Option<(Format, Shape)> {
                 _ => return None,
             };
             match kind {
-                "Table" => Shape::Table(beta),
+                // Tables have no protobuf form.
+                "Table" if format != Format::Protobuf => Shape::Table(beta),
                 "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata(beta),
                 _ => return None,
             }
         }
         _ => return None,
     };
-    Some((format, shape))
+    let misnamed = match parameter("as") {
+        Some("PartialObjectMetadata") => offer == Offer::List,
+        Some("PartialObjectMetadataList") => offer == Offer::Object,
+        _ => false,
+    };
+    Some((format, shape, misnamed))
 }
 
 /// `?pretty`, or a client that is a person with a browser or curl.
@@ -162,26 +178,34 @@ mod tests {
     fn ask(accept: &str, offer: Offer) -> Option<(Format, Shape)> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        negotiate(&headers, &Query::default(), offer).ok().map(|a| (a.format, a.shape))
+        negotiate(&headers, &Query::default(), offer, true).ok().map(|a| (a.format, a.shape))
     }
 
     #[test]
     fn clauses_in_order_of_quality() {
         let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
-        assert_eq!(ask(kubectl, Offer::All), Some((Format::Json, Shape::Table(false))));
+        assert_eq!(ask(kubectl, Offer::Object), Some((Format::Json, Shape::Table(false))));
         assert_eq!(ask(kubectl, Offer::ObjectOnly), Some((Format::Json, Shape::Object)));
-        assert_eq!(ask("*/*", Offer::All), Some((Format::Json, Shape::Object)));
+        assert_eq!(ask("*/*", Offer::Object), Some((Format::Json, Shape::Object)));
         assert_eq!(
-            ask("text/html, application/yaml;q=0.5, application/json;q=0.4", Offer::All),
+            ask("text/html, application/yaml;q=0.5, application/json;q=0.4", Offer::Object),
             Some((Format::Yaml, Shape::Object))
         );
         assert_eq!(ask("application/yaml", Offer::Watch), None);
         assert_eq!(ask("application/json;stream=watch", Offer::Watch), Some((Format::Json, Shape::Object)));
-        assert_eq!(ask("text/plain", Offer::All), None);
-        assert_eq!(ask(proto::MEDIA_TYPE, Offer::All), Some((Format::Protobuf, Shape::Object)));
-        assert_eq!(ask("application/vnd.kubernetes.protobuf, */*", Offer::All), Some((Format::Json, Shape::Object)));
-        assert_eq!(ask(proto::MEDIA_TYPE, Offer::Watch), None);
-        assert_eq!(ask("application/json;as=Table;v=v2;g=meta.k8s.io", Offer::All), None);
+        assert_eq!(ask("text/plain", Offer::Object), None);
+
+        assert_eq!(ask(proto::MEDIA_TYPE, Offer::Object), Some((Format::Protobuf, Shape::Object)));
+        assert_eq!(
+            ask("application/vnd.kubernetes.protobuf, application/json", Offer::Object),
+            Some((Format::Protobuf, Shape::Object))
+        );
+        assert_eq!(ask(proto::STREAM_MEDIA_TYPE, Offer::Watch), Some((Format::Protobuf, Shape::Object)));
+        assert_eq!(
+            ask("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io, application/json", Offer::Object),
+            Some((Format::Json, Shape::Object))
+        );
+        assert_eq!(ask("application/json;as=Table;v=v2;g=meta.k8s.io", Offer::Object), None);
         assert_eq!(
             ask("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Offer::Watch),
             Some((Format::Json, Shape::Metadata(false)))

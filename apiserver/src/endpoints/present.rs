@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use apimachinery::codec;
 use apimachinery::proto;
+use apimachinery::schema;
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
 use component_base::BoxError;
@@ -16,13 +17,15 @@ use component_base::serving::{Body, full};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
+use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
 use super::compress::{Gzip, THRESHOLD_BYTES};
-use super::negotiate::{Accepted, Format, Shape};
+use super::negotiate::{Accepted, Format, Offer, Shape, negotiate};
 use super::table::{self, IncludeObject};
 use crate::extension::convert;
-use crate::http::request::RequestContext;
+use crate::http::request::{Query, RequestContext};
+use crate::http::respond;
 use crate::registry::{Listing, Object, Registry};
 use crate::resources::{HookContext, Resource, ServedVersion};
 use crate::storage::entry::Entry;
@@ -88,6 +91,10 @@ impl Presenter {
         value
     }
 
+    fn partial(&self, value: &Value, beta: bool) -> Value {
+        table::partial(value, beta, &self.resource)
+    }
+
     fn columns(&self) -> Value {
         self.served().map(|served| table::columns(served, &self.hooks())).unwrap_or_default()
     }
@@ -96,7 +103,7 @@ impl Presenter {
     fn shaped(&self, value: Value) -> Value {
         match self.accepted.shape {
             Shape::Object => value,
-            Shape::Metadata(beta) => table::partial(&value, beta),
+            Shape::Metadata(beta) => self.partial(&value, beta),
             Shape::Table(beta) => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
                 let row = table::row(&value, self.include, beta, &self.hooks());
@@ -107,13 +114,45 @@ impl Presenter {
 
     /// The answer with one object of the resource.
     pub fn object(&self, code: StatusCode, object: &Object) -> Response<Body> {
+        if self.accepted.misnamed {
+            return misnamed();
+        }
         if self.is_plain() && !self.accepted.pretty {
             return answer(code, self.accepted, object.bytes.clone());
         }
         self.value_answer(code, &self.shaped(self.value(&object.bytes)))
     }
 
-    /// The answer with something of another kind (a Scale, a Status, a review).
+    /// The answer with a view of an object that is of another kind (a Scale).
+    pub fn view(&self, code: StatusCode, view: Value) -> Response<Body> {
+        let Shape::Table(beta) = self.accepted.shape else { return self.value_answer(code, &self.shaped(view)) };
+        let metadata = json!({"resourceVersion": view["metadata"]["resourceVersion"]});
+        let row = table::scale_row(&view, self.include, beta, &self.hooks());
+        self.value_answer(code, &table::table(&metadata, &table::scale_columns(), &[row], beta))
+    }
+
+    /// The answer with a list of what is not stored.
+    pub fn values(&self, values: &[Value]) -> Response<Body> {
+        let metadata = json!({});
+        let list = match self.accepted.shape {
+            Shape::Table(beta) => {
+                let rows: Vec<Value> =
+                    values.iter().map(|value| table::row(value, self.include, beta, &self.hooks())).collect();
+                table::table(&metadata, &self.columns(), &rows, beta)
+            }
+            Shape::Metadata(beta) => {
+                let items: Vec<Value> = values.iter().map(|value| self.partial(value, beta)).collect();
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": table::api_version(beta), "metadata": metadata, "items": items})
+            }
+            Shape::Object => {
+                let api_version = self.resource.api_version(&self.version);
+                json!({"kind": self.resource.list_kind, "apiVersion": api_version, "metadata": metadata, "items": values})
+            }
+        };
+        self.value_answer(StatusCode::OK, &list)
+    }
+
+    /// The answer with something of another kind (a Status, a review).
     pub fn value_answer(&self, code: StatusCode, value: &Value) -> Response<Body> {
         value_answer(code, self.accepted, value)
     }
@@ -161,6 +200,7 @@ impl Presenter {
             return;
         }
         if let Shape::Metadata(beta) = self.accepted.shape
+            && self.resource.strategy.hidden_annotations.is_empty()
             && let Ok(parts) = serde_json::from_slice::<MetadataOnly<'_>>(&entry.bytes)
         {
             let api_version = table::api_version(beta);
@@ -179,15 +219,49 @@ impl Presenter {
                 }
                 value
             }
-            Shape::Metadata(beta) => table::partial(&value, beta),
+            Shape::Metadata(beta) => self.partial(&value, beta),
             Shape::Table(beta) => table::row(&value, self.include, beta, &self.hooks()),
         };
         // Writing into memory cannot fail.
         let _ = serde_json::to_writer(out.writer(), &item);
     }
 
+    /// A list in protobuf: its items first, because the envelope tells their length.
+    fn protobuf_list(&self, mut listing: Listing) -> Response<Body> {
+        let (kind, api_version, ty) = match self.accepted.shape {
+            Shape::Metadata(beta) => {
+                let ty = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata");
+                ("PartialObjectMetadataList", table::api_version(beta).to_owned(), ty)
+            }
+            _ => (
+                self.resource.list_kind.as_str(),
+                self.resource.api_version(&self.version),
+                self.served().map(|served| &*served.ty),
+            ),
+        };
+        let Some(ty) = ty else { return protobuf_answer(StatusCode::OK, self.accepted, &Value::Null) };
+        let metadata = self.list_metadata(&listing);
+        let mut items = Vec::new();
+        listing.advance(|entry| {
+            proto::push_item(ty, &self.shaped(self.value(&entry.bytes)), &mut items);
+            true
+        });
+        let head = proto::list_head(&api_version, kind, &metadata, items.len());
+        items.extend_from_slice(proto::LIST_END);
+        let pieces = [head, items].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from(piece))));
+        let mut response = Response::new(Body::new(StreamBody::new(futures::stream::iter(pieces))));
+        set_type(&mut response, self.accepted, false);
+        response
+    }
+
     /// The answer with a list, made while it is sent.
     pub fn list(&self, mut listing: Listing, gzip: bool) -> Response<Body> {
+        if self.accepted.misnamed {
+            return misnamed();
+        }
+        if self.accepted.format == Format::Protobuf {
+            return self.protobuf_list(listing);
+        }
         if self.accepted.format != Format::Json || self.accepted.pretty {
             let mut text = BytesMut::from(self.list_head(&listing).as_bytes());
             let mut first = true;
@@ -238,14 +312,15 @@ impl Presenter {
                 3 + 2 * include + u8::from(beta)
             }
         };
-        Encoding { api_version: self.resource.api_version(&self.version).into(), format: shape }
+        let protobuf = if self.accepted.format == Format::Protobuf { 16 } else { 0 };
+        Encoding { api_version: self.resource.api_version(&self.version).into(), format: shape + protobuf }
     }
 
     fn event_object(&self, stored: &[u8], with_columns: bool) -> Value {
         let value = self.value(stored);
         match self.accepted.shape {
             Shape::Object => value,
-            Shape::Metadata(beta) => table::partial(&value, beta),
+            Shape::Metadata(beta) => self.partial(&value, beta),
             Shape::Table(beta) => {
                 let metadata = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
                 let row = table::row(&value, self.include, beta, &self.hooks());
@@ -256,6 +331,9 @@ impl Presenter {
     }
 
     fn event_frame(&self, kind: &str, stored: &[u8], with_columns: bool) -> Bytes {
+        if self.accepted.format == Format::Protobuf {
+            return event(self.accepted, kind, &self.event_object(stored, with_columns));
+        }
         let mut out = BytesMut::with_capacity(stored.len() + 64);
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.as_bytes());
@@ -311,7 +389,7 @@ impl Presenter {
         }
         let object = match self.accepted.shape {
             Shape::Object => object,
-            Shape::Metadata(beta) => table::partial(&object, beta),
+            Shape::Metadata(beta) => self.partial(&object, beta),
             Shape::Table(beta) => {
                 let metadata = json!({"resourceVersion": revision.to_string()});
                 let row = table::row(&object, self.include, beta, &self.hooks());
@@ -319,7 +397,15 @@ impl Presenter {
                 table::table(&metadata, &columns, &[row], beta)
             }
         };
-        format!("{}\n", json!({"type": "BOOKMARK", "object": object})).into()
+        event(self.accepted, "BOOKMARK", &object)
+    }
+}
+
+/// An event of a watch that is not shared.
+fn event(accepted: Accepted, kind: &str, object: &Value) -> Bytes {
+    match accepted.format {
+        Format::Protobuf => proto::watch_frame(kind, &proto::encode_any(object).unwrap_or_default()).into(),
+        Format::Json | Format::Yaml => format!("{}\n", json!({"type": kind, "object": object})).into(),
     }
 }
 
@@ -329,8 +415,14 @@ fn separator(first: &mut bool) -> u8 {
 }
 
 /// The event that ends a watch with a reason.
-pub fn error_event(status: &Status) -> Bytes {
-    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
+pub fn error_event(accepted: Accepted, status: &Status) -> Bytes {
+    event(accepted, "ERROR", &status.to_value())
+}
+
+/// The same answer in the form that the client takes; JSON when it takes none.
+pub fn status_answer(headers: &http::HeaderMap, status: &Status, code: StatusCode) -> Option<Response<Body>> {
+    let accepted = negotiate(headers, &Query::default(), Offer::ObjectOnly, true).ok()?;
+    (accepted.format != Format::Json).then(|| value_answer(code, accepted, &status.to_value()))
 }
 
 fn set_type(response: &mut Response<Body>, accepted: Accepted, is_watch: bool) {
@@ -354,6 +446,13 @@ pub fn value_answer(code: StatusCode, accepted: Accepted, value: &Value) -> Resp
         Format::Protobuf => return protobuf_answer(code, accepted, value),
     };
     answer(code, accepted, format!("{text}\n").into())
+}
+
+/// Metadata of a list under an object's name, or the other way round.
+fn misnamed() -> Response<Body> {
+    respond::status(&Status::not_acceptable(
+        "PartialObjectMetadataList is the metadata of a list, PartialObjectMetadata that of an object",
+    ))
 }
 
 /// Custom kinds have no protobuf form.

@@ -110,7 +110,6 @@ impl Endpoints {
         let Some(resource) = table.get(&info.api_group, &info.api_version, &info.resource) else {
             return Ok(self.document(&ctx, &request));
         };
-        warn_of_deprecation(&ctx, resource);
         let terminating = resource.custom.as_ref().is_some_and(|custom| custom.identity.2);
         if terminating && info.verb == "create" {
             let mut refused = Status::method_not_supported(&resource.group_resource(), "create");
@@ -122,15 +121,17 @@ impl Endpoints {
             return self.tunnels.serve(&ctx, &query, request).await;
         }
         shape::check(&info, request.method(), resource)?;
+        warn_of_deprecation(&ctx, resource);
         if Reviews::serves(&info.api_group, &info.resource) || is_token(&info) || actions::find(&info).is_some() {
             return self.action(ctx, resource, &query, request).await;
         }
         let Some(version) = resource.version(&info.api_version) else { return Ok(not_found()) };
         let offer = match info.verb.as_str() {
             "watch" => Offer::Watch,
-            _ => Offer::All,
+            "list" | "deletecollection" => Offer::List,
+            _ => Offer::Object,
         };
-        let accepted = negotiate::negotiate(request.headers(), &query, offer)?;
+        let accepted = negotiate::negotiate(request.headers(), &query, offer, version.ty.proto)?;
         let presenter = Presenter {
             registry: Arc::clone(&self.registry),
             ctx,
@@ -199,7 +200,7 @@ impl Endpoints {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Status> {
         let info = Arc::clone(&ctx.info);
-        let accepted = negotiate::negotiate(request.headers(), query, Offer::ObjectOnly)?;
+        let accepted = negotiate::negotiate(request.headers(), query, Offer::ObjectOnly, true)?;
         let options = super::options::write(query, "CreateOptions")?;
         let (parts, incoming) = request.into_parts();
         let media = body::media(&parts.headers)?;

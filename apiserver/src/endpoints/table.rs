@@ -5,7 +5,10 @@ use apimachinery::meta;
 use serde_json::{Value, json};
 
 use crate::http::request::Query;
-use crate::resources::{Column, HookContext, ServedVersion};
+use crate::resources::check::At;
+use crate::resources::edit::edit_map;
+use crate::resources::printing::age;
+use crate::resources::{Column, HookContext, Resource, ServedVersion};
 use apimachinery::status::Status;
 
 /// How much of the object goes along with a row.
@@ -54,27 +57,61 @@ pub fn columns(version: &ServedVersion, context: &HookContext) -> Value {
     version.columns.iter().map(column).collect()
 }
 
+/// `columnDefinitions` of a Scale.
+pub fn scale_columns() -> Value {
+    let column =
+        |(name, ty): (&str, &str)| json!({"name": name, "type": ty, "format": "", "description": "", "priority": 0});
+    [("Name", "string"), ("Desired", "integer"), ("Available", "integer"), ("Age", "string")]
+        .into_iter()
+        .map(column)
+        .collect()
+}
+
+/// The row of a Scale.
+pub fn scale_row(scale: &Value, include: IncludeObject, beta: bool, context: &HookContext) -> Value {
+    let at = At::root(scale);
+    let (desired, available) = (at.get("spec.replicas").number(), at.get("status.replicas").number());
+    let cells = vec![meta::name(scale).into(), desired.into(), available.into(), age(&at, context.request.now)];
+    with_object(&cells, None, scale, include, beta, context)
+}
+
 /// One row of an object in its served form.
 pub fn row(object: &Value, include: IncludeObject, beta: bool, context: &HookContext) -> Value {
     let cells = match context.resource.strategy.cells {
         Some(cells) => cells(object, context),
         None => vec![meta::name(object).into(), object["metadata"]["creationTimestamp"].clone()],
     };
+    let conditions = (context.resource.strategy.row_conditions)(object);
+    with_object(&cells, conditions, object, include, beta, context)
+}
+
+fn with_object(
+    cells: &[Value],
+    conditions: Option<Value>,
+    object: &Value,
+    include: IncludeObject,
+    beta: bool,
+    context: &HookContext,
+) -> Value {
     let mut row = json!({"cells": cells});
-    if let Some(conditions) = (context.resource.strategy.row_conditions)(object) {
+    if let Some(conditions) = conditions {
         row["conditions"] = conditions;
     }
     match include {
         IncludeObject::None => row["object"] = Value::Null,
-        IncludeObject::Metadata => row["object"] = partial(object, beta),
+        IncludeObject::Metadata => row["object"] = partial(object, beta, context.resource),
         IncludeObject::Object => row["object"] = object.clone(),
     }
     row
 }
 
 /// The object's PartialObjectMetadata.
-pub fn partial(object: &Value, beta: bool) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version(beta), "metadata": object["metadata"]})
+pub fn partial(object: &Value, beta: bool, resource: &Resource) -> Value {
+    let mut metadata = object["metadata"].clone();
+    for hidden in resource.strategy.hidden_annotations {
+        edit_map(&mut metadata, "annotations", |annotations| drop(annotations.remove(*hidden)));
+    }
+    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version(beta), "metadata": metadata})
 }
 
 /// A Table of the given rows; `with_columns` is false for all but the first event of a watch.

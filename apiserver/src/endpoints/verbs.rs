@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::body::{self, PatchType};
+use super::component_statuses;
 use super::compress::accepts_gzip;
 use super::options::{self, WriteOptions};
 use super::present::{Presenter, error_event};
@@ -156,11 +157,15 @@ impl Call<'_> {
         if kind == self.presenter.resource.kind {
             return Ok(self.presenter.object(code, object));
         }
-        Ok(self.presenter.value_answer(code, &object.value()))
+        Ok(self.presenter.view(code, object.value()))
     }
 
     async fn get(&self) -> Result<Response<Body>, Status> {
         let target = self.target()?;
+        if self.presenter.resource.storage.is_none() {
+            let status = component_statuses::get(&self.endpoints.registry, target.name).await?;
+            return Ok(self.presenter.object(StatusCode::OK, &Object::of(&status)));
+        }
         let registry = &self.endpoints.registry;
         let version = self.query.get("resourceVersion").unwrap_or_default();
         let object = match registry.get_scale(&target, version).await? {
@@ -171,6 +176,9 @@ impl Call<'_> {
     }
 
     async fn list(&self, headers: &HeaderMap) -> Result<Response<Body>, Status> {
+        if self.presenter.resource.storage.is_none() {
+            return Ok(self.presenter.values(&component_statuses::list(&self.endpoints.registry).await));
+        }
         let registry = &self.endpoints.registry;
         let listing = registry.list(&self.target()?, &options::read(&self.query)?).await?;
         let Presenter { resource, version, .. } = &self.presenter;
@@ -194,7 +202,10 @@ impl Call<'_> {
                 Ok(WatchStream::new(watch, self.presenter.clone(), options.bookmarks, timeout, stop).into_response())
             }
             // What went wrong after the options were understood is told within the stream, as upstream does.
-            Err(status) if matches!(status.code, 410 | 504) => Ok(single(error_event(&status))),
+            Err(status) if matches!(status.code, 410 | 504) => {
+                let accepted = self.presenter.accepted;
+                Ok(single(error_event(accepted, &status), accepted.content_type(true)))
+            }
             Err(status) => Err(status),
         }
     }
@@ -233,14 +244,18 @@ impl Call<'_> {
         let change = self.patch_change(patch_type, &bytes, ty, options)?;
         let typed = |now: Option<&Value>| {
             let mut object = change(now)?;
+            if matches!(patch_type, PatchType::Json | PatchType::Merge) {
+                check_type(&object, &api_version, &kind)?;
+            }
             object["kind"] = kind.clone().into();
             object["apiVersion"] = api_version.clone().into();
             Ok(object)
         };
         let registry = &self.endpoints.registry;
         let applied = patch_type == PatchType::Apply;
-        let (object, created) =
-            registry.update(&self.target()?, &typed, UpdateOptions { applied, ..UpdateOptions::default() }).await?;
+        let (object, created) = registry
+            .update(&self.target()?, &typed, UpdateOptions { applied, patched: true, ..UpdateOptions::default() })
+            .await?;
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
     }
 
@@ -343,6 +358,22 @@ impl Call<'_> {
         let left = registry.delete_collection(&target, &filter, &options).await?;
         Ok(self.presenter.list(left, false))
     }
+}
+
+/// What a patch made must still be of the endpoint's kind, or not say of which it is.
+fn check_type(object: &Value, api_version: &str, kind: &str) -> Result<(), Status> {
+    for (field, wanted) in [("apiVersion", api_version), ("kind", kind)] {
+        let given = object[field].as_str().unwrap_or_default();
+        if !given.is_empty() && given != wanted {
+            let why = format!("{field} {given:?} is not {wanted:?}");
+            return Err(Status::invalid(
+                &GroupKind::default(),
+                "",
+                &vec![FieldError::invalid(Path::new("patch"), "", why)],
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// An apply names its manager, and only an apply may be forced.

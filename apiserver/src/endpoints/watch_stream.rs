@@ -141,8 +141,8 @@ impl WatchStream {
 }
 
 /// A stream of lines that ends after one.
-pub fn single(line: Bytes) -> Response<Body> {
-    respond(futures::stream::iter([line]), "application/json")
+pub fn single(line: Bytes, content_type: &'static str) -> Response<Body> {
+    respond(futures::stream::iter([line]), content_type)
 }
 
 fn respond(stream: impl futures::Stream<Item = Bytes> + Send + 'static, content_type: &'static str) -> Response<Body> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use apimachinery::status::Status;
 use component_base::serving::{Body, ConnInfo};
 use futures::future::BoxFuture;
+use http::header::ACCEPT;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -64,10 +65,12 @@ impl Chain {
             audit_id: audit_id.clone(),
             field_manager: field_manager(&query, request.headers()),
         };
-        let mut response = match self.pass(context, request).await {
+        let accept: HeaderMap = request.headers().get_all(ACCEPT).iter().map(|v| (ACCEPT, v.clone())).collect();
+        let response = match self.pass(context, request).await {
             Ok(response) => response,
             Err(refusal) => respond::status(&refusal),
         };
+        let mut response = respond::in_form(response, &accept);
         respond::finish(&mut response, &audit_id, &warnings);
         self.metrics.end(&info, dry_run, response.status().as_u16(), begun.elapsed());
         response

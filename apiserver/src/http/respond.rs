@@ -26,6 +26,7 @@ pub fn json(code: StatusCode, value: &Value) -> Response<Body> {
 pub fn status(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(code, &status.to_value());
+    response.extensions_mut().insert(status.clone());
     let seconds = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
     if seconds > 0 {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -40,6 +41,17 @@ pub fn text(code: StatusCode, text: String) -> Response<Body> {
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     response
+}
+
+/// A Status in the form that the client takes, if that is not JSON.
+pub fn in_form(response: Response<Body>, accept: &http::HeaderMap) -> Response<Body> {
+    let Some(status) = response.extensions().get::<Status>() else { return response };
+    let Some(other) = crate::endpoints::present::status_answer(accept, status, response.status()) else {
+        return response;
+    };
+    let (mut parts, body) = other.into_parts();
+    parts.headers.extend(response.headers().get(RETRY_AFTER).map(|after| (RETRY_AFTER, after.clone())));
+    Response::from_parts(parts, body)
 }
 
 /// Adds what every answer carries: no caching, the audit id, the warnings.

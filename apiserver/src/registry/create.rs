@@ -61,7 +61,7 @@ impl Registry {
         chain.admit(&request, Some(&mut object)).await?;
         settle_namespace(target, &mut object)?;
         if !meta::resource_version(&object).is_empty() {
-            return Err(Status::internal("resourceVersion should not be set on objects to be created"));
+            return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         metadata::fill_new(&mut object, target.ctx.now);
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();

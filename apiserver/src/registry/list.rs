@@ -151,6 +151,16 @@ fn decode_token(text: &str) -> Result<Continue, Status> {
     }
 }
 
+/// 410 for a continued list, with the token that goes on with what there is now.
+fn too_old(start: &str) -> Status {
+    let mut status = Status::expired(
+        "The list that the continue parameter belongs to is too old to go on consistently: start again without it, or go on with the token in metadata.continue, which shows the objects as they are now.",
+    );
+    let token = Continue { v: TOKEN_VERSION.to_owned(), rv: -1, start: start.to_owned() };
+    status.metadata.continue_token = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default());
+    status
+}
+
 /// Upstream's `ValidateListOptions`.
 fn validate(options: &ReadOptions) -> Result<(), Status> {
     let mut errors = ErrorList::new();
@@ -277,9 +287,7 @@ impl Registry {
             }
             start = token.start;
             match u64::try_from(token.rv) {
-                Ok(revision) => cache.snapshot_at(revision).map_err(|_| {
-                    Status::expired("The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.")
-                })?,
+                Ok(revision) => cache.snapshot_at(revision).map_err(|_| too_old(&start))?,
                 Err(_) => cache.snapshot(self.clock.catch_up().await?),
             }
         };

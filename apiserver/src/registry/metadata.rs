@@ -39,7 +39,7 @@ pub fn new_uid() -> String {
 /// System metadata of a new object.
 pub fn fill_new(object: &mut Value, now: Timestamp) {
     let metadata = meta::metadata_mut(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation", "resourceVersion"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), new_uid().into());

@@ -306,7 +306,8 @@ impl Registry {
         let mut value: Value = serde_json::from_slice(&stored.json).map_err(Status::internal)?;
         meta::set_resource_version(&mut value, &stored.revision.to_string());
         let mut current = self.current(target, value, stored.revision).await?;
-        current.stale |= stored.stale;
+        let incomplete = target.resource.strategy.completed_on_update && stored.create_revision == stored.revision;
+        current.stale |= stored.stale || incomplete;
         Ok(Some(current))
     }
 

@@ -7,6 +7,7 @@ use apimachinery::status::Status;
 use serde_json::Value;
 
 use super::Target;
+use crate::resources::edit::{remove, set};
 
 /// The manager of the server's own writes.
 const SERVER: &str = "kube-apiserver";
@@ -24,10 +25,18 @@ fn writing<R>(target: &Target<'_>, with: impl FnOnce(&Writer<'_>) -> R) -> R {
 
 /// Records a write in the new object, maybe `through_scale`. Both are in the served version's form.
 pub(super) fn record(target: &Target<'_>, live: Option<&Value>, object: &mut Value, through_scale: bool) {
+    // A Scale leaves out a zero, so that nobody owns it.
+    let zero = through_scale && live.is_some() && object["spec"]["replicas"] == 0;
+    if zero {
+        remove(&mut object["spec"], "replicas");
+    }
     writing(target, |writer| {
         let subresource = if through_scale { apply::SCALE } else { writer.subresource };
         apply::update(&target.version.ty, live, object, &Writer { subresource, ..*writer });
     });
+    if zero {
+        set(&mut object["spec"], "replicas", 0);
+    }
 }
 
 /// The object that a server-side apply of `config` makes of `live`, with its ownership recorded.

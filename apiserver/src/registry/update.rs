@@ -28,6 +28,8 @@ const MODIFIED: &str = "the object has been modified; please apply your changes 
 pub struct UpdateOptions<'v> {
     /// The change is a server-side apply: it creates an absent object, and has itself recorded who owns what.
     pub applied: bool,
+    /// The change is a patch: a uid in it is a change, not a precondition.
+    pub patched: bool,
     /// What admission gets to see.
     pub admission: Admission<'v>,
 }
@@ -198,7 +200,7 @@ impl Registry {
         }
         target.to_stored_form(&mut object);
         self.admit_changed(target, &mut object, old, options.admission).await?;
-        self.check_identity(target, &object, now)?;
+        self.check_identity(target, &object, now, options)?;
         meta::set_resource_version(&mut object, &now.revision.to_string());
         metadata::prepare_changed(&mut object, old, target.behaviour(), target.ctx.now);
         (target.strategy().prepare_update)(&mut object, old, &hooks);
@@ -278,10 +280,16 @@ impl Registry {
     }
 
     /// uid and resource version of the wanted object against those of the present one.
-    fn check_identity(&self, target: &Target<'_>, object: &Value, now: &Current) -> Result<(), Status> {
+    fn check_identity(
+        &self,
+        target: &Target<'_>,
+        object: &Value,
+        now: &Current,
+        options: UpdateOptions,
+    ) -> Result<(), Status> {
         let conflict = |why: &str| Status::conflict(&target.resource.group_resource(), target.name, why);
         let (wanted, there) = (meta::uid(object), meta::uid(&now.value));
-        if !wanted.is_empty() && wanted != there {
+        if !wanted.is_empty() && wanted != there && !options.patched {
             return Err(conflict(&format!(
                 "Precondition failed: UID in precondition: {wanted}, UID in object meta: {there}"
             )));

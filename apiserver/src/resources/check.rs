@@ -296,10 +296,10 @@ impl Check {
         }
     }
 
-    /// Must be an IP address (leading zeros pass, as upstream's older fields let them).
+    /// Must be an IP address that every reader takes for the same (upstream's `StrictIPCIDRValidation`).
     pub fn ip(&mut self, at: &At) {
-        if parse_ip(at.str()).is_none() {
-            self.invalid(at, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
+        if strict_ip(at.str()).is_none() {
+            self.invalid(at, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff), without leading zeros");
         }
     }
 
@@ -324,10 +324,17 @@ impl Check {
         }
     }
 
-    /// Must be `address/prefix length`.
+    /// Must be `address/prefix length` as every reader takes it: no leading zeros, no bits beyond the prefix.
     pub fn cidr(&mut self, at: &At) {
-        if parse_cidr(at.str().trim()).is_none() {
-            self.invalid(at, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+        let strict = |text: &str| {
+            let (ip, prefix) = text.split_once('/')?;
+            let (ip, length) = (strict_ip(ip)?, prefix.parse::<u8>().ok()?);
+            let bits = if ip.is_ipv4() { 32 } else { 128 };
+            (length <= bits && length.to_string() == prefix && super::networking::masked(ip, length) == ip)
+                .then_some(())
+        };
+        if strict(at.str().trim()).is_none() {
+            self.invalid(at, "must be a valid CIDR value in canonical form, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
         }
     }
 
@@ -436,6 +443,12 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
         text.split('.').map(|part| part.parse().ok().filter(|_| !part.starts_with('+'))).collect::<Option<_>>()?;
     let octets: [u8; 4] = octets.try_into().ok()?;
     Some(octets.into())
+}
+
+/// Parses an address that has one reading: no leading zeros, no IPv4 address in IPv6 clothes.
+pub fn strict_ip(text: &str) -> Option<IpAddr> {
+    let ip: IpAddr = text.parse().ok()?;
+    (!matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())).then_some(ip)
 }
 
 /// Parses `address/prefix` (host bits may be set).

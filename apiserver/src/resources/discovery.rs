@@ -4,7 +4,7 @@
 use apimachinery::validation as names;
 use serde_json::Value;
 
-use super::check::{At, Check, parse_ip};
+use super::check::{At, Check, strict_ip};
 use super::printing::{UNSET, age, name, text};
 use super::{HookContext, NameRule, Strategy, meta};
 
@@ -65,7 +65,7 @@ fn endpoint_rules(check: &mut Check, endpoint: &At, ty: &str) {
         check.required(&addresses, "must contain at least 1 address");
     } else if check.at_most(&addresses, 100) {
         for address in addresses.items() {
-            match (ty, parse_ip(address.str())) {
+            match (ty, strict_ip(address.str())) {
                 ("IPv4" | "IPv6", Some(ip)) if ip.is_ipv4() == (ty == "IPv4") => check.non_special_ip(&address),
                 ("IPv4" | "IPv6", _) => check.invalid(&address, format!("must be a valid {ty} address")),
                 ("FQDN", _) => fqdn(check, &address),

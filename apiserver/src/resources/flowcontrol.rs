@@ -18,11 +18,9 @@ pub const FLOW_SCHEMA: Strategy = Strategy {
         flow_schema(&mut check, &At::root(schema));
         check.errors
     },
-    validate_update: |schema, old, cx| {
+    validate_update: |schema, _, cx| {
         let mut check = meta::checked(schema, cx);
-        let new = At::root(schema);
-        meta::update(&mut check, &new, &At::root(old));
-        flow_schema(&mut check, &new);
+        flow_schema(&mut check, &At::root(schema));
         check.errors
     },
     cells: Some(|schema, cx| {
@@ -44,10 +42,9 @@ pub const FLOW_SCHEMA: Strategy = Strategy {
 
 /// `flowschemas/status` and `prioritylevelconfigurations/status`.
 pub const STATUS: Strategy = Strategy {
-    validate_update: |object, old, _| {
+    validate_update: |object, _, _| {
         let mut check = Check::new();
         let new = At::root(object);
-        meta::update(&mut check, &new, &At::root(old));
         let mut seen: Vec<&str> = Vec::new();
         for condition in new.get("status.conditions").items() {
             let ty = condition.get("type");
@@ -162,11 +159,9 @@ pub const PRIORITY_LEVEL: Strategy = Strategy {
         priority_level(&mut check, &At::root(level));
         check.errors
     },
-    validate_update: |level, old, cx| {
+    validate_update: |level, _, cx| {
         let mut check = meta::checked(level, cx);
-        let new = At::root(level);
-        meta::update(&mut check, &new, &At::root(old));
-        priority_level(&mut check, &new);
+        priority_level(&mut check, &At::root(level));
         check.errors
     },
     cells: Some(level_cells),

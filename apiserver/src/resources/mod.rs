@@ -258,6 +258,11 @@ pub struct Strategy {
     pub cells: Option<fn(&Value, &HookContext) -> Vec<Value>>,
     /// Conditions of the table row.
     pub row_conditions: fn(&Value) -> Option<Value>,
+    /// Annotations that upstream keeps as fields inside, and that metadata-only views therefore lack.
+    pub hidden_annotations: &'static [&'static str],
+    /// Upstream stores a new object of the kind without what its readers fill in, so that the first update of it always
+    /// writes, also one that changes nothing.
+    pub completed_on_update: bool,
     /// Reserves addresses, ports …
     pub allocate: Option<Allocate>,
     /// Gives them back.
@@ -288,6 +293,8 @@ impl Strategy {
         warnings: |_, _| Vec::new(),
         cells: None,
         row_conditions: |_| None,
+        hidden_annotations: &[],
+        completed_on_update: false,
         allocate: None,
         release: None,
     };

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use apimachinery::field::ErrorList;
+use apimachinery::field::Path;
 use apimachinery::validation as names;
 use serde_json::Value;
 
@@ -17,7 +18,9 @@ pub const INGRESS: Strategy = Strategy {
         let mut check = meta::checked(ingress, cx);
         let at = At::root(ingress);
         ingress_spec(&mut check, &at.get("spec"));
-        let (class, annotation) = (at.get("spec.ingressClassName"), at.get("metadata.annotations").entry(CLASS));
+        let annotation = at.get("metadata.annotations").entry(CLASS);
+        let (class, annotation) =
+            (at.get("spec.ingressClassName"), annotation.under(Path::new("annotations").child(CLASS)));
         if class.is_set() && annotation.is_set() && class.str() != annotation.str() {
             check.invalid(&annotation, "must match `ingressClassName` when both are specified");
         }
@@ -109,7 +112,7 @@ fn host(check: &mut Check, at: &At) {
 fn ingress_path(check: &mut Check, at: &At) {
     let (path, ty) = (at.get("path"), at.get("pathType"));
     match ty.str() {
-        "" => check.required(&ty, "pathType must be specified"),
+        _ if !ty.is_set() => return check.required(&ty, "pathType must be specified"),
         "Exact" | "Prefix" => {
             const FORBIDDEN: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
             if !path.str().starts_with('/') {
@@ -134,24 +137,32 @@ fn ingress_path(check: &mut Check, at: &At) {
     ingress_backend(check, &at.get("backend"));
 }
 
+/// An object's group, kind and name.
+fn typed_reference(check: &mut Check, at: &At) {
+    if at.get("apiGroup").is_set() {
+        check.format(&at.get("apiGroup"), names::dns1123_subdomain);
+    }
+    check.present_format(&at.get("kind"), names::path_segment_name);
+    check.present_format(&at.get("name"), names::path_segment_name);
+}
+
 fn ingress_backend(check: &mut Check, at: &At) {
     let (service, resource) = (at.get("service"), at.get("resource"));
     match (service.is_set(), resource.is_set()) {
         (true, true) => return check.invalid(at, "cannot set both resource and service backends"),
-        (false, false) => return check.required(at, "resource or service backend is required"),
+        (false, false) => return check.invalid(at, "resource or service backend is required"),
         (false, true) => {
-            check.present_all(&resource, &["kind", "name"]);
-            return;
+            return typed_reference(check, &resource);
         }
         (true, false) => {}
     }
     check.present_format(&service.get("name"), names::dns1123_label);
     let (port_name, number) = (service.get("port.name"), service.get("port.number"));
     match (port_name.is_empty(), number.number() != 0) {
-        (false, true) => check.invalid(&service, "cannot set both port name & port number"),
+        (false, true) => check.invalid(at, "cannot set both port name & port number"),
         (false, false) => check.format(&port_name, names::port_name),
         (true, true) => check.port_number(&number),
-        (true, false) => check.required(&service, "port name or number is required"),
+        (true, false) => check.required(at, "port name or number is required"),
     }
 }
 
@@ -228,8 +239,7 @@ fn ingress_class(check: &mut Check, spec: &At) {
     if !parameters.is_set() {
         return;
     }
-    check.format_if_set(&parameters.get("apiGroup"), names::dns1123_subdomain);
-    check.present_all(&parameters, &["kind", "name"]);
+    typed_reference(check, &parameters);
     let (scope, namespace) = (parameters.get("scope"), parameters.get("namespace"));
     check.present_one_of(&scope, &["Cluster", "Namespace"]);
     if scope.str() == "Namespace" {
@@ -324,14 +334,15 @@ fn ip_block(check: &mut Check, at: &At) {
     if cidr.is_empty() {
         return check.required(&cidr, "");
     }
-    let Some(outer) = parse_cidr(cidr.str()) else { return check.cidr(&cidr) };
+    check.cidr(&cidr);
+    let Some(outer) = parse_cidr(cidr.str()) else { return };
     for except in at.get("except").items() {
+        check.cidr(&except);
         match parse_cidr(except.str()) {
-            None => check.cidr(&except),
             Some(inner) if inner.1 <= outer.1 || !contains(outer, inner.0) => {
                 check.invalid(&except, "must be a strict subset of `cidr`");
             }
-            Some(_) => {}
+            _ => {}
         }
     }
 }
@@ -439,7 +450,8 @@ fn cidrs(range: &Value) -> ErrorList {
     check.errors
 }
 
-fn masked(ip: IpAddr, prefix: u8) -> IpAddr {
+/// The address with the bits beyond the prefix cleared.
+pub fn masked(ip: IpAddr, prefix: u8) -> IpAddr {
     let mask = |width: u32| u128::MAX.checked_shl(width - u32::from(prefix)).unwrap_or_default();
     match ip {
         IpAddr::V4(v4) => IpAddr::V4((v4.to_bits() & mask(32) as u32).into()),

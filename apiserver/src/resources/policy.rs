@@ -5,6 +5,7 @@ use apimachinery::validation as names;
 use super::apps::at_most_all;
 use super::check::{At, Check};
 use super::core::pod::scheduling;
+use super::core::pod::warnings::map_labels;
 use super::core::quantities;
 use super::edit::set_default;
 use super::printing::{UNSET, age, flag, name, number, shown_or, text};
@@ -135,5 +136,10 @@ pub const RUNTIME_CLASS: Strategy = Strategy {
         let class = At::root(class);
         vec![name(&class), text(&class.get("handler")), age(&class, cx.request.now)]
     }),
+    warnings: |class, _| {
+        let mut found = Vec::new();
+        map_labels(&mut found, &At::root(class).get("scheduling.nodeSelector"));
+        found
+    },
     ..Strategy::DEFAULT
 };

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::check::{At, Check, same};
 use super::core::claims;
 use super::core::pod::volumes::csi_driver_name;
+use super::core::pod::warnings::{expression_labels, map_labels};
 use super::edit::{at_mut, remove, set, set_default};
 use super::printing::{NONE, UNSET, age, flag, name, shown_or, text};
 use super::{HookContext, NameRule, Strategy, meta};
@@ -68,10 +69,17 @@ pub const STORAGE_CLASS: Strategy = Strategy {
             text(&class.get("provisioner")),
             shown_or(&class.get("reclaimPolicy"), "Delete"),
             shown_or(&class.get("volumeBindingMode"), UNSET),
-            class.get("allowVolumeExpansion").flag().to_string().into(),
+            flag(&class.get("allowVolumeExpansion")),
             age(&class, cx.request.now),
         ]
     }),
+    warnings: |class, _| {
+        let mut found = Vec::new();
+        for term in At::root(class).get("allowedTopologies").items() {
+            expression_labels(&mut found, &term.get("matchLabelExpressions"));
+        }
+        found
+    },
     ..Strategy::DEFAULT
 };
 
@@ -310,6 +318,12 @@ pub const CSI_STORAGE_CAPACITY: Strategy = Strategy {
             check.invalid(&new.get("capacity"), "must be greater than or equal to 0");
         }
         check.errors
+    },
+    warnings: |capacity, _| {
+        let (mut found, topology) = (Vec::new(), At::root(capacity).get("nodeTopology"));
+        map_labels(&mut found, &topology.get("matchLabels"));
+        expression_labels(&mut found, &topology.get("matchExpressions"));
+        found
     },
     ..Strategy::DEFAULT
 };

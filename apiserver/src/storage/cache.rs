@@ -31,6 +31,10 @@ pub struct Snapshot {
     pub map: Map,
 }
 
+/// etcd's revision 1 is the empty store, of which no server has told a client: like upstream's caches, which begin when the
+/// server has written its own objects, ours do not reach back to it.
+const FIRST_REVISION: u64 = 2;
+
 /// Called for each event in order, within the clock; must not block.
 pub type Subscriber = Box<dyn Fn(&Event) + Send + Sync>;
 
@@ -198,7 +202,7 @@ impl ResourceCache {
         let mut state = self.write();
         state.map = entries.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
         state.revision = revision;
-        state.ring_floor = revision;
+        state.ring_floor = revision.max(FIRST_REVISION);
     }
 
     /// The first list of a cache that joins, and after it what came since; a second one comes too late.
@@ -305,25 +309,24 @@ mod tests {
         assert_eq!(keys(&cache.snapshot(5)), ["a/x@4"]);
         assert_eq!(keys(&cache.snapshot_at(4).unwrap()), ["a/x@4", "a/y@3"]);
         assert_eq!(keys(&cache.snapshot_at(3).unwrap()), ["a/x@2", "a/y@3"]);
-        assert_eq!(keys(&cache.snapshot_at(1).unwrap()), Vec::<String>::new());
-        assert!(matches!(cache.snapshot_at(0), Err(StorageError::Expired { .. })));
+        assert!(matches!(cache.snapshot_at(1), Err(StorageError::Expired { .. })));
     }
 
     #[test]
     fn watchers_hear_what_concerns_them_in_order() {
         let cache = cache();
-        cache.fill([], 1);
-        put(&cache, "a/x", 2);
+        cache.fill([], 2);
+        put(&cache, "a/x", 3);
         let watcher = Arc::new(Watcher::new(Scope::Namespace("a".into()), Filter::default(), 0));
-        cache.watch(&watcher, Some(1), 2).unwrap();
-        put(&cache, "b/x", 3);
-        put(&cache, "a/x", 4);
-        cache.apply("a/x", None, 5);
+        cache.watch(&watcher, Some(2), 3).unwrap();
+        put(&cache, "b/x", 4);
+        put(&cache, "a/x", 5);
+        cache.apply("a/x", None, 6);
         let mut heard = Vec::new();
         while let Next::Event(event, delivery) = watcher.take() {
             heard.push((event.revision, delivery));
         }
-        assert_eq!(heard, [(2, Delivery::Added), (4, Delivery::Modified), (5, Delivery::Deleted)]);
+        assert_eq!(heard, [(3, Delivery::Added), (5, Delivery::Modified), (6, Delivery::Deleted)]);
         let too_old = Arc::new(Watcher::new(Scope::All, Filter::default(), 0));
         assert!(cache.watch(&too_old, Some(0), 5).is_err());
     }

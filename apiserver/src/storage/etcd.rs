@@ -29,6 +29,8 @@ pub struct Stored {
     pub revision: u64,
     /// It would be stored otherwise now.
     pub stale: bool,
+    /// Of the first write; equal to `revision` when there was no other.
+    pub create_revision: u64,
 }
 
 /// How a conditional write ended.
@@ -156,7 +158,12 @@ impl Etcd {
 
     fn stored(&self, kv: &KeyValue) -> Result<Stored, StorageError> {
         let (json, stale) = self.transform.from_storage(&String::from_utf8_lossy(kv.key()), kv.value())?;
-        Ok(Stored { json: json.into_owned(), revision: revision(kv), stale })
+        Ok(Stored {
+            json: json.into_owned(),
+            revision: revision(kv),
+            create_revision: u64::try_from(kv.create_revision()).unwrap_or_default(),
+            stale,
+        })
     }
 
     /// Between JSON and stored bytes.

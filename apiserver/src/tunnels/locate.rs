@@ -223,7 +223,7 @@ pub(crate) fn service_endpoints(
     service: &Value,
     id: &SchemeNamePort,
     slices: &[Arc<Value>],
-) -> Result<Vec<(String, u16)>, Status> {
+) -> Result<Option<Vec<(String, u16)>>, Status> {
     let ports = service["spec"]["ports"].as_array().map_or(&[][..], Vec::as_slice);
     let number = id.port.parse::<u64>().ok();
     let port_name = match (id.port.as_str(), number) {
@@ -242,6 +242,9 @@ pub(crate) fn service_endpoints(
     };
     let of_service =
         |slice: &&Arc<Value>| slice["metadata"]["labels"]["kubernetes.io/service-name"] == id.name.as_str();
+    if !slices.iter().any(|slice| of_service(&slice)) {
+        return Ok(None);
+    }
     let mut found = Vec::new();
     for slice in slices.iter().filter(of_service) {
         let slice_ports = slice["ports"].as_array().into_iter().flatten();
@@ -256,7 +259,7 @@ pub(crate) fn service_endpoints(
         let allowed = addresses.filter(|address| address.parse().is_ok_and(proxyable));
         found.extend(allowed.map(|address| (address.to_owned(), port)));
     }
-    Ok(found)
+    Ok(Some(found))
 }
 
 #[cfg(test)]
@@ -349,9 +352,10 @@ mod tests {
         );
         let ask =
             |text| service_endpoints(&service, &SchemeNamePort::parse(text).unwrap(), std::slice::from_ref(&slice));
-        assert_eq!(ask("s:http").unwrap(), [("10.0.0.1".to_owned(), 8080)]);
-        assert_eq!(ask("s:80").unwrap().len(), 1);
-        assert_eq!(ask("s").unwrap().len(), 0);
+        assert_eq!(ask("s:http").unwrap().unwrap(), [("10.0.0.1".to_owned(), 8080)]);
+        assert_eq!(ask("s:80").unwrap().unwrap().len(), 1);
+        assert_eq!(ask("s").unwrap().unwrap().len(), 0);
+        assert!(service_endpoints(&service, &SchemeNamePort::parse("s").unwrap(), &[]).unwrap().is_none());
         assert_eq!(ask("s:81").unwrap_err().code, 503);
     }
 }

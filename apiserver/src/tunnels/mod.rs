@@ -199,7 +199,9 @@ impl Tunnels {
             .ok_or_else(|| Status::not_found(&GroupResource::new("", services.1), &id.name))?;
         self.admit(ctx, json!({"metadata": {"name": ctx.info.name}})).await?;
         let slices = self.objects.list(("discovery.k8s.io", "endpointslices"), &ctx.info.namespace);
-        let endpoints = locate::service_endpoints(&service, &id, &slices)?;
+        let Some(endpoints) = locate::service_endpoints(&service, &id, &slices)? else {
+            return Err(Status::not_found(&GroupResource::new("", "endpoints"), &id.name));
+        };
         let Some((address, port)) = endpoints.get(rand::random_range(0..endpoints.len().max(1))) else {
             return Err(Status::service_unavailable(format!("no endpoints available for service {:?}", ctx.info.name)));
         };

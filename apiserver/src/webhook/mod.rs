@@ -169,7 +169,7 @@ impl Client {
         }
         let slices = self.objects.list(("discovery.k8s.io", "endpointslices"), namespace);
         let id = SchemeNamePort { https: true, name: name.to_owned(), port: port.to_string() };
-        let endpoints = service_endpoints(&service, &id, &slices).map_err(|status| status.message)?;
+        let endpoints = service_endpoints(&service, &id, &slices).map_err(|status| status.message)?.unwrap_or_default();
         let chosen = endpoints.get(rand::random_range(0..endpoints.len().max(1)));
         let (address, port) = chosen.ok_or_else(|| format!("no endpoints available for service {name:?}"))?;
         Ok(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })

@@ -104,7 +104,10 @@ impl OpenApi {
         let document = match wanted {
             None => self.document("v2", v2::whole)?,
             Some("") => self.document("v3", |table| self.index(table))?,
-            Some(document) => self.document(document, |table| make(table, document))?,
+            Some(document) => match self.document(document, |table| make(table, document)) {
+                Some(document) => document,
+                None => return Response::builder().status(StatusCode::NOT_FOUND).body(Bytes::new()).ok(),
+            },
         };
         let hash = query.split('&').find_map(|pair| pair.strip_prefix("hash="));
         answer(path, &document, hash, headers)

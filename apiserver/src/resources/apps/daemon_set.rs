@@ -22,12 +22,16 @@ pub const STRATEGY: Strategy = Strategy {
     default: |object, cx| {
         defaults(object, "updateStrategy", cx);
         at_mut(object, "spec.updateStrategy.rollingUpdate", |rolling| set_default(rolling, "maxSurge", 0));
-    },
-    prepare_create: |object, _| {
+        // Upstream's internal field is always written back, so that every writer owns the annotation.
         if meta::annotation(object, GENERATION).is_none() {
-            meta::set_annotation(object, GENERATION, "1");
+            meta::set_annotation(object, GENERATION, "0");
         }
     },
+    prepare_create: |object, _| {
+        let given: i64 = meta::annotation(object, GENERATION).and_then(|g| g.parse().ok()).unwrap_or_default();
+        meta::set_annotation(object, GENERATION, &given.max(1).to_string());
+    },
+    hidden_annotations: &[GENERATION],
     prepare_update: |object, old, _| {
         let before: i64 = meta::annotation(old, GENERATION).and_then(|g| g.parse().ok()).unwrap_or(1);
         let changed = !same(&object["spec"]["template"], &old["spec"]["template"]);

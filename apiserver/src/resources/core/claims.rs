@@ -6,6 +6,7 @@ use apimachinery::quantity::Quantity;
 use apimachinery::validation as names;
 use serde_json::Value;
 
+use super::pod::warnings::expression_labels;
 use super::pod::{PodRules, scheduling, volumes};
 use crate::resources::check::{At, Check, same};
 use crate::resources::edit::{at_mut, copy, edit_map, remove, set};
@@ -23,12 +24,14 @@ pub const CLAIM: Strategy = Strategy {
         at_mut(claim, "spec", data_source);
     },
     prepare_create: |claim, _| set(claim, "status", serde_json::json!({"phase": "Pending"})),
+    warnings: |claim, _| claim_warnings(&At::root(claim)),
     validate: |claim, cx| {
         let mut check = meta::checked(claim, cx);
         spec(&mut check, &At::root(claim).get("spec"));
         check.errors
     },
     validate_update: update_claim,
+    completed_on_update: true,
     cells: Some(claim_cells),
     ..Strategy::DEFAULT
 };
@@ -38,6 +41,13 @@ pub const CLAIM_STATUS: Strategy = Strategy { validate_update: claim_status, ..S
 
 /// Both forms of the data source carry one value.
 fn data_source(spec: &mut Value) {
+    let source = &spec["dataSource"];
+    let known = [("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io", "VolumeSnapshot")];
+    let given = (source["apiGroup"].as_str().unwrap_or_default(), source["kind"].as_str().unwrap_or_default());
+    // Anything else has to come as dataSourceRef.
+    if spec["dataSourceRef"].is_null() && !known.contains(&given) {
+        remove(spec, "dataSource");
+    }
     match (spec["dataSource"].is_object(), spec["dataSourceRef"].is_object()) {
         (true, false) => {
             let source = spec["dataSource"].clone();
@@ -50,6 +60,45 @@ fn data_source(spec: &mut Value) {
         }
         _ => {}
     }
+}
+
+/// What is said of a class given the old way.
+fn class_warning(object: &At) -> Option<String> {
+    let sentence = "deprecated since v1.8; use the field storageClassName";
+    class(object).is_set().then(|| format!("metadata.annotations[{BETA_CLASS}]: {sentence}"))
+}
+
+fn claim_warnings(claim: &At) -> Vec<String> {
+    let fraction = |field: &&str| claim.get("spec.resources").get(field).get("storage").quantity().milli() % 1000 != 0;
+    let fractions = ["requests", "limits"].into_iter().filter(fraction);
+    let sentence = |field| format!("spec.resources.{field}[storage]: a fraction of a byte is not a size");
+    class_warning(claim).into_iter().chain(fractions.map(sentence)).collect()
+}
+
+/// Upstream's `GetWarningsForPersistentVolume`.
+fn volume_warnings(volume: &At) -> Vec<String> {
+    let spec = volume.get("spec");
+    let mut found: Vec<String> = class_warning(volume).into_iter().collect();
+    if spec.get("persistentVolumeReclaimPolicy").str() == "Recycle" {
+        found.push(
+            "spec.persistentVolumeReclaimPolicy: Recycle is deprecated; provision volumes dynamically".to_owned(),
+        );
+    }
+    let terms = spec.get("nodeAffinity.required.nodeSelectorTerms");
+    terms.items().for_each(|term| expression_labels(&mut found, &term.get("matchExpressions")));
+    const GONE: [(&str, &str); 8] = [
+        ("photonPersistentDisk", "v1.11, non-functional in v1.16+"),
+        ("scaleIO", "v1.16, non-functional in v1.22+"),
+        ("storageos", "v1.22, non-functional in v1.25+"),
+        ("glusterfs", "v1.25, non-functional in v1.26+"),
+        ("quobyte", "v1.22, non-functional in v1.25+"),
+        ("flocker", "v1.22, non-functional in v1.25+"),
+        ("cephfs", "v1.28, non-functional in v1.31+"),
+        ("rbd", "v1.28, non-functional in v1.31+"),
+    ];
+    let gone = GONE.iter().filter(|(field, _)| spec.get(field).is_set());
+    found.extend(gone.map(|(field, since)| format!("spec.{field}: deprecated in {since}")));
+    found
 }
 
 fn modes(check: &mut Check, at: &At) {
@@ -225,6 +274,7 @@ pub const VOLUME: Strategy = Strategy {
         check.errors
     },
     validate_update: update_volume,
+    warnings: |volume, _| volume_warnings(&At::root(volume)),
     cells: Some(volume_cells),
     ..Strategy::DEFAULT
 };
@@ -361,8 +411,11 @@ fn volume_sources(check: &mut Check, at: &At) {
 fn update_volume(volume: &Value, old: &Value, cx: &HookContext) -> ErrorList {
     let mut check = Check::new();
     let (new, old) = (At::root(volume), At::root(old));
-    meta::create(&mut check, &new, cx);
-    volume_spec(&mut check, &new);
+    // Upstream has the rules of a new volume twice here, and clients see their causes doubled.
+    for _ in 0..2 {
+        meta::create(&mut check, &new, cx);
+        volume_spec(&mut check, &new);
+    }
     let mut now = new.get("spec").value.clone();
     let before = old.get("spec").value;
     if before.pointer("/csi").is_some() && before.pointer("/csi/controllerExpandSecretRef").is_none() {

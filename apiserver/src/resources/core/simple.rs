@@ -269,6 +269,14 @@ pub const SERVICE_ACCOUNT: Strategy = Strategy {
         meta::create(&mut check, &new, cx);
         check.errors
     },
+    warnings: |account, old| {
+        const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+        let asks = |account: &Value| account["metadata"]["annotations"].get(ENFORCE).is_some();
+        let new = asks(account) && !old.is_some_and(asks);
+        new.then(|| format!("metadata.annotations[{ENFORCE}]: deprecated in v1.32+; use separate namespaces"))
+            .into_iter()
+            .collect()
+    },
     cells: Some(|account, cx| {
         let at = At::root(account);
         vec![name(&at), age(&at, cx.request.now)]

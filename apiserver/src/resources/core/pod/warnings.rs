@@ -68,16 +68,28 @@ fn deprecated_label(out: &mut Vec<String>, at: &At, key: &str) {
     }
 }
 
-fn deprecated_labels(out: &mut Vec<String>, spec: &At) {
-    for (key, at) in spec.get("nodeSelector").entries() {
+/// Deprecated labels among the keys of a map.
+pub fn map_labels(out: &mut Vec<String>, at: &At) {
+    for (key, at) in at.entries() {
         deprecated_label(out, &at, key);
     }
+}
+
+/// Deprecated labels in the expressions of a selector.
+pub fn expression_labels(out: &mut Vec<String>, at: &At) {
+    for expression in at.items() {
+        deprecated_label(out, &expression.get("key"), expression.get("key").str());
+    }
+}
+
+fn deprecated_labels(out: &mut Vec<String>, spec: &At) {
+    map_labels(out, &spec.get("nodeSelector"));
     let affinity = spec.get("affinity.nodeAffinity");
     let required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms");
     let preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution");
     let terms = required.items().chain(preferred.items().map(|t| t.get("preference")));
-    for expression in terms.flat_map(|t| t.get("matchExpressions").items().collect::<Vec<_>>()) {
-        deprecated_label(out, &expression.get("key"), expression.get("key").str());
+    for term in terms {
+        expression_labels(out, &term.get("matchExpressions"));
     }
     for constraint in spec.get("topologySpreadConstraints").items() {
         deprecated_label(out, &constraint.get("topologyKey"), constraint.get("topologyKey").str());

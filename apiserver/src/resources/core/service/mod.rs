@@ -12,7 +12,7 @@ use apimachinery::validation as names;
 use serde_json::{Value, json};
 
 use crate::registry::allocators;
-use crate::resources::check::{At, Check, dual_stack, parse_ip};
+use crate::resources::check::{At, Check, dual_stack, parse_ip, strict_ip};
 use crate::resources::edit::{array_mut, at_mut, remove, set, set_default};
 use crate::resources::{HookContext, meta};
 use crate::resources::{NameRule, Strategy};
@@ -27,9 +27,9 @@ pub const STRATEGY: Strategy = Strategy {
     validate_update,
     warnings: view::warnings,
     cells: Some(view::cells),
-    row_conditions: |_| None,
     allocate: Some(allocators::allocate),
     release: Some(allocators::release),
+    ..Strategy::DEFAULT
 };
 
 /// `services/status`.
@@ -143,7 +143,7 @@ fn rules(check: &mut Check, service: &At) {
     affinity(check, &spec);
     cluster_ips(check, service);
     for ip in spec.get("externalIPs").items() {
-        if parse_ip(ip.str()).is_none() {
+        if strict_ip(ip.str()).is_none() {
             check.ip(&ip);
         } else {
             check.non_special_ip(&ip);
@@ -284,7 +284,7 @@ pub fn cluster_ips(check: &mut Check, service: &At) {
                 malformed = true;
                 check.invalid(&ips, "'None' must be the first and only value");
             }
-        } else if parse_ip(ip.str()).is_none() {
+        } else if strict_ip(ip.str()).is_none() {
             malformed = true;
             check.ip(&ip);
         }
