@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::check::Resolved;
 use super::parse::{Comprehension, Expr, Fold, Literal, Node};
 use super::types::{DYN, Type};
-use super::value::{Key, Text, Val, lift};
+use super::value::{Key, Text, Tree, Val, lift};
 use super::{Error, Program};
 use crate::functions::authorizer::Authorizer;
 
@@ -38,6 +38,13 @@ impl<'a> Bindings<'a> {
     #[must_use]
     pub fn with(mut self, name: &'a str, value: &'a Value) -> Self {
         self.given.push((name, Given::Json(value)));
+        self
+    }
+
+    /// A value put together from parts that JSON cannot say.
+    #[must_use]
+    pub fn with_tree(mut self, name: &'a str, tree: &Tree<'a>) -> Self {
+        self.given.push((name, Given::Val(tree.val())));
         self
     }
 

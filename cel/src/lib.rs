@@ -21,6 +21,7 @@ use self::eval::Run;
 pub use self::functions::authorizer::{Authorizer, Question};
 use self::parse::{Expr, Fault};
 pub use self::types::{Env, ObjectType, Type, escape};
+pub use self::value::Tree;
 use self::value::Val;
 
 /// Most cost units that one evaluation may spend.

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use apimachinery::quantity::Quantity;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::Error;
 use super::functions::Opaque;
+use super::functions::kubernetes::Semver;
 use super::types::{DYN, ObjectType, Type};
 
 /// A value.
@@ -110,6 +112,41 @@ impl<'a> Key<'a> {
             Self::Int(i) => i.to_string(),
             Self::Uint(u) => u.to_string(),
             Self::Str(text) => text.to_string(),
+        }
+    }
+}
+
+/// A value put together from parts, some of which JSON cannot say.
+#[derive(Clone, Debug)]
+pub enum Tree<'a> {
+    /// Of which no type is known.
+    Json(&'a Value),
+    /// A string.
+    Text(&'a str),
+    /// A truth value.
+    Bool(bool),
+    /// A quantity; null when it does not parse.
+    Quantity(&'a str),
+    /// A semantic version; null when it does not parse.
+    Version(&'a str),
+    /// Several values by name.
+    Map(Vec<(&'a str, Tree<'a>)>),
+}
+
+impl<'a> Tree<'a> {
+    pub(super) fn val(&self) -> Val<'a> {
+        match self {
+            Self::Json(value) => lift(value, DYN),
+            Self::Text(text) => Val::Str(Text::Borrowed(text)),
+            Self::Bool(value) => Val::Bool(*value),
+            Self::Quantity(text) => {
+                Quantity::parse(text).map_or(Val::Null, |q| Val::Opaque(Rc::new(Opaque::Quantity(q))))
+            }
+            Self::Version(text) => Semver::parse(text).map_or(Val::Null, |v| Val::Opaque(Rc::new(Opaque::Semver(v)))),
+            Self::Map(entries) => {
+                let entries = entries.iter().map(|(name, value)| (Key::Str(Text::Borrowed(name)), value.val()));
+                Val::Map(Rc::new(entries.collect()))
+            }
         }
     }
 }

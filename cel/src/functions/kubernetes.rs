@@ -132,7 +132,7 @@ impl Semver {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let identifiers = |text: &str| -> Option<Vec<String>> {
             let plain = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
             let parts: Vec<&str> = text.split('.').collect();

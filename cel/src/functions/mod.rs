@@ -4,7 +4,7 @@
 pub mod authorizer;
 mod collections;
 mod core;
-mod kubernetes;
+pub(crate) mod kubernetes;
 mod network;
 mod strings;
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::model::template::{NamespaceLabels, Template};
 use crate::objects::policy::DisruptionBudget;
 use crate::objects::selector::{LabelSelector, Labels};
+use crate::plugins::devices::Devices;
 use crate::plugins::volumes::Volumes;
 
 /// A namespaced object by kind-specific map.
@@ -86,6 +87,8 @@ pub struct World {
     pub budgets: ByName<DisruptionBudget>,
     /// Claims, volumes and the like.
     pub volumes: Volumes,
+    /// Claims of devices and what drivers offer.
+    pub devices: Devices,
     /// Changes whenever something changed that may change any verdict (a namespace's labels, a selector).
     pub epoch: u64,
 }

@@ -74,13 +74,6 @@ pub struct Class {
     weights: Vec<Sum>,
 }
 
-/// Rejects every node for pods with resource claims: devices are not allocated here.
-pub fn dynamic_resources(t: &Template) -> Option<Rejection> {
-    (!t.claims.is_empty()).then(|| {
-        Rejection::resolvable(Plugin::DynamicResources, "cannot allocate all claims: devices are not supported")
-    })
-}
-
 fn topology(cluster: &mut Cluster, key: &str) -> TopologyId {
     let nodes = &cluster.nodes;
     let known = nodes.ids().filter_map(|id| Some((id, nodes.info(id)?)));
@@ -332,7 +325,7 @@ impl Class {
         self.hard.iter().map(|s| spread::minimum(&s.constraint, s.sum.domains())).collect()
     }
 
-    /// The part of a verdict that other nodes decide too: spreading, pod affinity.
+    /// The part of a verdict that other nodes decide too: spreading, pod affinity; and what costs nothing.
     pub fn together(&self, id: NodeId, cluster: &Cluster, profile: &Profile, minima: &[i64]) -> Option<Rejection> {
         let on = |p: Plugin| profile.filters.contains(p);
         let domain = |t: TopologyId| cluster.topologies.domain(t, id);
@@ -356,10 +349,8 @@ impl Class {
                 return rejection;
             }
         }
-        on(Plugin::DynamicResources).then(|| dynamic_resources(&self.template)).flatten().or_else(|| {
-            let info = cluster.nodes.info(id).filter(|_| on(Plugin::NodeDeclaredFeatures))?;
-            features::filter(&self.template, info)
-        })
+        let info = cluster.nodes.info(id).filter(|_| on(Plugin::NodeDeclaredFeatures))?;
+        features::filter(&self.template, info)
     }
 
     /// A plugin's scores of feasible nodes, not normalised, or `None` when it gives every node zero.

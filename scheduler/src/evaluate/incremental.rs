@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::class::Class;
-use super::naive::{CycleState, NodeView};
+use super::naive::{CycleState, NodeView, devices_of};
 use super::{Diagnosis, Ranking};
 use crate::cluster::Cluster;
 use crate::cluster::counters::TemplateId;
 use crate::cluster::nodes::NodeId;
 use crate::config::profile::Profile;
 use crate::model::pod::PodInfo;
+use crate::plugins::devices::{self, Grant};
 use crate::plugins::volumes::{Need, Unready, VolumePlan};
 use crate::plugins::{Plugin, Rejection, inter_pod, score};
 
@@ -58,8 +59,9 @@ impl Evaluator {
         class.trim(MAX_HEARD_TEMPLATES);
         class.catch_up(cluster, profile);
         let minima = class.minima();
-        let judge =
-            Judge { class, cluster, profile, pod, need: need.as_ref(), minima: &minima, state: OnceCell::new() };
+        let cluster = &*cluster;
+        let devices = devices_of(cluster, profile, &pod.template)?;
+        let judge = Judge { class, cluster, profile, pod, need, devices, minima: &minima, state: OnceCell::new() };
         let nodes: Vec<NodeId> = cluster.nodes.ids().filter(|id| judge.rejection(*id).is_none()).collect();
         let totals = if nodes.len() > 1 { totals(class, cluster, profile, &nodes) } else { Vec::new() };
         Ok(Ranking { nodes, totals })
@@ -87,8 +89,15 @@ impl Evaluator {
         let Some(class) = self.classes.get_mut(&key) else { return out };
         class.catch_up(cluster, profile);
         let minima = class.minima();
-        let judge =
-            Judge { class, cluster, profile, pod, need: need.as_ref(), minima: &minima, state: OnceCell::new() };
+        let cluster = &*cluster;
+        let devices = match devices_of(cluster, profile, &pod.template) {
+            Ok(devices) => devices,
+            Err(unready) => {
+                out.unready = Some(unready);
+                return out;
+            }
+        };
+        let judge = Judge { class, cluster, profile, pod, need, devices, minima: &minima, state: OnceCell::new() };
         for id in cluster.nodes.ids() {
             let elsewhere = names.as_ref().is_some_and(|n| !n.contains(&**cluster.nodes.name(id)));
             let rejection = if elsewhere {
@@ -128,14 +137,27 @@ impl Evaluator {
     }
 }
 
-/// What a pod's volumes would need on a node.
+/// What must be done for a pod's volumes and claims of devices on a node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodePlan {
+    /// For its volumes.
+    pub volumes: VolumePlan,
+    /// What its claims get.
+    pub grants: Vec<Grant>,
+}
+
+/// What a pod's volumes and claims of devices would need on a node.
 ///
 /// # Errors
-/// When the node rejects the pod after all, or its volumes are not ready.
-pub fn volume_plan(cluster: &Cluster, profile: &Profile, pod: &PodInfo, node: NodeId) -> Result<VolumePlan, String> {
+/// When the node rejects the pod after all, or they are not ready.
+pub fn node_plan(cluster: &Cluster, profile: &Profile, pod: &PodInfo, node: NodeId) -> Result<NodePlan, String> {
+    if pod.template.volumes.is_empty() && pod.template.claims.is_empty() {
+        return Ok(NodePlan::default());
+    }
     let state = CycleState::new(cluster, profile, &pod.template).map_err(|u| u.reason)?;
     let view = NodeView::of(cluster, node).ok_or("the node is gone")?;
-    state.filter(&view).map_err(|r| r.reason.into_owned())
+    let why = |r: Rejection| r.reason.into_owned();
+    Ok(NodePlan { volumes: state.filter(&view).map_err(why)?, grants: state.grants(view.info).map_err(why)? })
 }
 
 fn need(cluster: &Cluster, profile: &Profile, pod: &PodInfo) -> Result<Option<Need>, Unready> {
@@ -176,7 +198,8 @@ struct Judge<'a> {
     cluster: &'a Cluster,
     profile: &'a Profile,
     pod: &'a PodInfo,
-    need: Option<&'a Need>,
+    need: Option<Need>,
+    devices: Option<devices::Need<'a>>,
     minima: &'a [i64],
     /// Made for the first node that has nominated pods.
     state: OnceCell<Option<CycleState<'a>>>,
@@ -188,14 +211,16 @@ impl Judge<'_> {
             return Some(r.clone());
         }
         let info = self.cluster.nodes.info(id)?;
-        if let Some(need) = self.need {
+        if let Some(need) = &self.need {
             let pods = self.cluster.nodes.pods(id).iter().map(|p| &*p.template);
             let judged = self.cluster.world.volumes.filter(need, &self.pod.template, self.profile.filters, info, pods);
             if let Err(r) = judged {
                 return Some(r);
             }
         }
-        self.class.together(id, self.cluster, self.profile, self.minima).or_else(|| self.by_nominated(id))
+        let together = self.class.together(id, self.cluster, self.profile, self.minima);
+        let devices = || self.cluster.world.devices.filter(self.devices.as_ref()?, info).err();
+        together.or_else(devices).or_else(|| self.by_nominated(id))
     }
 
     fn by_nominated(&self, id: NodeId) -> Option<Rejection> {

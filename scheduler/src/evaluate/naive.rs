@@ -3,6 +3,7 @@
 //! `explain`): counts can be changed by a pod that is not, or no longer, there.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::cluster::Cluster;
@@ -11,6 +12,7 @@ use crate::config::profile::Profile;
 use crate::model::node::NodeInfo;
 use crate::model::pod::PodInfo;
 use crate::model::template::Template;
+use crate::plugins::devices::{self, Grant};
 use crate::plugins::fit::Usage;
 use crate::plugins::spread::{self, Constraint, Constraints};
 use crate::plugins::volumes::{Need, Unready, VolumePlan};
@@ -68,6 +70,7 @@ pub struct CycleState<'a> {
     anti_affinity: PerDomain,
     forbidden: PerDomain,
     need: Option<Need>,
+    devices: Option<Rc<devices::Need<'a>>>,
 }
 
 /// Scores of one node: weighted, by plugin.
@@ -92,6 +95,7 @@ impl<'a> CycleState<'a> {
             profile.filters,
             cluster.all_placed().map(|p| &*p.info.template),
         )?;
+        let devices = devices_of(cluster, profile, template)?.map(Rc::new);
         let selector = cluster.world.selectors.of(template);
         let constraints = Constraints::of(template, profile, Some(&selector));
         let hard = vec![BTreeMap::new(); constraints.hard.len()];
@@ -105,6 +109,7 @@ impl<'a> CycleState<'a> {
             anti_affinity: HashMap::new(),
             forbidden: HashMap::new(),
             need,
+            devices,
         };
         state.gather();
         Ok(state)
@@ -209,9 +214,18 @@ impl<'a> CycleState<'a> {
         };
         first(Plugin::PodTopologySpread, &|| self.spread(node))?;
         first(Plugin::InterPodAffinity, &|| self.inter_pod(node))?;
-        first(Plugin::DynamicResources, &|| super::class::dynamic_resources(t))?;
         first(Plugin::NodeDeclaredFeatures, &|| features::filter(t, node))?;
+        // Last, as it costs most.
+        self.grants(node)?;
         Ok(plan)
+    }
+
+    /// What the pod's claims of devices would get on a node.
+    ///
+    /// # Errors
+    /// When they cannot all be had there.
+    pub fn grants(&self, node: &NodeInfo) -> Result<Vec<Grant>, Rejection> {
+        self.devices.as_ref().map_or(Ok(Vec::new()), |need| self.cluster.world.devices.filter(need, node))
     }
 
     fn spread(&self, node: &NodeInfo) -> Option<Rejection> {
@@ -357,6 +371,22 @@ impl<'a> CycleState<'a> {
         };
         feasible.iter().map(of).collect()
     }
+}
+
+/// What a pod needs of devices.
+///
+/// # Errors
+/// When its claims keep it from every node.
+pub fn devices_of<'a>(
+    cluster: &'a Cluster,
+    profile: &Profile,
+    template: &'a Template,
+) -> Result<Option<devices::Need<'a>>, Unready> {
+    if !profile.filters.contains(Plugin::DynamicResources) {
+        return Ok(None);
+    }
+    let unready = |reason| Unready { plugin: Plugin::DynamicResources, reason };
+    cluster.world.devices.prepare(template).map_err(unready)
 }
 
 fn counted(c: &Constraint, other: &Template, cluster: &Cluster) -> bool {

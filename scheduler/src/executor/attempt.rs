@@ -10,9 +10,8 @@ use super::stats::Attempt;
 use super::tasks::{Binding, Eviction};
 use crate::cluster::nodes::NodeId;
 use crate::evaluate::Diagnosis;
-use crate::evaluate::incremental::volume_plan;
+use crate::evaluate::incremental::node_plan;
 use crate::model::pod::PodInfo;
-use crate::plugins::volumes::VolumePlan;
 use crate::preemption::{self, Plan};
 use crate::queue::Entry;
 
@@ -39,18 +38,16 @@ impl Scheduler {
     fn assume(&mut self, entry: &Entry, profile: usize, node: NodeId, began: Instant) {
         let pod = &entry.info;
         let name = self.cluster.nodes.name(node).clone();
-        let volumes = if pod.template.volumes.is_empty() {
-            VolumePlan::default()
-        } else {
-            match volume_plan(&self.cluster, &self.profiles[profile], pod, node) {
-                Ok(plan) => plan,
-                Err(why) => return self.error(pod, &why),
-            }
+        let plan = match node_plan(&self.cluster, &self.profiles[profile], pod, node) {
+            Ok(plan) => plan,
+            Err(why) => return self.error(pod, &why),
         };
-        for (claim, volume) in &volumes.bind {
+        let world = &mut self.cluster.world;
+        for (claim, volume) in &plan.volumes.bind {
             let owner = (pod.key.namespace.to_string(), claim.clone());
-            self.cluster.world.volumes.promised.insert(volume.clone(), owner);
+            world.volumes.promised.insert(volume.clone(), owner);
         }
+        world.devices.promise(&pod.key.namespace, &plan.grants);
         let mut placed = (**pod).clone();
         placed.node_name = (*name).into();
         self.cluster.place(&Arc::new(placed), true);
@@ -59,7 +56,7 @@ impl Scheduler {
         self.spawn_binding(Binding {
             pod: pod.clone(),
             node: name,
-            volumes,
+            plan,
             profile,
             bind_timeout_seconds: self.profiles[profile].bind_timeout_seconds,
             attempts: entry.attempts,

@@ -27,6 +27,9 @@ pub enum Kind {
     CsiNode,
     CsiDriver,
     Capacity,
+    DeviceClaim,
+    DeviceClass,
+    Slice,
 }
 
 /// An object by kind and name.

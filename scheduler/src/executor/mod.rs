@@ -18,6 +18,7 @@ use crate::model::pod::PodInfo;
 use crate::queue::{Millis, Queue, Times};
 
 mod attempt;
+mod claims;
 pub mod inbox;
 mod observe;
 mod outcome;

@@ -10,6 +10,7 @@ use super::Scheduler;
 use super::inbox::{Changed, Kind};
 use crate::cluster::world::ByName;
 use crate::model::pod::{PodInfo, PodKey};
+use crate::plugins::Plugin;
 use crate::queue::hints::Event;
 
 impl Scheduler {
@@ -42,6 +43,7 @@ impl Scheduler {
                 };
                 self.tell(&Event::Volumes);
             }
+            Kind::DeviceClaim | Kind::DeviceClass | Kind::Slice => self.observe_devices(*kind, key),
             _ => self.observe_storage(*kind, key),
         }
     }
@@ -80,6 +82,38 @@ impl Scheduler {
             _ => set(&mut volumes.drivers, name, s.csi_drivers.get_key(key).map(|c| (*c).clone())),
         }
         self.tell(&Event::Volumes);
+    }
+
+    fn observe_devices(&mut self, kind: Kind, key: &ObjectKey) {
+        let (s, devices) = (&self.sources, &mut self.cluster.world.devices);
+        let name = key.name.clone();
+        match kind {
+            Kind::DeviceClass => {
+                set(&mut devices.classes, name, s.device_classes.get_key(key).map(|c| (*c).clone()));
+            }
+            Kind::Slice => set(&mut devices.slices, name, s.slices.get_key(key).map(|c| (*c).clone())),
+            _ => {
+                take(&mut devices.claims, &s.device_claims, key, |c| Some(c.clone()));
+                if devices.claim(&key.namespace, &key.name).is_none_or(|c| c.status.allocation.is_some()) {
+                    devices.promised.remove(&(key.namespace.clone(), key.name.clone()));
+                }
+                let now = self.now_ms();
+                let waits = self.queue.using_claim(&key.namespace, &key.name);
+                for info in waits {
+                    let gated = self.is_gated(&info);
+                    self.queue.upsert(&info, gated, now);
+                }
+            }
+        }
+        self.tell(&Event::Devices);
+    }
+
+    /// Whether a pod is not to be tried: its gates hold it, or a claim of devices is not there yet.
+    fn is_gated(&self, info: &PodInfo) -> bool {
+        let Some(profile) = self.profile_of(info).map(|p| &self.profiles[p]) else { return false };
+        (profile.gates && !info.gates.is_empty())
+            || (profile.filters.contains(Plugin::DynamicResources)
+                && !self.cluster.world.devices.has_all(&info.template))
     }
 
     fn observe_node(&mut self, name: &str) {
@@ -148,13 +182,15 @@ impl Scheduler {
             // Its binding is under way, and ends one way or the other.
             return;
         }
-        let Some(profile) = self.profile_of(info) else { return };
+        if self.profile_of(info).is_none() {
+            return;
+        }
         if info.terminating {
             self.queue.remove(&info.key);
             self.cluster.nominate(info, "");
             return;
         }
-        let gated = self.profiles[profile].gates && !info.gates.is_empty();
+        let gated = self.is_gated(info);
         if self.queue.get(&info.key).is_none() && !info.nominated.is_empty() {
             self.cluster.nominate(info, &info.nominated);
         }
@@ -163,7 +199,7 @@ impl Scheduler {
         if is_new {
             self.stats.incoming("UnscheduledPodAdd", if gated { "gated" } else { "active" }, 1);
         }
-        if is_new && gated {
+        if is_new && gated && !info.gates.is_empty() {
             self.report_gated(info);
         }
     }

@@ -41,9 +41,11 @@ impl Scheduler {
         tracing::info!(pod = %pod.key, node = %b.node, why, "not bound");
         let name = self.profiles[b.profile].scheduler_name.clone();
         self.stats.attempt(&name, Attempt::Error, b.began.elapsed());
-        for (_, volume) in &b.volumes.bind {
-            self.cluster.world.volumes.promised.remove(volume);
+        let world = &mut self.cluster.world;
+        for (_, volume) in &b.plan.volumes.bind {
+            world.volumes.promised.remove(volume);
         }
+        world.devices.take_back(&pod.key.namespace, &b.plan.grants);
         // The informer may know better: that it is placed after all, that it is gone, or another of that name.
         let assumed = self.cluster.placed(&pod.key).is_some_and(|p| p.assumed && p.info.uid == pod.uid);
         if assumed && let Some(placed) = self.cluster.take(&pod.key) {

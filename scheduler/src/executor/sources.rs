@@ -15,6 +15,7 @@ use super::inbox::{Inbox, Kind};
 use crate::model::node::NodeInfo;
 use crate::model::pod::PodInfo;
 use crate::model::template::Template;
+use crate::objects::device::{DeviceClass, ResourceClaim, ResourceSlice};
 use crate::objects::node::{CsiNode, Node};
 use crate::objects::pod::Pod;
 use crate::objects::policy::{DisruptionBudget, Namespace};
@@ -92,7 +93,7 @@ macro_rules! cached {
 
 cached!(meta: CachedPod, CachedNode);
 cached!(metadata: Namespace, DisruptionBudget, LabelOwner, SelectorOwner, Claim, PersistentVolume, StorageClass, CsiNode);
-cached!(metadata: CsiDriver, StorageCapacity);
+cached!(metadata: CsiDriver, StorageCapacity, ResourceClaim, ResourceSlice, DeviceClass);
 
 /// Readers of all of them.
 #[derive(Clone)]
@@ -112,6 +113,9 @@ pub struct Sources {
     pub csi_nodes: Reader<CsiNode>,
     pub csi_drivers: Reader<CsiDriver>,
     pub capacities: Reader<StorageCapacity>,
+    pub device_claims: Reader<ResourceClaim>,
+    pub device_classes: Reader<DeviceClass>,
+    pub slices: Reader<ResourceSlice>,
     /// Changes whenever a claim does; for those who wait for one.
     pub claims_changed: watch::Receiver<u64>,
 }
@@ -141,6 +145,9 @@ impl Sources {
             csi_nodes: start.plain(resources::CSI_NODES, Kind::CsiNode),
             csi_drivers: start.plain(resources::CSI_DRIVERS, Kind::CsiDriver),
             capacities: start.plain(resources::CSI_STORAGE_CAPACITIES, Kind::Capacity),
+            device_claims: start.plain(resources::RESOURCE_CLAIMS, Kind::DeviceClaim),
+            device_classes: start.plain(resources::DEVICE_CLASSES, Kind::DeviceClass),
+            slices: start.plain(resources::RESOURCE_SLICES, Kind::Slice),
             claims_changed,
         }
     }
@@ -162,6 +169,9 @@ impl Sources {
             self.csi_nodes.synced(),
             self.csi_drivers.synced(),
             self.capacities.synced(),
+            self.device_claims.synced(),
+            self.device_classes.synced(),
+            self.slices.synced(),
         );
     }
 

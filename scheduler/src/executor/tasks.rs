@@ -10,20 +10,21 @@ use client::{Client, ClientError, DeleteOptions, Patch, resources};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use super::Scheduler;
 use super::outcome::Outcome;
 use super::sources::Sources;
+use super::{Scheduler, claims};
+use crate::evaluate::incremental::NodePlan;
 use crate::model::pod::{PodInfo, PodKey};
 use crate::objects::pod::PodCondition;
 use crate::plugins::PluginSet;
-use crate::plugins::volumes::{SELECTED_NODE, VolumePlan};
+use crate::plugins::volumes::SELECTED_NODE;
 use crate::queue::Millis;
 
 /// A binding to be made.
 pub(super) struct Binding {
     pub(super) pod: Arc<PodInfo>,
     pub(super) node: Arc<str>,
-    pub(super) volumes: VolumePlan,
+    pub(super) plan: NodePlan,
     pub(super) profile: usize,
     pub(super) bind_timeout_seconds: u64,
     pub(super) attempts: u32,
@@ -55,7 +56,7 @@ impl Scheduler {
     pub(super) fn spawn_binding(&self, binding: Binding) {
         let (client, sources, report) = (self.client.clone(), self.sources.clone(), self.report.clone());
         tokio::spawn(async move {
-            let result = match bind_volumes(&client, sources, &binding).await {
+            let result = match prepare(&client, sources, &binding).await {
                 Ok(()) => bind(&client, &binding.pod, &binding.node).await.map_err(|e| e.to_string()),
                 Err(why) => Err(why),
             };
@@ -170,13 +171,19 @@ async fn evict(client: &Client, victim: &PodInfo, scheduler_name: &str) -> Resul
     }
 }
 
+/// Does what must be done before the pod is bound.
+async fn prepare(client: &Client, sources: Sources, b: &Binding) -> Result<(), String> {
+    bind_volumes(client, sources, b).await?;
+    claims::give(client, &b.pod, &b.plan.grants).await
+}
+
 /// Binds or has provisioned what the plan says, and waits until the claims are bound.
 async fn bind_volumes(client: &Client, mut sources: Sources, b: &Binding) -> Result<(), String> {
-    if b.volumes.is_empty() {
+    if b.plan.volumes.is_empty() {
         return Ok(());
     }
     let namespace = &*b.pod.key.namespace;
-    for (claim, volume) in &b.volumes.bind {
+    for (claim, volume) in &b.plan.volumes.bind {
         let uid = sources.claims.get(namespace, claim).map(|c| c.metadata.uid.clone()).unwrap_or_default();
         let claim_ref = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace,
             "name": claim, "uid": uid});
@@ -186,7 +193,7 @@ async fn bind_volumes(client: &Client, mut sources: Sources, b: &Binding) -> Res
         let done: Result<IgnoredAny, _> = client.patch(&resource, None, volume, None, &patch).await;
         done.map_err(|e| format!("binding volume {volume:?} to claim {claim:?}: {e}"))?;
     }
-    for claim in &b.volumes.provision {
+    for claim in &b.plan.volumes.provision {
         let patch = json!({"metadata": {"annotations": {SELECTED_NODE: &*b.node}}});
         let (resource, patch) = (resources::PERSISTENT_VOLUME_CLAIMS, Patch::Merge(patch));
         let done: Result<IgnoredAny, _> = client.patch(&resource, Some(namespace), claim, None, &patch).await;
@@ -195,7 +202,7 @@ async fn bind_volumes(client: &Client, mut sources: Sources, b: &Binding) -> Res
     let wait = async {
         loop {
             sources.claims_changed.mark_unchanged();
-            let waiting = b.volumes.bind.iter().map(|(c, _)| c).chain(&b.volumes.provision);
+            let waiting = b.plan.volumes.bind.iter().map(|(c, _)| c).chain(&b.plan.volumes.provision);
             let bound = |c: &String| sources.claims.get(namespace, c).is_some_and(|c| c.is_bound());
             if waiting.into_iter().all(bound) || sources.claims_changed.changed().await.is_err() {
                 return;

@@ -131,8 +131,20 @@ pub struct Template {
     pub volume_owner: String,
     /// Features that the node must declare.
     pub features: Vec<&'static str>,
-    /// Dynamic resources.
-    pub claims: Vec<PodResourceClaim>,
+    /// Claims of devices; `None` for one that has not been made from its template yet.
+    pub claims: Vec<Option<String>>,
+}
+
+/// The pod's claims of devices, by name; those that it turned out not to need are left out.
+fn claims(pod: &Pod) -> Vec<Option<String>> {
+    let one = |c: &PodResourceClaim| match &c.resource_claim_name {
+        Some(name) => Some(Some(name.clone())),
+        None => match pod.status.resource_claim_statuses.iter().find(|s| s.name == c.name) {
+            Some(made) => made.resource_claim_name.clone().map(Some),
+            None => Some(None),
+        },
+    };
+    pod.spec.resource_claims.iter().filter_map(one).collect()
 }
 
 impl Template {
@@ -174,7 +186,7 @@ impl Template {
             volume_owner: if ephemeral { meta.name.clone() } else { String::new() },
             volumes,
             features: features::needed(spec),
-            claims: spec.resource_claims.clone(),
+            claims: claims(pod),
             labels,
         }
     }

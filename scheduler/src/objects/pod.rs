@@ -280,6 +280,7 @@ pub struct PodStatus {
     pub conditions: Vec<PodCondition>,
     pub container_statuses: Vec<ContainerStatus>,
     pub init_container_statuses: Vec<ContainerStatus>,
+    pub resource_claim_statuses: Vec<PodResourceClaim>,
 }
 
 /// A condition of a pod.

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 pub mod affinity;
+pub mod devices;
 pub mod features;
 pub mod fit;
 pub mod images;

@@ -24,6 +24,8 @@ pub enum Event<'a> {
     PodChanged(&'a PodInfo, &'a PodInfo),
     /// A claim, volume, class, driver or capacity came or changed.
     Volumes,
+    /// A claim of devices, a class of them or a slice came, changed or went.
+    Devices,
     /// A namespace's labels changed.
     Namespace,
     /// A pod is no longer nominated to a node.
@@ -42,6 +44,7 @@ const NODE: &[Plugin] = &[
     Plugin::VolumeZone,
     Plugin::PodTopologySpread,
     Plugin::InterPodAffinity,
+    Plugin::DynamicResources,
     Plugin::NodeDeclaredFeatures,
 ];
 const ROOM: &[Plugin] = &[
@@ -67,6 +70,7 @@ impl Event<'_> {
             Self::PodRemoved(_) => "AssignedPodDelete",
             Self::PodChanged(..) => "AssignedPodUpdate",
             Self::Volumes => "PersistentVolumeClaimUpdate",
+            Self::Devices => "ResourceClaimUpdate",
             Self::Namespace => "NamespaceUpdate",
             Self::NominationEnded => "UnscheduledPodDelete",
         }
@@ -79,6 +83,7 @@ impl Event<'_> {
             Self::NodeRemoved | Self::PodPlaced(_) => NEIGHBOURS,
             Self::PodRemoved(_) | Self::PodChanged(..) | Self::NominationEnded => ROOM,
             Self::Volumes => VOLUMES,
+            Self::Devices => &[Plugin::DynamicResources],
             Self::Namespace => &[Plugin::InterPodAffinity],
         };
         list.iter().copied().collect()
@@ -97,7 +102,7 @@ pub fn promising(plugin: Plugin, event: &Event<'_>, pod: &PodInfo, world: &World
                 || by_neighbour(plugin, new, pod, world)
                 || (plugin == Plugin::NodeResourcesFit && shrank(old, new))
         }
-        Event::NodeRemoved | Event::Volumes | Event::Namespace | Event::NominationEnded => true,
+        Event::NodeRemoved | Event::Volumes | Event::Devices | Event::Namespace | Event::NominationEnded => true,
     }
 }
 

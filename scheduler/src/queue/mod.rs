@@ -144,6 +144,15 @@ impl Queue {
         state != was
     }
 
+    /// Waiting pods that use a claim of devices.
+    pub fn using_claim(&self, namespace: &str, claim: &str) -> Vec<Arc<PodInfo>> {
+        let uses = |e: &&Entry| {
+            let t = &e.info.template;
+            t.namespace == namespace && t.claims.iter().flatten().any(|name| name == claim)
+        };
+        self.entries.values().filter(uses).map(|e| e.info.clone()).collect()
+    }
+
     /// Forgets a pod.
     pub fn remove(&mut self, key: &PodKey) -> Option<Entry> {
         self.detach(key);
