@@ -12,6 +12,7 @@ use super::{
     resourceclaim_controller, resourcequota_controller, root_ca_certificate_publisher_controller,
     service_cidr_controller, serviceaccount_controller, serviceaccount_tokens, statefulset_controller,
     taint_eviction_controller, ttl_after_finished_controller, ttl_controller,
+    validatingadmissionpolicy_status_controller,
 };
 use crate::framework::Setup;
 
@@ -113,7 +114,7 @@ pub const TABLE: &[Entry] = &[
     off("token-cleaner-controller", "tokencleaner", bootstrap::cleaner),
     on("ttl-after-finished-controller", "ttl-after-finished", ttl_after_finished_controller::register),
     on("ttl-controller", "ttl", ttl_controller::register),
-    missing("validatingadmissionpolicy-status-controller", ""),
+    on("validatingadmissionpolicy-status-controller", "", validatingadmissionpolicy_status_controller::register),
     on("volumeattributesclass-protection-controller", "", protection::attributes_classes),
 ];
 
