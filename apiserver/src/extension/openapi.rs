@@ -58,10 +58,11 @@ pub fn schemas(
 ) -> [(String, Value); 2] {
     let gvk = |kind: &str| json!([{"group": group, "version": version, "kind": kind}]);
     let preserves_all = openapi["x-kubernetes-preserve-unknown-fields"] == true && old;
+    // Members would make clients refuse all others.
     let mut object = if openapi.is_object() && !preserves_all {
         published(openapi, true, old, reference)
     } else {
-        json!({"type": "object", "x-kubernetes-preserve-unknown-fields": preserves_all})
+        json!({"type": "object"})
     };
     object["x-kubernetes-group-version-kind"] = gvk(kind);
     if !selectable.is_empty() {
