@@ -4,7 +4,7 @@
 //! Level-driven: every change of a definition (and of the objects of one that is being deleted) makes it look at all of
 //! them again. Every server does this for itself; their writes agree.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use super::definition::CLEANUP;
 use super::{DEFINITIONS, identity, is_true, names, resource};
 use crate::http::request::RequestContext;
-use crate::objects::Objects;
 use crate::registry::{DeleteOptions, Registry, Target, UpdateOptions};
 use crate::resources::{Resource, ResourceTable};
 use crate::storage::entry::Filter;
@@ -34,6 +33,8 @@ pub struct Controller {
     wake: Arc<Notify>,
     /// Definitions whose objects wake the loop.
     followed: HashSet<String>,
+    /// Definitions by name, with the revision that they were read at.
+    read: BTreeMap<Arc<str>, (u64, Arc<Value>)>,
     /// All definitions that there were at the start are served.
     synced: Arc<AtomicBool>,
 }
@@ -45,7 +46,7 @@ impl Controller {
         let wake = Arc::new(Notify::new());
         let woken = Arc::clone(&wake);
         registry.subscribe(DEFINITIONS, Box::new(move |_| woken.notify_one()));
-        Self { registry, built_in, wake, followed: HashSet::new(), synced: Arc::default() }
+        Self { registry, built_in, wake, followed: HashSet::new(), read: BTreeMap::new(), synced: Arc::default() }
     }
 
     /// Becomes true when all definitions that there were at the start are served.
@@ -81,18 +82,18 @@ impl Controller {
     /// Storage, or a write that was refused; the rest is done nevertheless.
     pub async fn reconcile(&mut self) -> Result<(), Status> {
         let mut outcome = Ok(());
-        let mut definitions: Vec<Value> =
-            Objects::list(&*self.registry, DEFINITIONS, "").into_iter().map(Arc::unwrap_or_clone).collect();
+        let mut definitions = self.definitions()?;
         for index in 0..definitions.len() {
             if meta::deletion_timestamp(&definitions[index]).is_some() {
                 continue;
             }
-            let wanted = names::status(&definitions[index], definitions.iter(), Timestamp::now());
+            let all = definitions.iter().map(AsRef::as_ref);
+            let wanted = names::status(&definitions[index], all, Timestamp::now());
             if wanted == definitions[index]["status"] {
                 continue;
             }
             match self.write(&definitions[index], "status", &|definition| definition["status"] = wanted.clone()).await {
-                Ok(()) => definitions[index]["status"] = wanted,
+                Ok(()) => Arc::make_mut(&mut definitions[index])["status"] = wanted,
                 Err(error) => outcome = Err(error),
             }
         }
@@ -106,8 +107,22 @@ impl Controller {
         outcome
     }
 
+    /// All definitions; what did not change since the last time is not read again.
+    fn definitions(&mut self) -> Result<Vec<Arc<Value>>, Status> {
+        let table = self.registry.table().load();
+        let resource = table.by_plural(DEFINITIONS.0, DEFINITIONS.1).ok_or_else(Status::no_such_path)?;
+        let snapshot = self.registry.cache(resource)?.snapshot(0);
+        self.read.retain(|name, _| snapshot.map.contains_key(name));
+        for (name, entry) in &snapshot.map {
+            if self.read.get(name).is_none_or(|(revision, _)| *revision != entry.revision) {
+                self.read.insert(Arc::clone(name), (entry.revision, Arc::new(entry.value())));
+            }
+        }
+        Ok(self.read.values().map(|(_, definition)| Arc::clone(definition)).collect())
+    }
+
     /// Serves what is established; what did not change stays the same value.
-    async fn serve(&self, definitions: &[Value]) -> Result<(), Status> {
+    async fn serve(&self, definitions: &[Arc<Value>]) -> Result<(), Status> {
         let known = self.registry.table().load();
         let mut served = self.built_in.clone();
         let mut same = known.iter().filter(|resource| resource.custom.is_some()).count();
