@@ -44,6 +44,14 @@ impl<T> Feed<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn insert(&self, object: &Value) {
+        let (name, json) = (apimachinery::meta::name(object), object.to_string());
+        let probe = crate::storage::probe::Probe::new(Vec::new());
+        let entry = Entry::new(name.into(), json.as_bytes(), 1, &probe).map(Arc::new).unwrap();
+        self.set(&entry, false);
+    }
+
     fn set(&self, entry: &Arc<Entry>, deleted: bool) {
         let mut items = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let items = Arc::make_mut(&mut items);

@@ -131,7 +131,7 @@ impl Matcher {
         if matches(&own.group, &own.version, &own.plural) {
             return Some(own);
         }
-        if !self.equivalent {
+        if !self.equivalent || subject.converts_by_webhook() {
             return None;
         }
         let alike = table.iter().filter(|other| same_store(&subject.resource, other));

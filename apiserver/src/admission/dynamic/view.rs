@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::matching::Seen;
 use crate::admission::{Operation, Request};
 use crate::config::ServerOptions;
+use crate::extension::convert::Conversion;
 use crate::resources::{HookContext, Resource, ResourceTable};
 
 /// What a request is about.
@@ -33,6 +34,12 @@ impl Subject {
         Some(Self { resource, version })
     }
 
+    /// Other versions of it are not known here without asking.
+    pub(super) fn converts_by_webhook(&self) -> bool {
+        let custom = self.resource.custom.as_ref();
+        custom.is_some_and(|custom| matches!(custom.conversion, Conversion::Webhook { .. }))
+    }
+
     fn kind(&self, request: &Request<'_>) -> GroupVersionKind {
         kind_in(&self.resource, &self.version, request.subresource)
     }
@@ -52,6 +59,8 @@ pub struct View {
     kind: GroupVersionKind,
     /// A subresource with a kind of its own, which is not converted.
     foreign: bool,
+    /// `apiVersion` in which the server works on the object.
+    given: String,
     /// The new object; null when there is none.
     pub object: Value,
     /// The stored object; null when there is none.
@@ -64,7 +73,9 @@ impl View {
         let resource = Arc::clone(table.by_plural(&seen.group, &seen.plural)?);
         let kind = kind_in(&resource, &seen.version, request.subresource);
         let foreign = kind.kind != resource.kind;
-        let mut view = Self { resource, seen: seen.clone(), kind, foreign, object: Value::Null, old: Value::Null };
+        let given = meta::api_version(object.or(request.old).unwrap_or(&Value::Null)).to_owned();
+        let (seen, object_now, old) = (seen.clone(), Value::Null, Value::Null);
+        let mut view = Self { resource, seen, kind, foreign, given, object: object_now, old };
         view.object = object.map_or(Value::Null, |object| view.served(object));
         view.old = request.old.map_or(Value::Null, |old| view.served(old));
         Some(view)
@@ -129,6 +140,9 @@ impl View {
         let version = self.resource.version(&self.seen.version).filter(|_| !self.foreign);
         if let Some(conversion) = version.and_then(|version| version.conversion) {
             (conversion.to_storage)(&mut object);
+        } else if !self.foreign {
+            // Versions of custom resources differ by name; those that a webhook converts are never seen as others.
+            object["apiVersion"] = self.given.clone().into();
         }
         object
     }

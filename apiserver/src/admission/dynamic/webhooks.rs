@@ -364,3 +364,6 @@ impl Plugin for Webhooks {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
