@@ -83,7 +83,7 @@ fn quantity<'a>(quantity: Quantity) -> Val<'a> {
 
 fn own(a: &[Val<'_>], at: usize) -> Result<Quantity, Error> {
     match a.get(at) {
-        Some(Val::Opaque(own)) if matches!(**own, Opaque::Quantity(_)) => match &**own {
+        Some(Val::Opaque(own)) => match &**own {
             Opaque::Quantity(quantity) => Ok(*quantity),
             _ => Err(Error::no_overload("quantity")),
         },

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use apimachinery::status::Status;
+use apimachinery::status::{Cause, Status};
 use apimachinery::{apply, patch};
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use super::conditions::{Asks, Facts, name};
 use super::params;
 use super::policy::{Mutation, Policy};
 use super::round::{Caller, Round};
-use super::validating::{exempt, refused};
+use super::validating::exempt;
 use super::view::{Subject, View};
 use crate::admission::{Plugin, Request};
 use cel::{self, Budget};
@@ -24,7 +24,27 @@ pub struct MutatingPolicies(pub Arc<Shared>);
 struct Problem {
     policy: String,
     binding: Option<String>,
+    /// It is of what the policy made, not of how it is configured.
+    invalid: bool,
     why: String,
+}
+
+/// The refusal as the client sees it: a 403 whose reason is the first problem's, with all of them as causes.
+fn refusal(request: &Request<'_>, object: &Value, problems: &[Problem]) -> Option<Status> {
+    let first = problems.first()?;
+    let mut status = request.forbidden(Some(object), "");
+    let causes = problems.iter().map(|problem| {
+        let with = problem.binding.as_ref().map_or_else(String::new, |binding| format!(" with binding '{binding}'"));
+        let message = format!("policy '{}'{with} denied request: {}", problem.policy, problem.why);
+        Cause { message, ..Cause::default() }
+    });
+    let causes: Vec<Cause> = causes.collect();
+    status.message.clone_from(&causes[0].message);
+    if first.invalid {
+        "Invalid".clone_into(&mut status.reason);
+    }
+    status.details.get_or_insert_default().causes = causes;
+    Some(status)
 }
 
 /// The object as one mutation makes it; `None` when it changes nothing. Pure but for the authorizer.
@@ -72,10 +92,10 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn problem(&mut self, policy: &Policy, binding: Option<&str>, why: String) {
+    fn problem(&mut self, policy: &Policy, binding: Option<&str>, invalid: bool, why: String) {
         if policy.fails {
             let binding = binding.map(str::to_owned);
-            self.problems.push(Problem { policy: policy.name.clone(), binding, why });
+            self.problems.push(Problem { policy: policy.name.clone(), binding, invalid, why });
         }
     }
 
@@ -93,7 +113,7 @@ impl Pass<'_> {
         let seen = policy.matcher.check(self.request, Some(&object), &self.subject, &table, objects).await?;
         let Some(seen) = seen else { return Ok(()) };
         if let Some(why) = &policy.broken {
-            self.problem(policy, None, format!("failed to configure policy: {why}"));
+            self.problem(policy, None, false, format!("failed to configure policy: {why}"));
             return Ok(());
         }
         let bindings = self.plugin.feeds.mutating.bindings.load();
@@ -114,7 +134,9 @@ impl Pass<'_> {
                         self.invoke(policy, binding.name(), &params).await?;
                     }
                 }
-                Err(why) => self.problem(policy, Some(binding.name()), format!("failed to configure binding: {why}")),
+                Err(why) => {
+                    self.problem(policy, Some(binding.name()), false, format!("failed to configure binding: {why}"));
+                }
             }
         }
         Ok(())
@@ -143,7 +165,10 @@ impl Pass<'_> {
                 }
             };
             match next {
-                Ok(Some(next)) => view.change(self.request, next, &self.plugin.options)?,
+                Ok(Some(next)) => {
+                    let taken = view.change(self.request, next, &self.plugin.options);
+                    problems.extend(taken.err().map(|status| status.message));
+                }
                 Ok(None) => {}
                 Err(why) => problems.push(why),
             }
@@ -152,7 +177,7 @@ impl Pass<'_> {
         self.changed |= changed;
         self.round.invoked(Caller::Policies, &key, changed, policy.again_if_needed);
         for why in problems {
-            self.problem(policy, Some(binding), why);
+            self.problem(policy, Some(binding), true, why);
         }
         Ok(())
     }
@@ -186,10 +211,65 @@ impl Plugin for MutatingPolicies {
             }
             *object = pass.object(object);
             round.end(Caller::Policies, Some(object));
-            let Some(first) = pass.problems.first() else { return Ok(()) };
-            let with = first.binding.as_ref().map_or_else(String::new, |binding| format!(" with binding '{binding}'"));
-            let message = format!("policy '{}'{with} denied request: {}", first.policy, first.why);
-            Err(refused(request, Some(object), "Invalid", message))
+            refusal(request, object, &pass.problems).map_or(Ok(()), Err)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::matching::Seen;
+    use super::*;
+    use crate::admission::Operation;
+    use crate::admission::tests::request;
+    use crate::http::request::RequestContext;
+
+    fn made(kind: &str, expression: &str) -> Result<Option<Value>, String> {
+        let field = if kind == "JSONPatch" { "jsonPatch" } else { "applyConfiguration" };
+        let mutation = json!({"patchType": kind, field: {"expression": expression}});
+        let policy = Policy::from(&json!({"metadata": {"name": "p"}, "spec": {"mutations": [mutation]}}));
+        assert_eq!(policy.broken, None, "{expression}");
+        let ctx = RequestContext::default();
+        let asked = request(&ctx, Operation::Create, "", "pods", "ns");
+        let table = crate::resources::table();
+        let subject = Subject::of(&asked, &table).unwrap();
+        let seen = Seen { group: String::new(), version: "v1".into(), plural: "pods".into() };
+        let pod =
+            json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i", "args": ["a"]}]}});
+        let view = View::new(&asked, Some(&pod), &seen, &table).unwrap();
+        let union = crate::authz::build(&crate::authz::AuthzConfig::default()).unwrap();
+        let asks = Asks { authz: &union, request: &asked, object: None };
+        let shown = view.request(&asked, &subject);
+        let facts = Facts { view: &view, request: &shown, namespace: &Value::Null, params: &Value::Null, asks: &asks };
+        mutated(&policy, &policy.mutations[0], &facts, view.ty(&asked))
+    }
+
+    #[test]
+    fn mutations() {
+        let env = "Object{spec: Object.spec{containers: [Object.spec.containers{name: 'c', env: [Object.spec.containers.env{name: 'A', value: object.metadata.name}]}]}}";
+        let pod = made("ApplyConfiguration", env).unwrap().unwrap();
+        assert_eq!(
+            pod["spec"]["containers"],
+            json!([{"name": "c", "image": "i", "args": ["a"], "env": [{"name": "A", "value": "x"}]}])
+        );
+        let patched = made("JSONPatch", "[JSONPatch{op: 'replace', path: '/spec/containers/0/image', value: 'j'}]");
+        assert_eq!(patched.unwrap().unwrap()["spec"]["containers"][0]["image"], "j");
+        let tested =
+            "[JSONPatch{op: 'test', path: '/metadata/name', value: 'y'}, JSONPatch{op: 'remove', path: '/spec'}]";
+        assert_eq!(made("JSONPatch", tested), Ok(None));
+        for (kind, expression, why) in [
+            ("ApplyConfiguration", "Object{nope: 1}", "field not declared"),
+            (
+                "ApplyConfiguration",
+                "Object{spec: Object.spec{containers: [Object.spec.containers{name: 'c', args: ['b']}]}}",
+                "may not mutate atomic",
+            ),
+            ("JSONPatch", "[JSONPatch{op: 'remove', path: '/nope/x'}]", "JSON Patch"),
+        ] {
+            let error = made(kind, expression).unwrap_err();
+            assert!(error.contains(why), "{expression}: {error}");
+        }
     }
 }

@@ -108,7 +108,7 @@ fn message<'a>(one: &'a Validation, bindings: &Bindings<'a>, budget: &mut Budget
 }
 
 /// The refusal as the client sees it: the code of its reason, and the sentence as a cause too.
-pub(super) fn refused(request: &Request<'_>, object: Option<&Value>, reason: &str, message: String) -> Status {
+fn refused(request: &Request<'_>, object: Option<&Value>, reason: &str, message: String) -> Status {
     let mut status = request.forbidden(object, &message);
     status.code = match reason {
         "Unauthorized" => 401,

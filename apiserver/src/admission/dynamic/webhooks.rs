@@ -156,7 +156,6 @@ struct Pass<'a> {
     request: &'a Request<'a>,
     subject: Subject,
     mutating: bool,
-    namespace: Value,
 }
 
 impl Pass<'_> {
@@ -172,15 +171,11 @@ impl Pass<'_> {
         let held = match &hook.broken {
             Some(why) => Err(why.clone()),
             None => {
+                let namespace = self.shared.namespace(self.request).await?;
                 let asks = Asks { authz: &self.shared.authz, request: self.request, object: name(object) };
                 let request = view.request(self.request, &self.subject);
-                let facts = Facts {
-                    view: &view,
-                    request: &request,
-                    namespace: &self.namespace,
-                    params: &Value::Null,
-                    asks: &asks,
-                };
+                let facts =
+                    Facts { view: &view, request: &request, namespace: &namespace, params: &Value::Null, asks: &asks };
                 hook.conditions.hold(&facts)
             }
         };
@@ -261,7 +256,8 @@ impl Pass<'_> {
                     let bytes = serde_json::to_vec(&operations).map_err(Status::internal)?;
                     let patched =
                         patch::json_patch(&before, &bytes).map_err(|status| Status::internal(status.message))?;
-                    view.change(self.request, patched, &self.shared.options)?;
+                    let taken = view.change(self.request, patched, &self.shared.options);
+                    taken.map_err(|status| Status::internal(status.message))?;
                     changed = view.object != before;
                     if changed {
                         *object = view.stored();
@@ -304,10 +300,9 @@ impl Webhooks {
         if self.mutating { &feeds.mutating_webhooks } else { &feeds.validating_webhooks }
     }
 
-    async fn pass<'a>(&'a self, request: &'a Request<'a>) -> Result<Option<Pass<'a>>, Status> {
-        let Some(subject) = Subject::of(request, &self.shared.table.load()) else { return Ok(None) };
-        let namespace = self.shared.namespace(request).await?;
-        Ok(Some(Pass { shared: &self.shared, request, subject, mutating: self.mutating, namespace }))
+    fn pass<'a>(&'a self, request: &'a Request<'a>) -> Option<Pass<'a>> {
+        let subject = Subject::of(request, &self.shared.table.load())?;
+        Some(Pass { shared: &self.shared, request, subject, mutating: self.mutating })
     }
 }
 
@@ -330,7 +325,7 @@ impl Plugin for Webhooks {
             if !self.mutating {
                 return Ok(());
             }
-            let Some(pass) = self.pass(request).await? else { return Ok(()) };
+            let Some(pass) = self.pass(request) else { return Ok(()) };
             round.begin(Caller::Webhooks, object.as_deref());
             let configurations = self.feed().load();
             let hooks = configurations.values().flat_map(|configuration| &configuration.get().0);
@@ -351,7 +346,7 @@ impl Plugin for Webhooks {
             if self.mutating {
                 return Ok(());
             }
-            let Some(pass) = self.pass(request).await? else { return Ok(()) };
+            let Some(pass) = self.pass(request) else { return Ok(()) };
             let configurations = self.feed().load();
             let mut meant = Vec::new();
             for hook in configurations.values().flat_map(|configuration| &configuration.get().0) {
