@@ -10,6 +10,7 @@ pub mod certs;
 pub mod cluster;
 pub mod cri;
 pub mod down;
+pub mod explain;
 pub mod image;
 pub mod preflight;
 pub mod progress;

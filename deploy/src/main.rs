@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use deploy::cluster::{Cluster, Ports};
-use deploy::{certs, down, image, preflight, supervisor, up};
+use deploy::{certs, down, explain, image, preflight, supervisor, up};
 
 /// Where a cluster lives unless told otherwise.
 const DEFAULT_DIR: &str = "/var/lib/hardway";
@@ -40,6 +40,9 @@ enum Verb {
         #[arg(long, default_value = "/var/lib/hardway/pki")]
         dir: PathBuf,
     },
+    /// Show where a pod could go and why, as the scheduler sees it
+    #[command(subcommand)]
+    Explain(ExplainVerb),
     /// Make and import container images without a registry
     #[command(subcommand)]
     Image(ImageVerb),
@@ -75,6 +78,24 @@ struct UpFlags {
     /// Seconds to wait for the node to be Ready
     #[arg(long, default_value_t = 120)]
     timeout_seconds: u64,
+}
+
+#[derive(Subcommand)]
+enum ExplainVerb {
+    /// Each node's scores by plugin, or what keeps the pod from it
+    Pod {
+        /// The pod
+        name: String,
+        /// Its namespace
+        #[arg(long, short, default_value = "default")]
+        namespace: String,
+        /// Who asks; must be allowed to get /debug/explain
+        #[arg(long, default_value = "/var/lib/hardway/admin.conf")]
+        kubeconfig: PathBuf,
+        /// The scheduler's secure port
+        #[arg(long, default_value = "https://127.0.0.1:10259")]
+        scheduler: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -124,6 +145,10 @@ async fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             let lines = certs::report(&dir, jiff::Timestamp::now());
             anyhow::ensure!(!lines.is_empty(), "no certificates (*.crt) below {}", dir.display());
             // a reader that closes the pipe early has seen enough
+            let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+        }
+        Verb::Explain(ExplainVerb::Pod { name, namespace, kubeconfig, scheduler }) => {
+            let lines = explain::pod(&kubeconfig, &scheduler, &namespace, &name).await.map_err(anyhow::Error::msg)?;
             let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
         }
         Verb::Image(ImageVerb::Pack { path, tag, entrypoint, output, socket }) => {

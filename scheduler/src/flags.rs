@@ -138,9 +138,6 @@ impl Flags {
         }
         let (file, mut warnings) = if config.is_empty() { Default::default() } else { load(Path::new(&config))? };
         let value = |reason| InvalidConfig::Value { path: PathBuf::from(&config), reason };
-        if !file.extenders.is_empty() {
-            return Err(value("extenders are not supported".into()));
-        }
         if file.percentage_of_nodes_to_score.is_some_and(|n| n != 0) {
             warnings.push("percentageOfNodesToScore has no effect: every node is always looked at".into());
         }
@@ -150,6 +147,7 @@ impl Flags {
             client: connection(&client, &file, !config.is_empty())?,
             leader,
             profiles: profiles(&file.profiles).map_err(value)?,
+            extenders: file.extenders.clone(),
             times: times(&file, flush_ms).map_err(value)?,
             serving,
             always_allow_paths: delegated.authorization_always_allow_paths.clone(),
@@ -231,7 +229,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("scheduler.yaml");
         let head = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n";
-        std::fs::write(&file, format!("{head}extenders: [{{urlPrefix: http://x}}]\n")).unwrap();
+        std::fs::write(&file, format!("{head}extender: [{{urlPrefix: http://x}}]\n")).unwrap();
         let path = file.to_str().unwrap();
         for (args, words) in [
             (vec!["--policy-config-file=/p"], "profile"),

@@ -28,8 +28,52 @@ pub struct File {
     pub pod_initial_backoff_seconds: Option<i64>,
     pub pod_max_backoff_seconds: Option<i64>,
     pub profiles: Vec<FileProfile>,
-    pub extenders: Vec<Value>,
+    pub extenders: Vec<ExtenderFile>,
     pub delay_cache_until_active: bool,
+}
+
+/// A program that is asked about pods.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the fields are the API's own
+pub struct ExtenderFile {
+    pub url_prefix: String,
+    pub filter_verb: String,
+    pub preempt_verb: String,
+    pub prioritize_verb: String,
+    pub weight: i64,
+    pub bind_verb: String,
+    #[serde(rename = "enableHTTPS")]
+    pub enable_https: bool,
+    pub tls_config: ExtenderTls,
+    pub http_timeout: Option<String>,
+    pub node_cache_capable: bool,
+    pub managed_resources: Vec<ManagedResource>,
+    pub ignorable: bool,
+}
+
+/// How an extender is trusted, and trusts us.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the fields are the API's own
+pub struct ExtenderTls {
+    pub insecure: bool,
+    pub server_name: String,
+    pub cert_file: String,
+    pub key_file: String,
+    pub ca_file: String,
+    pub cert_data: String,
+    pub key_data: String,
+    pub ca_data: String,
+}
+
+/// A resource that an extender looks after.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the fields are the API's own
+pub struct ManagedResource {
+    pub name: String,
+    pub ignored_by_scheduler: bool,
 }
 
 /// The file of before v1.19, as far as it says what can still be done.

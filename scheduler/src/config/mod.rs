@@ -28,6 +28,8 @@ pub struct Config {
     pub leader: LeaderElectionConfig,
     /// Profiles, at least one.
     pub profiles: Vec<Profile>,
+    /// Programs that are asked too.
+    pub extenders: Vec<file::ExtenderFile>,
     /// Back-off and flush times.
     pub times: Times,
     /// Where and how to serve health and metrics.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::cluster::nodes::NodeId;
 use crate::plugins::volumes::Unready;
-use crate::plugins::{PluginSet, Rejection};
+use crate::plugins::{Plugin, PluginSet, Rejection};
 
 pub mod class;
 pub mod incremental;
@@ -46,11 +46,16 @@ pub struct Diagnosis {
     pub unready: Option<Unready>,
     /// Each node's rejection.
     pub rejections: Vec<(NodeId, Rejection)>,
+    /// Extenders refused nodes, and nobody knows what would change their minds.
+    pub extended: bool,
 }
 
 impl Diagnosis {
     /// The plugins that rejected it: what must change before it is worth another attempt.
     pub fn plugins(&self) -> PluginSet {
+        if self.extended {
+            return Plugin::ALL.iter().map(|(p, _)| *p).collect();
+        }
         let unready = self.unready.iter().map(|u| u.plugin);
         unready.chain(self.rejections.iter().map(|(_, r)| r.plugin)).collect()
     }

@@ -1,23 +1,27 @@
 //! One attempt to place a pod: rank, choose, assume; or diagnose, perhaps preempt, and put it back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use rand::seq::IndexedRandom;
+use serde_json::Value;
 
 use super::Scheduler;
+use super::extender::{self, Extender};
 use super::stats::Attempt;
 use super::tasks::{Binding, Eviction};
 use crate::cluster::nodes::NodeId;
-use crate::evaluate::Diagnosis;
 use crate::evaluate::incremental::node_plan;
+use crate::evaluate::{Diagnosis, Ranking};
 use crate::model::pod::PodInfo;
+use crate::plugins::{Plugin, Rejection};
 use crate::preemption::{self, Plan};
 use crate::queue::Entry;
 
 impl Scheduler {
     /// Tries the next pod. Returns false when there is none.
-    pub(super) fn attempt(&mut self) -> bool {
+    pub(super) async fn attempt(&mut self) -> bool {
         let Some(entry) = self.queue.pop(self.now_ms()) else { return false };
         let Some(profile) = self.profile_of(&entry.info) else {
             self.queue.remove(&entry.info.key);
@@ -25,14 +29,71 @@ impl Scheduler {
         };
         let began = Instant::now();
         let ranking = self.evaluator.rank(&mut self.cluster, &self.profiles, profile, &entry.info);
+        let mut ranking = ranking.unwrap_or_default();
+        let mut refused = Vec::new();
+        if !self.extenders.is_empty() && !ranking.nodes.is_empty() {
+            refused = match self.extend(&entry.info, &mut ranking).await {
+                Ok(refused) => refused,
+                Err(why) => {
+                    self.error(&entry.info, &why);
+                    return true;
+                }
+            };
+        }
         self.stats.algorithm(began.elapsed());
-        let best = ranking.map(|r| r.best()).unwrap_or_default();
-        let mut rng = rand::rng();
-        match best.choose(&mut rng) {
-            Some(node) => self.assume(&entry, profile, *node, began),
-            None => self.reject(&entry, profile, began),
+        let chosen = ranking.best().choose(&mut rand::rng()).copied();
+        match chosen {
+            Some(node) => self.assume(&entry, profile, node, began),
+            None => self.reject(&entry, profile, refused, began),
         }
         true
+    }
+
+    /// Asks extenders: what they refuse leaves the ranking, what they score is added. Returns what they refused.
+    async fn extend(&self, pod: &PodInfo, ranking: &mut Ranking) -> Result<Vec<(NodeId, Rejection)>, String> {
+        let interested: Vec<&Extender> = self.extenders.iter().filter(|e| e.is_interested(pod)).collect();
+        if interested.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (object, mut nodes) = extender::objects(&self.client, pod).await?;
+        let id_of = |n: &Value| self.cluster.nodes.id(n["metadata"]["name"].as_str().unwrap_or_default());
+        let mut totals: BTreeMap<NodeId, i64> = ranking.nodes.iter().map(|id| (*id, 0)).collect();
+        totals.extend(ranking.nodes.iter().copied().zip(ranking.totals.iter().copied()));
+        let mut refused = Vec::new();
+        for e in &interested {
+            nodes.retain(|n| id_of(n).is_some_and(|id| totals.contains_key(&id)));
+            let left = match e.filter(&object, &nodes).await {
+                Ok(left) => left,
+                Err(why) if e.is_ignorable() => {
+                    tracing::warn!(pod = %pod.key, why, "an extender is ignored");
+                    continue;
+                }
+                Err(why) => return Err(why),
+            };
+            let keep: BTreeSet<NodeId> = left.nodes.iter().filter_map(|n| self.cluster.nodes.id(n)).collect();
+            for id in totals.keys().filter(|id| !keep.contains(id)) {
+                let why = left.failed.get(&**self.cluster.nodes.name(*id));
+                let (reason, unresolvable) = why.cloned().unwrap_or(("an extender refused it".into(), false));
+                // No plugin stands for extenders; see `Diagnosis::extended`.
+                let plugin = Plugin::DefaultBinder;
+                refused.push((*id, Rejection { plugin, unresolvable, reason: reason.into(), more: Vec::new() }));
+            }
+            totals.retain(|id, _| keep.contains(id));
+        }
+        nodes.retain(|n| id_of(n).is_some_and(|id| totals.contains_key(&id)));
+        let choice = totals.len() > 1;
+        for e in interested.iter().filter(|_| choice) {
+            match e.prioritize(&object, &nodes).await {
+                Ok(scores) => scores.iter().for_each(|(node, score)| {
+                    if let Some(total) = self.cluster.nodes.id(node).and_then(|id| totals.get_mut(&id)) {
+                        *total = total.saturating_add(*score);
+                    }
+                }),
+                Err(why) => tracing::warn!(pod = %pod.key, why, "an extender's opinion is missing"),
+            }
+        }
+        *ranking = Ranking { nodes: totals.keys().copied().collect(), totals: totals.values().copied().collect() };
+        Ok(refused)
     }
 
     fn assume(&mut self, entry: &Entry, profile: usize, node: NodeId, began: Instant) {
@@ -65,9 +126,11 @@ impl Scheduler {
         });
     }
 
-    fn reject(&mut self, entry: &Entry, profile: usize, began: Instant) {
+    fn reject(&mut self, entry: &Entry, profile: usize, refused: Vec<(NodeId, Rejection)>, began: Instant) {
         let pod = &entry.info;
-        let diagnosis = self.evaluator.diagnose(&mut self.cluster, &self.profiles, profile, pod);
+        let mut diagnosis = self.evaluator.diagnose(&mut self.cluster, &self.profiles, profile, pod);
+        diagnosis.extended = !refused.is_empty();
+        diagnosis.rejections.extend(refused);
         let settings = &self.profiles[profile];
         let mut message = diagnosis.message();
         let mut plan = None;

@@ -19,6 +19,8 @@ use crate::queue::{Millis, Queue, Times};
 
 mod attempt;
 mod claims;
+pub mod explain;
+pub mod extender;
 pub mod inbox;
 mod observe;
 mod outcome;
@@ -28,6 +30,8 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
+use explain::Question;
+use extender::Extender;
 use inbox::Inbox;
 use outcome::Outcome;
 use sources::Sources;
@@ -56,6 +60,8 @@ pub struct Scheduler {
     report: mpsc::Sender<Outcome>,
     writes: Arc<Semaphore>,
     stats: Stats,
+    extenders: Vec<Extender>,
+    questions: mpsc::Receiver<Question>,
 }
 
 impl Scheduler {
@@ -84,7 +90,24 @@ impl Scheduler {
             report,
             writes: Arc::new(Semaphore::new(MAX_WRITES)),
             stats: Stats::new(),
+            extenders: Vec::new(),
+            // Nobody asks until somebody is given the other end.
+            questions: mpsc::channel(1).1,
         }
+    }
+
+    /// Asks these programs too.
+    #[must_use]
+    pub fn with_extenders(mut self, extenders: Vec<Extender>) -> Self {
+        self.extenders = extenders;
+        self
+    }
+
+    /// Answers these questions.
+    #[must_use]
+    pub fn with_questions(mut self, questions: mpsc::Receiver<Question>) -> Self {
+        self.questions = questions;
+        self
     }
 
     /// Schedules until shutdown.
@@ -96,8 +119,11 @@ impl Scheduler {
             while let Ok(outcome) = self.outcomes.try_recv() {
                 self.conclude(outcome);
             }
+            while let Ok(question) = self.questions.try_recv() {
+                self.explain(question);
+            }
             let mut tried = 0;
-            while tried < ATTEMPTS_PER_LOOK && self.in_flight < MAX_IN_FLIGHT && self.attempt() {
+            while tried < ATTEMPTS_PER_LOOK && self.in_flight < MAX_IN_FLIGHT && self.attempt().await {
                 tried += 1;
             }
             self.stats.pending(&self.queue);
@@ -124,6 +150,7 @@ impl Scheduler {
         tokio::select! {
             () = inbox.filled() => {}
             outcome = self.outcomes.recv() => outcome.into_iter().for_each(|o| self.conclude(o)),
+            Some(question) = self.questions.recv() => self.explain(question),
             () = tokio::time::sleep(wait) => {}
             () = shutdown.cancelled() => return true,
         }

@@ -55,9 +55,13 @@ pub(super) fn reference(pod: &PodInfo) -> ObjectRef {
 impl Scheduler {
     pub(super) fn spawn_binding(&self, binding: Binding) {
         let (client, sources, report) = (self.client.clone(), self.sources.clone(), self.report.clone());
+        let binder = self.extenders.iter().find(|e| e.binds() && e.is_interested(&binding.pod)).cloned();
         tokio::spawn(async move {
             let result = match prepare(&client, sources, &binding).await {
-                Ok(()) => bind(&client, &binding.pod, &binding.node).await.map_err(|e| e.to_string()),
+                Ok(()) => match &binder {
+                    Some(extender) => extender.bind(&binding.pod, &binding.node).await,
+                    None => bind(&client, &binding.pod, &binding.node).await.map_err(|e| e.to_string()),
+                },
                 Err(why) => Err(why),
             };
             // The receiver lives as long as the scheduler; without one nobody needs the outcome.

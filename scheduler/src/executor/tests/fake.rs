@@ -123,6 +123,10 @@ impl Fake {
         match (parts.method, rest.as_slice()) {
             (Method::GET, []) if query.contains("watch=true") => self.watch(&collection, query),
             (Method::GET, []) => self.list(&collection),
+            (Method::GET, [name]) => match self.get(&collection, &namespace, name) {
+                Some(object) => ok(&object),
+                None => status(404, "NotFound"),
+            },
             (Method::POST, []) => {
                 let mut object: Value = serde_json::from_slice(&body).unwrap();
                 object["metadata"]["namespace"] = json!(namespace);

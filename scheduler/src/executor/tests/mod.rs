@@ -13,6 +13,10 @@ const PODS: &str = "/api/v1/pods";
 const NODES: &str = "/api/v1/nodes";
 
 fn start() -> (Fake, CancellationToken) {
+    start_with(Vec::new())
+}
+
+fn start_with(extenders: Vec<Extender>) -> (Fake, CancellationToken) {
     let shutdown = CancellationToken::new();
     let fake = Fake::start(&shutdown);
     let (client, token) = (fake.client.clone(), shutdown.clone());
@@ -23,7 +27,8 @@ fn start() -> (Fake, CancellationToken) {
         let times = Times { initial_backoff_ms: 10, max_backoff_ms: 20, max_unschedulable_ms: 300_000 };
         let profiles: Arc<[Profile]> = vec![Profile::default_for("default-scheduler")].into();
         let recorder = Recorder::start(&client, "default-scheduler", "test", token.clone());
-        Scheduler::new(client, recorder, sources, inbox, profiles, times).run(token).await;
+        let scheduler = Scheduler::new(client, recorder, sources, inbox, profiles, times);
+        scheduler.with_extenders(extenders).run(token).await;
     });
     (fake, shutdown)
 }
@@ -150,5 +155,55 @@ async fn a_claim_is_bound_before_its_pod() {
     bound["metadata"]["annotations"] = json!({"pv.kubernetes.io/bind-completed": "yes"});
     fake.put(claims, bound);
     fake.until(look("a"), on("n2")).await;
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn extenders_refuse_score_and_are_ignored_when_they_may_be() {
+    use crate::config::file::ExtenderFile;
+    use component_base::serving::{Server, full, service_fn};
+    let shutdown = CancellationToken::new();
+    let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
+    let url = format!("http://{}/sched", server.local_addr());
+    let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+        let answer = match request.uri().path() {
+            "/sched/filter" => json!({"nodenames": ["n1", "n2"], "failedNodes": {"n3": "too far"}}),
+            "/sched/prioritize" => json!([{"host": "n2", "score": 10}, {"host": "n3", "score": 10}]),
+            other => json!({"error": other}),
+        };
+        Ok::<_, std::convert::Infallible>(http::Response::new(full(answer.to_string())))
+    });
+    tokio::spawn(server.serve(None, service, shutdown.clone()));
+    let asked = ExtenderFile {
+        url_prefix: url,
+        filter_verb: "filter".into(),
+        prioritize_verb: "prioritize".into(),
+        weight: 1,
+        node_cache_capable: true,
+        ..ExtenderFile::default()
+    };
+    let broken = ExtenderFile {
+        filter_verb: "nonsense".into(),
+        prioritize_verb: String::new(),
+        ignorable: true,
+        ..asked.clone()
+    };
+    let (fake, stop) = start_with([broken, asked].map(|file| Extender::new(file).unwrap()).into());
+    for name in ["n1", "n2", "n3"] {
+        node(&fake, name, "1");
+    }
+    pod(&fake, "a", "1", &json!({}));
+    fake.until(look("a"), on("n2")).await;
+    pod(&fake, "b", "1", &json!({}));
+    fake.until(look("b"), on("n1")).await;
+    pod(&fake, "c", "1", &json!({}));
+    let c = fake.until(look("c"), |p| condition(p)["reason"] == "Unschedulable").await;
+    assert!(
+        condition(&c)["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("0/3 nodes are available: 1 too far, 2 Insufficient cpu.")
+    );
+    stop.cancel();
     shutdown.cancel();
 }
