@@ -32,14 +32,6 @@ pub const CLAIM: Strategy = Strategy {
     },
     validate_update: update_claim,
     completed_on_update: true,
-    warnings: |claim, _| {
-        if claim["metadata"]["annotations"].get(BETA_CLASS).is_none() {
-            return Vec::new();
-        }
-        vec![format!(
-            "metadata.annotations[{BETA_CLASS}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
-        )]
-    },
     cells: Some(claim_cells),
     ..Strategy::DEFAULT
 };
