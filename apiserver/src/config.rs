@@ -8,6 +8,8 @@ use component_base::net::Cidr;
 use component_base::tls::{ClientCa, ServerTls, ServerTlsOptions, SniCert, TlsError};
 
 use crate::admission::AdmissionConfig;
+use crate::audit::log::LogConfig;
+use crate::audit::{AuditConfig, WebhookConfig};
 use crate::authn::{AuthnConfig, request_header};
 use crate::authz::AuthzConfig;
 use crate::flags::Flags;
@@ -117,6 +119,8 @@ pub struct TokenConfig {
 pub struct RequestLimits {
     /// Reading requests at once, `usize::MAX` for no limit.
     pub max_reading: usize,
+    /// Priority levels share the two bounds, instead of each being one for all.
+    pub fair: bool,
     /// Mutating requests at once, `usize::MAX` for no limit.
     pub max_mutating: usize,
     /// For a request that is not long-running.
@@ -144,6 +148,8 @@ pub struct Config {
     pub authn: AuthnConfig,
     /// Who may do what.
     pub authz: AuthzConfig,
+    /// What is recorded of requests.
+    pub audit: AuditConfig,
     /// What objects may look like.
     pub admission: AdmissionConfig,
     /// Tokens.
@@ -189,6 +195,7 @@ impl Config {
         Ok(Self {
             authn: authn(flags, &issuers, &api_audiences, &key_files),
             authz: AuthzConfig { modes: flags.authorization_mode.clone() },
+            audit: audit(flags),
             admission: AdmissionConfig {
                 enable: flags.enable_admission_plugins.clone(),
                 disable: flags.disable_admission_plugins.clone(),
@@ -225,6 +232,7 @@ impl Config {
             )?,
             limits: RequestLimits {
                 max_reading: unlimited_if_zero(flags.max_requests_inflight),
+                fair: flags.enable_priority_and_fairness,
                 max_mutating: unlimited_if_zero(flags.max_mutating_requests_inflight),
                 timeout: flags.request_timeout.0,
                 min_watch: Duration::from_secs(flags.min_request_timeout),
@@ -250,15 +258,28 @@ fn warn_without_effect(flags: &Flags) {
     for (api, value) in &flags.runtime_config.0 {
         tracing::warn!("--runtime-config {api}={value} has no effect: v1.36's default APIs are served");
     }
-    if !flags.audit_log_path.is_empty() || flags.audit_policy_file.is_some() {
-        tracing::error!(
-            path = flags.audit_log_path,
-            "--audit-log-path, --audit-policy-file: the audit log is not implemented yet, nothing is written"
-        );
-    }
     if flags.delete_collection_workers > 1 {
         tracing::info!("--delete-collection-workers has no effect: deletions are pipelined");
     }
+}
+
+fn audit(flags: &Flags) -> AuditConfig {
+    let log = (!flags.audit_log_path.is_empty()).then(|| LogConfig {
+        path: flags.audit_log_path.clone(),
+        legacy: flags.audit_log_format == "legacy",
+        batch: flags.audit_log_mode == "batch",
+        max_age_days: flags.audit_log_maxage,
+        max_backups: flags.audit_log_maxbackup,
+        max_megabytes: flags.audit_log_maxsize,
+    });
+    let webhook = flags.audit_webhook_config_file.as_ref().map(|file| WebhookConfig {
+        file: file.clone(),
+        max_waiting: flags.audit_webhook_batch_buffer_size,
+        max_batch: flags.audit_webhook_batch_max_size,
+        max_wait: flags.audit_webhook_batch_max_wait.0,
+        backoff: flags.audit_webhook_initial_backoff.0,
+    });
+    AuditConfig { policy_file: flags.audit_policy_file.clone(), log, webhook }
 }
 
 fn serving_tls(flags: &Flags) -> Result<ServerTls, InvalidConfig> {

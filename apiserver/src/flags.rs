@@ -38,7 +38,6 @@ pub const LEGACY: &[LegacyFlag] = &[
     removed("runtime-config-emulation-forward-compatible", false, "only the one version is there"),
     LegacyFlag { name: "admission-control", takes_value: true, fate: Fate::Renamed("enable-admission-plugins") },
     refused("admission-control-config-file", NOT_THERE),
-    refused("audit-webhook-config-file", NOT_THERE),
     refused("authentication-token-webhook-config-file", NOT_THERE),
     refused("authorization-config", NOT_THERE),
     refused("authorization-policy-file", NOT_THERE),
@@ -57,20 +56,13 @@ pub const LEGACY: &[LegacyFlag] = &[
     without_effect("audit-log-batch-throttle-enable", false),
     without_effect("audit-log-batch-throttle-qps", true),
     without_effect("audit-log-compress", false),
-    without_effect("audit-log-mode", true),
     without_effect("audit-log-truncate-enabled", false),
     without_effect("audit-log-truncate-max-batch-size", true),
     without_effect("audit-log-truncate-max-event-size", true),
     without_effect("audit-log-version", true),
-    without_effect("audit-webhook-batch-buffer-size", true),
-    without_effect("audit-webhook-batch-initial-backoff", true),
-    without_effect("audit-webhook-batch-max-size", true),
-    without_effect("audit-webhook-batch-max-wait", true),
     without_effect("audit-webhook-batch-throttle-burst", true),
     without_effect("audit-webhook-batch-throttle-enable", false),
     without_effect("audit-webhook-batch-throttle-qps", true),
-    without_effect("audit-webhook-initial-backoff", true),
-    without_effect("audit-webhook-mode", true),
     without_effect("audit-webhook-truncate-enabled", false),
     without_effect("audit-webhook-truncate-max-batch-size", true),
     without_effect("audit-webhook-truncate-max-event-size", true),
@@ -158,6 +150,27 @@ pub struct Flags {
     /// Where to write the audit log; `-` is standard output
     #[arg(long, default_value = "")]
     pub audit_log_path: String,
+    /// Whether requests wait until their events are written (blocking) or not (batch)
+    #[arg(long, default_value = "blocking", value_parser = ["blocking", "batch"])]
+    pub audit_log_mode: String,
+    /// Events that may wait for the audit webhook
+    #[arg(long, default_value_t = 10000)]
+    pub audit_webhook_batch_buffer_size: usize,
+    /// Events in one call of the audit webhook
+    #[arg(long, default_value_t = 400)]
+    pub audit_webhook_batch_max_size: usize,
+    /// How long an event waits for others
+    #[arg(long, default_value = "30s")]
+    pub audit_webhook_batch_max_wait: GoDuration,
+    /// A kubeconfig that says where audit events are sent
+    #[arg(long)]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// Pause before a failed call of the audit webhook is made again
+    #[arg(long, default_value = "10s")]
+    pub audit_webhook_initial_backoff: GoDuration,
+    /// Only batch: requests never wait for the audit webhook
+    #[arg(long, default_value = "batch", value_parser = ["batch"])]
+    pub audit_webhook_mode: String,
     /// File that says what is audited
     #[arg(long)]
     pub audit_policy_file: Option<PathBuf>,

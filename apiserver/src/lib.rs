@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -14,6 +15,7 @@ pub mod config;
 pub mod endpoints;
 pub mod extension;
 pub mod flags;
+pub mod flowcontrol;
 pub mod http;
 pub mod objects;
 pub mod registry;

@@ -45,6 +45,28 @@ pub async fn find(
     }
 }
 
+/// No objects, for whoever must work without a cluster.
+pub struct Nothing;
+
+impl Objects for Nothing {
+    fn get(&self, _: ResourceName, _: &str, _: &str) -> Option<Arc<Value>> {
+        None
+    }
+
+    fn list(&self, _: ResourceName, _: &str) -> Vec<Arc<Value>> {
+        Vec::new()
+    }
+
+    fn get_live<'a>(
+        &'a self,
+        _: ResourceName,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Arc<Value>>, Status>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod fake {
     use std::collections::BTreeMap;

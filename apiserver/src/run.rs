@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::aggregation::{Aggregator, Merged};
+use crate::audit;
 use crate::authn;
 use crate::authz;
 use crate::bootstrap::desired::{Facts, UnreadableFile};
@@ -21,7 +22,8 @@ use crate::endpoints::openapi::OpenApi;
 use crate::endpoints::reviews::Reviews;
 use crate::endpoints::route::{Documents, Endpoints};
 use crate::extension::controller::Controller;
-use crate::http::chain::{Chain, Route};
+use crate::flowcontrol::Fairness;
+use crate::http::chain::{Chain, Room, Route};
 use crate::http::health::Health;
 use crate::http::limits::InFlight;
 use crate::http::metrics::RequestMetrics;
@@ -47,6 +49,9 @@ pub enum StartError {
     /// etcd.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// Auditing.
+    #[error(transparent)]
+    Audit(#[from] audit::ConfigError),
     /// Authentication.
     #[error(transparent)]
     Authn(#[from] authn::ConfigError),
@@ -127,10 +132,21 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     };
     let route: Arc<dyn Route> = Arc::new(endpoints);
     let extensions = Controller::new(Arc::clone(&registry));
+    let seats = config.limits.max_reading.saturating_add(config.limits.max_mutating);
+    let fairness = (config.limits.fair && seats != usize::MAX)
+        .then(|| Fairness::new(Arc::clone(&objects), seats, config.limits.timeout / 4));
+    let room = match &fairness {
+        Some(fairness) => {
+            fairness.follow(&registry);
+            Room::Levels(Arc::clone(fairness))
+        }
+        None => Room::Bounds(InFlight::new(&config.limits)),
+    };
     let filters = http::chain::Chain {
         authn,
         authz,
-        in_flight: InFlight::new(&config.limits),
+        room,
+        audit: audit::build(&config.audit)?,
         health: health(&clock, &objects, extensions.synced()),
         metrics: RequestMetrics::default(),
         timeout: config.limits.timeout,
@@ -142,7 +158,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         &config,
         port,
         filters,
-        Background { extensions, etcd, clock, registry, aggregator, facts },
+        Background { extensions, etcd, clock, registry, aggregator, fairness, facts },
         stop_watches,
         shutdown,
     )
@@ -169,6 +185,7 @@ struct Background {
     clock: Arc<Clock>,
     registry: Arc<Registry>,
     aggregator: Arc<Aggregator>,
+    fairness: Option<Arc<Fairness>>,
     facts: Facts,
 }
 
@@ -182,7 +199,7 @@ async fn serve(
 ) {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let Background { extensions, etcd, clock, registry, aggregator, facts } = background;
+    let Background { extensions, etcd, clock, registry, aggregator, fairness, facts } = background;
     tasks.spawn(Arc::clone(&clock).run(stop.clone()));
     let (transform, reload_stop) = (Arc::clone(etcd.transform()), stop.clone());
     tasks.spawn(async move { transform.follow_file(reload_stop).await });
@@ -194,6 +211,10 @@ async fn serve(
     let store = Arc::new(RegistryStore::new(registry, etcd));
     let (aggregating, aggregator_stop) = (Arc::clone(&store), stop.clone());
     tasks.spawn(async move { aggregator.run(&*aggregating, aggregator_stop).await });
+    if let Some(fairness) = fairness {
+        let (store, stop) = (Arc::clone(&store), stop.clone());
+        tasks.spawn(async move { fairness.run(&*store, stop).await });
+    }
     let bootstrap_stop = stop.clone();
     tasks.spawn(async move { bootstrap::run(&*store, &facts, bootstrap_stop).await });
     port.serve(config, Arc::new(filters), stop_watches, shutdown).await;

@@ -54,7 +54,11 @@ pub enum Material {
 }
 
 impl Material {
-    pub(crate) fn read(&self) -> Result<Vec<u8>, String> {
+    /// The bytes, as they are now.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(&self) -> Result<Vec<u8>, String> {
         match self {
             Self::Inline(bytes) => Ok(bytes.clone()),
             Self::File(path) => std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display())),

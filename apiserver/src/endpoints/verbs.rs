@@ -99,6 +99,7 @@ pub fn decode(
     let mut object = decoded.value;
     object["kind"] = kind.into();
     object["apiVersion"] = api_version.into();
+    ctx.audit.request_object(&object);
     Ok(object)
 }
 
@@ -240,6 +241,10 @@ impl Call<'_> {
         let patch_type = body::patch_type(&parts.headers, self.presenter.resource.custom.is_none())?;
         check_apply(patch_type, options.force, self.query.get("fieldManager").unwrap_or_default())?;
         let bytes = body::read(incoming).await?;
+        if self.presenter.ctx.audit.level() >= crate::audit::policy::Level::Request {
+            let patch = std::str::from_utf8(&bytes).ok().and_then(|text| serde_saphyr::from_str(text).ok());
+            self.presenter.ctx.audit.request_object(&patch.unwrap_or_default());
+        }
         let (ty, api_version, kind) = self.spoken()?;
         let change = self.patch_change(patch_type, &bytes, ty, options)?;
         let typed = |now: Option<&Value>| {

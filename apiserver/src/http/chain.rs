@@ -17,8 +17,10 @@ use super::limits::{InFlight, is_long_running};
 use super::metrics::RequestMetrics;
 use super::request::{Annotations, Query, RequestContext, RequestInfo, UserInfo, Warnings, percent_decode};
 use super::respond;
+use crate::audit::{Audit, Record};
 use crate::authn::{Authenticator, impersonation};
-use crate::authz::{self, Attributes};
+use crate::authz::{self, Attributes, Authorizer as _, Decision};
+use crate::flowcontrol::Fairness;
 
 /// What is below the filters: everything that is served.
 pub trait Route: Send + Sync {
@@ -33,7 +35,9 @@ pub struct Chain {
     /// May they.
     pub authz: Arc<authz::Union>,
     /// Is there room.
-    pub in_flight: InFlight,
+    pub room: Room,
+    /// What is recorded; nothing when absent.
+    pub audit: Option<Arc<Audit>>,
     /// Health endpoints.
     pub health: Health,
     /// Counters.
@@ -42,6 +46,23 @@ pub struct Chain {
     pub timeout: Duration,
     /// What is served.
     pub route: Arc<dyn Route>,
+}
+
+/// How much is done at once.
+pub enum Room {
+    /// Two bounds for all.
+    Bounds(InFlight),
+    /// Priority levels.
+    Levels(Arc<Fairness>),
+}
+
+/// What a request leaves on its way down.
+#[derive(Default)]
+struct Traces {
+    record: Record,
+    headers: HeaderMap,
+    /// Its credentials were refused.
+    refused: bool,
 }
 
 impl Chain {
@@ -62,26 +83,55 @@ impl Chain {
             annotations: Annotations::default(),
             now: Timestamp::now(),
             dry_run,
+            audit: Record::default(),
             audit_id: audit_id.clone(),
             field_manager: field_manager(&query, request.headers()),
         };
         let accept: HeaderMap = request.headers().get_all(ACCEPT).iter().map(|v| (ACCEPT, v.clone())).collect();
-        let response = match self.pass(context, request).await {
-            Ok(response) => response,
-            Err(refusal) => respond::status(&refusal),
-        };
-        let mut response = respond::in_form(response, &accept);
+        let mut traces = Traces::default();
+        let outcome = self.pass(context, request, &mut traces).await;
+        let response = respond::in_form(outcome.unwrap_or_else(|refusal| respond::status(&refusal)), &accept);
+        let mut response = traces.record.answered(response, is_long_running(&info), traces.refused).await;
+        response.headers_mut().extend(traces.headers);
         respond::finish(&mut response, &audit_id, &warnings);
         self.metrics.end(&info, dry_run, response.status().as_u16(), begun.elapsed());
         response
     }
 
-    async fn pass(&self, mut context: RequestContext, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-        let (parts, body) = request.into_parts();
-        let requester = Arc::new(self.authenticate(&parts).await?);
-        context.user = impersonation::apply(&self.authz, requester, &parts.headers).await?;
-        let _place = self.in_flight.enter(&context.user, &context.info)?;
-        self.authz.require(&Attributes::of(Arc::clone(&context.user), &context.info)).await?;
+    async fn pass(
+        &self,
+        mut context: RequestContext,
+        request: Request<Incoming>,
+        traces: &mut Traces,
+    ) -> Result<Response<Body>, Status> {
+        let (mut parts, body) = request.into_parts();
+        let authenticated = self.authenticate(&parts).await;
+        traces.refused = authenticated.is_err();
+        if let Some(audit) = &self.audit {
+            let nobody = UserInfo::default();
+            traces.record = audit.record(authenticated.as_ref().unwrap_or(&nobody), &context, &parts);
+            traces.record.prepare(&mut parts);
+            context.audit = traces.record.clone();
+        }
+        let requester = Arc::new(authenticated?);
+        traces.record.received();
+        context.user = impersonation::apply(&self.authz, Arc::clone(&requester), &parts.headers).await?;
+        if !Arc::ptr_eq(&requester, &context.user) {
+            traces.record.impersonated(&context.user);
+        }
+        let (user, info) = (&context.user, &context.info);
+        let place = match &self.room {
+            Room::Bounds(bounds) => bounds.enter(user, info).map(|place| (place, None)),
+            Room::Levels(levels) => levels.enter(user, info, &mut traces.headers).await.map(|seat| (None, seat)),
+        };
+        let Ok(_place) = place else { return Ok(respond::too_many_requests()) };
+        let attributes = Attributes::of(Arc::clone(user), info);
+        let decision = self.authz.authorize(&attributes).await;
+        let (Decision::Allow { reason } | Decision::Deny { reason } | Decision::NoOpinion { reason }) = &decision;
+        traces.record.authorized(decision.is_allowed(), reason);
+        if !decision.is_allowed() {
+            return Err(attributes.forbidden(reason));
+        }
         if let Some(response) = self.own(&parts) {
             return Ok(response);
         }
@@ -113,6 +163,9 @@ impl Chain {
         }
         match path {
             "/metrics" => {
+                if let Room::Levels(levels) = &self.room {
+                    levels.measure();
+                }
                 let mut response = respond::text(StatusCode::OK, component_base::metrics::render());
                 let content_type = http::HeaderValue::from_static(component_base::metrics::CONTENT_TYPE);
                 response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);

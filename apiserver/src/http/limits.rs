@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use apimachinery::status::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::request::{RequestInfo, UserInfo};
 use crate::config::RequestLimits;
+use crate::flowcontrol::Refused;
 
 const MASTERS: &str = "system:masters";
 
@@ -34,14 +34,14 @@ impl InFlight {
     ///
     /// # Errors
     /// When all places are taken.
-    pub fn enter(&self, user: &UserInfo, info: &RequestInfo) -> Result<Place, Status> {
+    pub fn enter(&self, user: &UserInfo, info: &RequestInfo) -> Result<Place, Refused> {
         if is_long_running(info) || user.groups.iter().any(|group| group == MASTERS) {
             return Ok(None);
         }
         let semaphore = if is_mutating(&info.verb) { &self.mutating } else { &self.reading };
         match Arc::clone(semaphore).try_acquire_owned() {
             Ok(place) => Ok(Some(place)),
-            Err(_) => Err(Status::too_many_requests("too many requests at once, please try again later", 1)),
+            Err(_) => Err(Refused),
         }
     }
 }
@@ -68,6 +68,7 @@ mod tests {
     fn the_bound_holds_and_places_come_back() {
         let limits = RequestLimits {
             max_reading: 1,
+            fair: false,
             max_mutating: 1,
             timeout: Duration::from_secs(1),
             min_watch: Duration::from_secs(1),
@@ -77,7 +78,7 @@ mod tests {
         let read = RequestInfo { verb: "get".to_owned(), ..RequestInfo::default() };
         let watch = RequestInfo { verb: "watch".to_owned(), is_resource_request: true, ..RequestInfo::default() };
         let place = flight.enter(&user, &read).unwrap();
-        assert_eq!(flight.enter(&user, &read).unwrap_err().code, 429);
+        assert_eq!(flight.enter(&user, &read).err(), Some(Refused));
         assert!(flight.enter(&user, &watch).is_ok());
         assert!(flight.enter(&UserInfo::system(), &read).is_ok());
         drop(place);

@@ -267,6 +267,8 @@ pub struct RequestContext {
     pub now: Timestamp,
     /// Nothing may be stored.
     pub dry_run: bool,
+    /// What is recorded of the request.
+    pub audit: crate::audit::Record,
     /// Names the request in the audit log and in `Audit-Id`.
     pub audit_id: String,
     /// `fieldManager` of the query, or what the User-Agent says before its first slash.

@@ -54,6 +54,14 @@ pub fn in_form(response: Response<Body>, accept: &http::HeaderMap) -> Response<B
     Response::from_parts(parts, body)
 }
 
+/// 429: there is no room now.
+pub fn too_many_requests() -> Response<Body> {
+    let text = "Too many requests, please try again later.\n".to_owned();
+    let mut response = self::text(StatusCode::TOO_MANY_REQUESTS, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
 /// Adds what every answer carries: no caching, the audit id, the warnings.
 pub fn finish(response: &mut Response<Body>, audit_id: &str, warnings: &Warnings) {
     let headers = response.headers_mut();

@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Method, Request};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::Value;
 
-use self::pool::Pool;
+use self::pool::{Pool, Trust};
 use crate::objects::{Objects, find};
 use crate::tunnels::locate::{SchemeNamePort, service_endpoints};
 
@@ -31,7 +31,9 @@ const MAX_QUOTED_CHARS: usize = 512;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientConfig {
     place: Place,
-    ca_pem: Option<Arc<[u8]>>,
+    trust: Arc<Trust>,
+    /// Value of the `Authorization` header.
+    authorization: Option<HeaderValue>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +82,7 @@ impl ClientConfig {
         let ca_pem = match config["caBundle"].as_str().filter(|text| !text.is_empty()) {
             Some(text) => {
                 let pem = base64::engine::general_purpose::STANDARD.decode(text);
-                Some(pem.map_err(|_| bad("caBundle is not base64"))?.into())
+                Some(pem.map_err(|_| bad("caBundle is not base64"))?)
             }
             None => None,
         };
@@ -94,7 +96,30 @@ impl ClientConfig {
             }
             None => return Err(bad("webhook has neither a url nor a service")),
         };
-        Ok(Self { place, ca_pem })
+        Ok(Self { place, trust: Arc::new(Trust { ca_pem, ..Trust::default() }), authorization: None })
+    }
+
+    /// Reads where a webhook is and who we are there from a kubeconfig file.
+    ///
+    /// # Errors
+    /// [`CallError::Config`].
+    pub fn from_kubeconfig(path: &std::path::Path) -> Result<Self, CallError> {
+        let bad = |why: &dyn std::fmt::Display| CallError::Config(format!("{}: {why}", path.display()));
+        let config = client::ClientConfig::from_kubeconfig(path, "kube-apiserver").map_err(|err| bad(&err))?;
+        let access = config.access;
+        let read = |material: &Option<client::Material>| {
+            material.as_ref().map(client::Material::read).transpose().map_err(|err| bad(&err))
+        };
+        let identity_pem = read(&access.certificate)?.zip(read(&access.key)?);
+        let trust = Trust { ca_pem: read(&access.ca)?, identity_pem, insecure: access.insecure_skip_tls_verify };
+        let authorization = match read(&access.token)? {
+            Some(token) => {
+                let value = [b"Bearer ", token.trim_ascii()].concat();
+                Some(HeaderValue::from_bytes(&value).map_err(|err| bad(&err))?)
+            }
+            None => None,
+        };
+        Ok(Self { place: Place::Url(access.server), trust: Arc::new(trust), authorization })
     }
 }
 
@@ -128,9 +153,25 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn call(&self, config: &ClientConfig, body: &Value, timeout: Duration) -> Result<Value, CallError> {
+        let (url, bytes) = self.send(config, body, timeout).await?;
+        let wrong = |error| CallError::Answer { url, why: format!("the answer is not JSON: {error}") };
+        serde_json::from_slice(&bytes).map_err(wrong)
+    }
+
+    /// Posts a document; returns where to, and the answer as it is.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn send(
+        &self,
+        config: &ClientConfig,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<(String, Bytes), CallError> {
         let target = self.locate(config, timeout).await?;
         let outcome = tokio::time::timeout(timeout, self.post(&target, config, body)).await;
-        outcome.unwrap_or_else(|_| Err(CallError::Timeout { url: target.url.clone() }))
+        let bytes = outcome.unwrap_or_else(|_| Err(CallError::Timeout { url: target.url.clone() }))?;
+        Ok((target.url, bytes))
     }
 
     async fn locate(&self, config: &ClientConfig, timeout: Duration) -> Result<Target, CallError> {
@@ -175,7 +216,7 @@ impl Client {
         Ok(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
     }
 
-    async fn post(&self, target: &Target, config: &ClientConfig, body: &Value) -> Result<Value, CallError> {
+    async fn post(&self, target: &Target, config: &ClientConfig, body: &Value) -> Result<Bytes, CallError> {
         let unreachable = |why: String| CallError::Unreachable { url: target.url.clone(), why };
         let wrong = |why: String| CallError::Answer { url: target.url.clone(), why };
         let body = Bytes::from(serde_json::to_vec(body).map_err(|error| wrong(error.to_string()))?);
@@ -183,10 +224,14 @@ impl Client {
         let response = loop {
             let (mut sender, fresh) = self
                 .pool
-                .sender(&target.address, &target.server_name, config.ca_pem.as_ref(), !reused)
+                .sender(&target.address, &target.server_name, &config.trust, !reused)
                 .await
                 .map_err(unreachable)?;
-            let request = request(target, body.clone(), sender.is_http2()).map_err(|error| wrong(error.to_string()))?;
+            let request = request(target, body.clone(), sender.is_http2());
+            let mut request = request.map_err(|error| wrong(error.to_string()))?;
+            if let Some(authorization) = &config.authorization {
+                request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+            }
             match sender.send(request).await {
                 Ok(response) => break (response, sender),
                 // The server had closed it while it was idle.
@@ -198,12 +243,12 @@ impl Client {
         let code = response.status();
         let bytes = Limited::new(response.into_body(), MAX_RESPONSE_BYTES).collect().await;
         let bytes = bytes.map_err(|error| wrong(error.to_string()))?.to_bytes();
-        self.pool.give_back(&target.address, &target.server_name, config.ca_pem.as_ref(), sender);
+        self.pool.give_back(&target.address, &target.server_name, &config.trust, sender);
         if !code.is_success() {
             let text: String = String::from_utf8_lossy(&bytes).chars().take(MAX_QUOTED_CHARS).collect();
             return Err(wrong(format!("the server answered {code}: {text}")));
         }
-        serde_json::from_slice(&bytes).map_err(|error| wrong(format!("the answer is not JSON: {error}")))
+        Ok(bytes)
     }
 }
 

@@ -23,7 +23,17 @@ const MAX_SERVERS: usize = 256;
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
 /// Address, name in the certificate, authorities.
-type Server = (String, String, Option<Arc<[u8]>>);
+type Server = (String, String, Arc<Trust>);
+
+/// Whom to trust, and who to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Trust {
+    /// The system's authorities when absent.
+    pub(super) ca_pem: Option<Vec<u8>>,
+    /// Certificate and key.
+    pub(super) identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    pub(super) insecure: bool,
+}
 
 /// A connection that can take a request.
 pub(super) enum Sender {
@@ -62,13 +72,13 @@ impl Pool {
         &self,
         address: &str,
         name: &str,
-        ca_pem: Option<&Arc<[u8]>>,
+        trust: &Arc<Trust>,
         fresh: bool,
     ) -> Result<(Sender, bool), String> {
-        if !fresh && let Some(sender) = self.take(&(address.to_owned(), name.to_owned(), ca_pem.cloned())) {
+        if !fresh && let Some(sender) = self.take(&(address.to_owned(), name.to_owned(), Arc::clone(trust))) {
             return Ok((sender, false));
         }
-        connect(address, name, ca_pem.map(|pem| &**pem)).await.map(|sender| (sender, true))
+        connect(address, name, trust).await.map(|sender| (sender, true))
     }
 
     fn take(&self, server: &Server) -> Option<Sender> {
@@ -86,7 +96,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose answer was read to the end.
-    pub(super) fn give_back(&self, address: &str, name: &str, ca_pem: Option<&Arc<[u8]>>, sender: Sender) {
+    pub(super) fn give_back(&self, address: &str, name: &str, trust: &Arc<Trust>, sender: Sender) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() >= MAX_SERVERS {
             idle.retain(|_, kept| kept.iter().any(|(since, sender)| since.elapsed() < MAX_IDLE && sender.is_ready()));
@@ -94,7 +104,7 @@ impl Pool {
         if idle.len() >= MAX_SERVERS {
             idle.clear();
         }
-        let kept = idle.entry((address.to_owned(), name.to_owned(), ca_pem.cloned())).or_default();
+        let kept = idle.entry((address.to_owned(), name.to_owned(), Arc::clone(trust))).or_default();
         let shared = sender.is_http2() && kept.iter().any(|(_, kept)| kept.is_http2());
         if kept.len() < MAX_IDLE_PER_SERVER && !shared {
             kept.push((Instant::now(), sender));
@@ -102,11 +112,12 @@ impl Pool {
     }
 }
 
-async fn connect(address: &str, name: &str, ca_pem: Option<&[u8]>) -> Result<Sender, String> {
+async fn connect(address: &str, name: &str, trust: &Trust) -> Result<Sender, String> {
     let options = ClientTlsOptions {
-        ca_pem: ca_pem.map(<[u8]>::to_vec),
+        ca_pem: trust.ca_pem.clone(),
+        identity_pem: trust.identity_pem.clone(),
+        insecure_skip_verify: trust.insecure,
         alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-        ..ClientTlsOptions::default()
     };
     let tls = client_config(&options).map_err(|error| error.to_string())?;
     let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
