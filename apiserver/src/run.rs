@@ -212,8 +212,7 @@ async fn serve(
     let (aggregating, aggregator_stop) = (Arc::clone(&store), stop.clone());
     tasks.spawn(async move { aggregator.run(&*aggregating, aggregator_stop).await });
     if let Some(fairness) = fairness {
-        let (store, stop) = (Arc::clone(&store), stop.clone());
-        tasks.spawn(async move { fairness.run(&*store, stop).await });
+        tasks.spawn(fairness.run(stop.clone()));
     }
     let bootstrap_stop = stop.clone();
     tasks.spawn(async move { bootstrap::run(&*store, &facts, bootstrap_stop).await });

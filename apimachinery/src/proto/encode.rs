@@ -147,6 +147,8 @@ fn single(number: u32, slot: &Slot, value: &Value, out: &mut Vec<u8>, depth: usi
             signed(2, value.as_i64().unwrap_or_default(), out);
             bytes(3, text.as_bytes(), out);
         }),
+        // Who reads objects to encode them may leave this as the text that it is.
+        Kind::FieldsV1 if value.is_string() => nested(number, out, |out| bytes(1, text.as_bytes(), out)),
         Kind::FieldsV1 | Kind::RawExtension => nested(number, out, |out| {
             if !value.is_null() {
                 bytes(1, value.to_string().as_bytes(), out);

@@ -13,6 +13,7 @@ pub mod present;
 pub mod reviews;
 pub mod route;
 pub mod shape;
+mod skim;
 pub mod table;
 pub mod token_request;
 pub mod verbs;

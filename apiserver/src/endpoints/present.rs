@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::compress::{Gzip, THRESHOLD_BYTES};
 use super::negotiate::{Accepted, Format, Offer, Shape, negotiate};
+use super::skim;
 use super::table::{self, IncludeObject};
 use crate::extension::convert;
 use crate::http::request::{Query, RequestContext};
@@ -83,7 +84,10 @@ impl Presenter {
 
     /// The object in its served version.
     fn value(&self, stored: &[u8]) -> Value {
-        let mut value: Value = serde_json::from_slice(stored).unwrap_or_default();
+        self.served_form(serde_json::from_slice(stored).unwrap_or_default())
+    }
+
+    fn served_form(&self, mut value: Value) -> Value {
         if let Some(conversion) = self.served().and_then(|served| served.conversion) {
             (conversion.from_storage)(&mut value);
         }
@@ -210,6 +214,11 @@ impl Presenter {
             out.put_u8(b'}');
             return;
         }
+        if let Shape::Table(beta) = self.accepted.shape
+            && self.writes_row(out, entry, beta)
+        {
+            return;
+        }
         let mut value = self.value(&entry.bytes);
         let item = match self.accepted.shape {
             Shape::Object => {
@@ -224,6 +233,27 @@ impl Presenter {
         };
         // Writing into memory cannot fail.
         let _ = serde_json::to_writer(out.writer(), &item);
+    }
+
+    /// Writes a row with the metadata as it stands in the text, and without a tree of who owns what, if nothing of it is hidden.
+    fn writes_row(&self, out: &mut BytesMut, entry: &Entry, beta: bool) -> bool {
+        let as_stored = self.served().is_some_and(|served| served.conversion.is_none());
+        let all_shown = self.resource.strategy.hidden_annotations.is_empty() && self.resource.custom.is_none();
+        if !as_stored || !all_shown || self.include != IncludeObject::Metadata {
+            return false;
+        }
+        let Ok(parts) = serde_json::from_slice::<MetadataOnly<'_>>(&entry.bytes) else { return false };
+        let object = skim::without_owners(&entry.bytes);
+        let row = table::row(&object, IncludeObject::None, beta, &self.hooks()).to_string();
+        // The object is the last member, and null.
+        let Some(head) = row.strip_suffix("null}") else { return false };
+        let (api_version, metadata) = (table::api_version(beta), parts.metadata.get());
+        let kind = "PartialObjectMetadata";
+        for text in [head, r#"{"kind":""#, kind, r#"","apiVersion":""#, api_version, r#"","metadata":"#, metadata, "}}"]
+        {
+            out.extend_from_slice(text.as_bytes());
+        }
+        true
     }
 
     /// A list in protobuf: its items first, because the envelope tells their length.
@@ -243,7 +273,7 @@ impl Presenter {
         let metadata = self.list_metadata(&listing);
         let mut items = Vec::new();
         listing.advance(|entry| {
-            proto::push_item(ty, &self.shaped(self.value(&entry.bytes)), &mut items);
+            proto::push_item(ty, &self.shaped(self.served_form(skim::with_owners_as_text(&entry.bytes))), &mut items);
             true
         });
         let head = proto::list_head(&api_version, kind, &metadata, items.len());

@@ -15,14 +15,13 @@ use std::time::{Duration, Instant};
 
 use component_base::metrics::{self, Counter, Family, Gauge, Histogram};
 use http::{HeaderMap, HeaderValue};
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::classify::{Distinguisher, Schema};
 use self::level::{Entry, Level, Levels, Shape, divide, flow};
-use crate::bootstrap::{Store, policy};
+use crate::bootstrap::policy;
 use crate::http::request::{RequestInfo, UserInfo};
 use crate::objects::{Objects, ResourceName};
 use crate::registry::Registry;
@@ -139,16 +138,10 @@ impl Fairness {
         self.plan_anew();
     }
 
-    /// Keeps plan and conditions current until shutdown.
-    pub async fn run(self: Arc<Self>, store: &dyn Store, shutdown: CancellationToken) {
+    /// Keeps the plan current until shutdown.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         while shutdown.run_until_cancelled(self.changed.notified()).await.is_some() {
             self.plan_anew();
-            for schema in self.objects.list(SCHEMAS, "") {
-                let Some(updated) = condition(&schema, &self.plan(), Timestamp::now()) else { continue };
-                if let Err(err) = store.update(SCHEMAS, "status", updated).await {
-                    tracing::debug!(%err, "Cannot write the condition of a flow schema");
-                }
-            }
         }
     }
 
@@ -305,30 +298,6 @@ impl Drop for Waiting<'_> {
 /// Whether some level can lend a seat that is not lent yet.
 fn spare(levels: &Levels) -> bool {
     levels.values().map(|level| level.spare()).sum::<i64>() > 0
-}
-
-/// The `Dangling` condition as it should be, when it is not.
-fn condition(schema: &Value, plan: &Plan, now: Timestamp) -> Option<Value> {
-    let level = schema["spec"]["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default();
-    let start = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?}");
-    let (status, reason, message) = match plan.levels.contains_key(level) {
-        true => ("False", "Found", format!("{start} and it exists")),
-        false => ("True", "NotFound", format!("{start} but there is no such object")),
-    };
-    let mut conditions = schema["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    let old =
-        conditions.iter().position(|c| c["type"] == "Dangling").map(|at| conditions.remove(at)).unwrap_or_default();
-    if old["status"] == status && old["reason"] == reason && old["message"] == message.as_str() {
-        return None;
-    }
-    let since = match old["status"] == status {
-        true => old["lastTransitionTime"].clone(),
-        false => apimachinery::time::format_time(now).into(),
-    };
-    conditions.push(json!({"type": "Dangling", "status": status, "reason": reason, "message": message, "lastTransitionTime": since}));
-    let mut schema = schema.clone();
-    crate::admission::set(&mut schema, "status", json!({"conditions": conditions}));
-    Some(schema)
 }
 
 #[cfg(test)]

@@ -214,7 +214,6 @@ pub const POLICY: Strategy = Strategy {
     validate_update: |policy, old, cx| {
         let mut check = meta::checked(policy, cx);
         let new = At::root(policy);
-        meta::update(&mut check, &new, &At::root(old));
         policy_spec(&mut check, &new.get("spec"), cx);
         if old["spec"] != policy["spec"] {
             compiled(&mut check, dynamic::compile_all(policy, &Type::Dyn), "");
@@ -335,10 +334,9 @@ pub const BINDING: Strategy = Strategy {
         binding_spec(&mut check, &At::root(binding).get("spec"), cx);
         check.errors
     },
-    validate_update: |binding, old, cx| {
+    validate_update: |binding, _, cx| {
         let mut check = meta::checked(binding, cx);
         let new = At::root(binding);
-        meta::update(&mut check, &new, &At::root(old));
         binding_spec(&mut check, &new.get("spec"), cx);
         check.errors
     },
