@@ -92,6 +92,21 @@ pub struct Type {
 pub type Union = (&'static str, &'static [(&'static str, &'static str)]);
 
 impl Type {
+    /// The type of a custom resource.
+    pub fn of_custom(name: String, gvk: Vec<Gvk>, schema: Arc<Schema>) -> Self {
+        Self {
+            name: name.into(),
+            gvk: gvk.into(),
+            fields: Vec::new().into(),
+            map_type: MapType::Unset,
+            special: Special::No,
+            unions: &[],
+            proto: false,
+            published: true,
+            custom: Some(schema),
+        }
+    }
+
     /// The field with this JSON name, also when it comes from an inlined struct.
     pub fn field(&self, json: &str) -> Option<&Field> {
         self.fields.iter().find_map(|field| {

@@ -305,6 +305,18 @@ impl Env {
         vars.iter().fold(Self::new(), |env, var| env.with(var, Type::Dyn))
     }
 
+    /// What expressions that select devices see: `device.driver`, `device.attributes["DOMAIN"].NAME`,
+    /// `device.capacity["DOMAIN"].NAME`. Those who accept such an expression and those who evaluate it must agree.
+    pub fn of_device() -> Self {
+        let fields = [
+            ("driver", Type::String),
+            ("attributes", Type::Dyn.map().map()),
+            ("capacity", Type::quantity().map().map()),
+            ("allowMultipleAllocations", Type::Bool),
+        ];
+        Self::new().with("device", ObjectType::of("kubernetes.DRADevice", &fields))
+    }
+
     /// And this name.
     #[must_use]
     pub fn with(mut self, var: &str, ty: Type) -> Self {

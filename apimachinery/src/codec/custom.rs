@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::codec::{FieldValidation, Media, decode};
-    use crate::schema::{MapType, Special, Type};
+    use crate::schema::Type;
 
     #[test]
     fn what_the_schema_does_not_know_is_dropped_and_told() {
@@ -90,17 +90,7 @@ mod tests {
                 "properties": {"in": {"type": "object", "properties": {"x": {"type": "integer"}}}}},
             "emb": {"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true},
             "map": {"type": "object", "additionalProperties": {"type": "array", "items": {"type": "object"}}}}})));
-        let ty = Type {
-            name: "T".into(),
-            gvk: Vec::new().into(),
-            fields: Vec::new().into(),
-            map_type: MapType::Unset,
-            special: Special::No,
-            unions: &[],
-            proto: false,
-            published: true,
-            custom: Some(Arc::new(schema)),
-        };
+        let ty = Type::of_custom("T".to_owned(), Vec::new(), Arc::new(schema));
         let given = json!({"metadata": {"name": "n", "nope": 1}, "a": 1.0, "b": 2, "map": {"k": [{"z": 1}]},
             "keep": {"z": {"y": 2.0}, "in": {"x": "any", "w": 1}}, "emb": {"metadata": {"name": "e", "no": 1}, "q": null}});
         let decoded = decode(&ty, given.to_string().as_bytes(), Media::Json, FieldValidation::Warn).unwrap();

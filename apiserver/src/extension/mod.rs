@@ -20,7 +20,7 @@ use std::sync::Arc;
 use apimachinery::gvk::{GroupVersion, GroupVersionKind};
 use apimachinery::meta;
 use apimachinery::resources::{Behaviour, DefaultCollection, Selectable};
-use apimachinery::schema::{self, Gvk, Held, MapType, Special, Type};
+use apimachinery::schema::{self, Gvk, Held, Type};
 use apimachinery::structural::Schema;
 use base64::Engine as _;
 use serde_json::Value;
@@ -213,17 +213,7 @@ fn served(version: &Value, group: &str, kind: &str) -> ServedVersion {
     let openapi = version["schema"]["openAPIV3Schema"].clone();
     let schema = Arc::new(Schema::root(openapi.is_object().then_some(&openapi)));
     let gvk = Gvk { group: group.to_owned().into(), version: name.clone().into(), kind: kind.to_owned().into() };
-    let ty = Type {
-        name: published_name(group, &name, kind).into(),
-        gvk: vec![gvk].into(),
-        fields: Vec::new().into(),
-        map_type: MapType::Unset,
-        special: Special::No,
-        unions: &[],
-        proto: false,
-        published: true,
-        custom: Some(Arc::clone(&schema)),
-    };
+    let ty = Type::of_custom(published_name(group, &name, kind), vec![gvk], Arc::clone(&schema));
     let (columns, cells) = columns::of(&version["additionalPrinterColumns"]);
     let selectable: Vec<String> = version["selectableFields"]
         .as_array()

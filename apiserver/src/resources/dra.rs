@@ -9,7 +9,7 @@ use super::check::{At, Check, same};
 use super::core::pod::scheduling;
 use super::printing::{age, name, text};
 use super::{NameRule, Strategy, meta};
-use cel::{Env, ObjectType, Program, Type};
+use cel::{Env, Program, Type};
 
 /// A driver's name: a DNS subdomain of at most 63 characters.
 fn driver_name(check: &mut Check, at: &At) {
@@ -23,18 +23,7 @@ fn driver_name(check: &mut Check, at: &At) {
 }
 
 /// What expressions know of a device.
-static DEVICE: LazyLock<Env> = LazyLock::new(|| {
-    let device = ObjectType::of(
-        "kubernetes.DRADevice",
-        &[
-            ("driver", Type::String),
-            ("attributes", Type::Dyn.map().map()),
-            ("capacity", Type::quantity().map().map()),
-            ("allowMultipleAllocations", Type::Bool),
-        ],
-    );
-    Env::new().with("device", device)
-});
+static DEVICE: LazyLock<Env> = LazyLock::new(Env::of_device);
 /// Longest expression, in bytes.
 const MAX_EXPRESSION_BYTES: usize = 10 * 1024;
 

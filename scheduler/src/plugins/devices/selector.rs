@@ -3,21 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use cel::{Bindings, Budget, Env, ObjectType, PER_CALL_LIMIT, Program, Tree, Type};
+use cel::{Bindings, Budget, Env, PER_CALL_LIMIT, Program, Tree, Type};
 use serde_json::{Value, json};
 
 use crate::objects::device::{Attribute, Device, DeviceSelector};
 
-/// What an expression sees: `device.driver`, `device.attributes["DOMAIN"].NAME`, `device.capacity["DOMAIN"].NAME`.
-static ENV: LazyLock<Env> = LazyLock::new(|| {
-    let fields = [
-        ("driver", Type::String),
-        ("attributes", Type::Dyn.map().map()),
-        ("capacity", Type::quantity().map().map()),
-        ("allowMultipleAllocations", Type::Bool),
-    ];
-    Env::new().with("device", ObjectType::of("DRADevice", &fields))
-});
+static ENV: LazyLock<Env> = LazyLock::new(Env::of_device);
 
 /// A selector, ready to be asked.
 #[derive(Debug)]
