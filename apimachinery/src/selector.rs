@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::field::{FieldError, Path};
 use crate::validation;
 
 /// Labels of an object, in whatever they are kept.
@@ -48,13 +49,13 @@ impl<L: Labels + ?Sized> Labels for Option<&L> {
 
 /// Why a selector is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SelectorError {
-    /// The text does not follow the grammar.
-    #[error("unable to parse requirement: {0}")]
-    Syntax(String),
-    /// A key, value or operator is not allowed.
-    #[error("{0}")]
-    Invalid(String),
+#[error("{0}")]
+pub struct SelectorError(String);
+
+impl From<FieldError> for SelectorError {
+    fn from(error: FieldError) -> Self {
+        Self(error.to_string())
+    }
 }
 
 /// What a requirement asks of a label.
@@ -97,29 +98,30 @@ impl Requirement {
         }
     }
 
+    /// Upstream's rules for keys and values; errors name `key`, `values` and `values[0][KEY]`.
     fn checked(key: &str, operator: Operator) -> Result<Self, SelectorError> {
-        let problem = |what: &str, text: &str, messages: &[String]| {
-            Err(SelectorError::Invalid(format!("invalid label {what} \"{text}\": {}", messages.join("; "))))
-        };
-        let messages = validation::qualified_name(key);
-        if !messages.is_empty() {
-            return problem("key", key, &messages);
-        }
+        check_key(key, Path::new("key"))?;
         if let Operator::In(values) | Operator::NotIn(values) = &operator {
+            let path = Path::new("values");
             if values.is_empty() {
-                return Err(SelectorError::Invalid(
-                    "for 'in', 'notin' operators, values set can't be empty".to_owned(),
-                ));
+                let why = "for 'in', 'notin' operators, values set can't be empty";
+                return Err(FieldError::invalid(path, Value::Array(Vec::new()), why).into());
             }
-            for value in values {
+            for (index, value) in values.iter().enumerate() {
                 let messages = validation::label_value(value);
                 if !messages.is_empty() {
-                    return problem("value", value, &messages);
+                    let path = path.index(index).key(key);
+                    return Err(FieldError::invalid(path, value.as_str(), messages.join("; ")).into());
                 }
             }
         }
         Ok(Self { key: key.to_owned(), operator })
     }
+}
+
+fn check_key(key: &str, path: Path) -> Result<(), FieldError> {
+    let messages = validation::qualified_name(key);
+    if messages.is_empty() { Ok(()) } else { Err(FieldError::invalid(path, key, messages.join("; "))) }
 }
 
 /// A conjunction of requirements; the empty one matches everything.
@@ -147,14 +149,16 @@ impl LabelSelector {
         let mut parser = Parser { tokens: tokens(text), at: 0 };
         let mut requirements = Vec::new();
         while parser.peek() != Token::End {
-            requirements.push(parser.requirement()?);
+            if !parser.at_requirement() {
+                return Err(unexpected(parser.peek(), "!, identifier, or 'end of string'"));
+            }
+            let parsed = parser.requirement();
+            requirements.push(parsed.map_err(|why| SelectorError(format!("unable to parse requirement: {why}")))?);
             match parser.next() {
                 Token::End => break,
-                Token::Comma if parser.peek() == Token::End => {
-                    return Err(SelectorError::Syntax("found '', expected: identifier after ','".to_owned()));
-                }
-                Token::Comma => {}
-                other => return Err(parser.unexpected(other, "',' or 'end of string'")),
+                Token::Comma if parser.at_requirement() => {}
+                Token::Comma => return Err(unexpected(parser.peek(), "identifier after ','")),
+                other => return Err(unexpected(other, "',' or 'end of string'")),
             }
         }
         Ok(Self::from_requirements(requirements))
@@ -180,7 +184,7 @@ impl LabelSelector {
                 "Exists" => Operator::Exists,
                 "DoesNotExist" => Operator::DoesNotExist,
                 other => {
-                    return Err(SelectorError::Invalid(format!("\"{other}\" is not a valid label selector operator")));
+                    return Err(SelectorError(format!("\"{other}\" is not a valid label selector operator")));
                 }
             };
             requirements.push(Requirement::checked(part("key"), operator)?);
@@ -250,6 +254,19 @@ enum Token<'a> {
     End,
 }
 
+impl<'a> Token<'a> {
+    /// As it stands in the selector.
+    fn text(self) -> &'a str {
+        match self {
+            Token::Word(text) | Token::Symbol(text) => text,
+            Token::Open => "(",
+            Token::Close => ")",
+            Token::Comma => ",",
+            Token::End => "",
+        }
+    }
+}
+
 fn tokens(text: &str) -> Vec<Token<'_>> {
     let is_symbol = |c: char| matches!(c, '=' | '!' | '<' | '>');
     let is_mark = |c: char| matches!(c, '(' | ')' | ',');
@@ -278,6 +295,10 @@ fn tokens(text: &str) -> Vec<Token<'_>> {
     out
 }
 
+fn unexpected(token: Token<'_>, expected: &str) -> SelectorError {
+    SelectorError(format!("found '{}', expected: {expected}", token.text()))
+}
+
 struct Parser<'a> {
     tokens: Vec<Token<'a>>,
     at: usize,
@@ -294,15 +315,9 @@ impl<'a> Parser<'a> {
         token
     }
 
-    fn unexpected(&self, token: Token<'_>, expected: &str) -> SelectorError {
-        let found = match token {
-            Token::Word(text) | Token::Symbol(text) => text,
-            Token::Open => "(",
-            Token::Close => ")",
-            Token::Comma => ",",
-            Token::End => "",
-        };
-        SelectorError::Syntax(format!("found '{found}', expected: {expected}"))
+    /// Whether a requirement begins here.
+    fn at_requirement(&self) -> bool {
+        matches!(self.peek(), Token::Word(_) | Token::Symbol("!"))
     }
 
     fn requirement(&mut self) -> Result<Requirement, SelectorError> {
@@ -312,8 +327,10 @@ impl<'a> Parser<'a> {
         }
         let key = match self.next() {
             Token::Word(key) => key,
-            other => return Err(self.unexpected(other, "identifier")),
+            other => return Err(unexpected(other, "identifier")),
         };
+        // The words that came before the operator's are judged first, and upstream gives this error no path.
+        check_key(key, Path::new("<nil>"))?;
         if absent {
             return Requirement::checked(key, Operator::DoesNotExist);
         }
@@ -331,7 +348,7 @@ impl<'a> Parser<'a> {
             Token::Symbol("!=") => Operator::NotIn(vec![self.single()?]),
             Token::Symbol(">") => Operator::Gt(self.number()?),
             Token::Symbol("<") => Operator::Lt(self.number()?),
-            other => return Err(self.unexpected(other, "in, notin, =, ==, !=, gt, lt")),
+            other => return Err(unexpected(other, "in, notin, =, ==, !=, gt, lt")),
         };
         Requirement::checked(key, operator)
     }
@@ -345,22 +362,26 @@ impl<'a> Parser<'a> {
                 Ok(value.to_owned())
             }
             Token::End | Token::Comma => Ok(String::new()),
-            other => Err(self.unexpected(other, "identifier")),
+            other => Err(unexpected(other, "identifier")),
         }
     }
 
     fn number(&mut self) -> Result<i64, SelectorError> {
         let text = self.single()?;
-        let message = || {
-            SelectorError::Invalid(format!("for 'Gt', 'Lt' operators, the value must be an integer, not \"{text}\""))
-        };
-        text.parse().map_err(|_| message())
+        text.parse().map_err(|_| {
+            let why = "for 'Gt', 'Lt' operators, the value must be an integer";
+            FieldError::invalid(Path::new("values").index(0), text, why).into()
+        })
     }
 
     fn values(&mut self) -> Result<Vec<String>, SelectorError> {
         match self.next() {
             Token::Open => {}
-            other => return Err(self.unexpected(other, "'('")),
+            // Without a comma, as upstream says it.
+            other => return Err(SelectorError(format!("found '{}' expected: '('", other.text()))),
+        }
+        if !matches!(self.peek(), Token::Word(_) | Token::Comma | Token::Close) {
+            return Err(unexpected(self.peek(), "',', ')' or identifier"));
         }
         let mut values = Vec::new();
         let mut expects_value = true;
@@ -370,19 +391,17 @@ impl<'a> Parser<'a> {
                     values.push(value.to_owned());
                     expects_value = false;
                 }
-                Token::Comma => {
+                separator @ (Token::Comma | Token::Close) => {
                     if expects_value {
                         values.push(String::new());
+                    }
+                    if separator == Token::Close {
+                        return Ok(values);
                     }
                     expects_value = true;
                 }
-                Token::Close => {
-                    if expects_value {
-                        values.push(String::new());
-                    }
-                    return Ok(values);
-                }
-                other => return Err(self.unexpected(other, "',', or ')'")),
+                other if expects_value => return Err(unexpected(other, "',', or identifier")),
+                other => return Err(unexpected(other, "',' or ')'")),
             }
         }
     }
@@ -423,7 +442,7 @@ impl FieldSelector {
             if term.is_empty() {
                 continue;
             }
-            let invalid = || SelectorError::Invalid(format!("invalid selector: '{text}'; can't understand '{term}'"));
+            let invalid = || SelectorError(format!("invalid selector: '{text}'; can't understand '{term}'"));
             let at = term.find(['=', '!']).ok_or_else(invalid)?;
             let (field, rest) = term.split_at(at);
             let (operator, value) = if let Some(value) = rest.strip_prefix("!=") {
@@ -546,6 +565,30 @@ mod tests {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
         }
         assert_eq!(LabelSelector::parse("z, a in (y,x),!b").unwrap().to_string(), "a in (x,y),!b,z");
+    }
+
+    #[test]
+    fn errors_say_what_was_found_and_where() {
+        for (text, why) in [
+            ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
+            ("a in b", "unable to parse requirement: found 'b' expected: '('"),
+            ("a in (=", "unable to parse requirement: found '=', expected: ',', ')' or identifier"),
+            ("a in (b,=", "unable to parse requirement: found '=', expected: ',', or identifier"),
+            ("a===b", "unable to parse requirement: found '===', expected: in, notin, =, ==, !=, gt, lt"),
+            ("a=b,", "found '', expected: identifier after ','"),
+            ("a=b c", "found 'c', expected: ',' or 'end of string'"),
+            (",a", "found ',', expected: !, identifier, or 'end of string'"),
+            (
+                "a>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
+        ] {
+            assert_eq!(LabelSelector::parse(text).unwrap_err().to_string(), why, "{text}");
+        }
+        let of = |text: &str| LabelSelector::parse(text).unwrap_err().to_string();
+        assert!(of("-a=b").starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part"));
+        assert!(of("a in (b,c d/e)").contains("expected: ',' or ')'"));
+        assert!(of("a=b/c").starts_with("unable to parse requirement: values[0][a]: Invalid value: \"b/c\": a valid"));
     }
 
     #[test]

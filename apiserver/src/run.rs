@@ -18,7 +18,7 @@ use crate::bootstrap::desired::{Facts, UnreadableFile};
 use crate::bootstrap::{self, RegistryStore};
 use crate::config::{Config, EtcdConfig};
 use crate::endpoints::discovery::Discovery;
-use crate::endpoints::openapi::OpenApi;
+use crate::endpoints::openapi::{OpenApi, WithProtobuf};
 use crate::endpoints::reviews::Reviews;
 use crate::endpoints::route::{Documents, Endpoints};
 use crate::extension::controller::Controller;
@@ -115,7 +115,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     aggregator.follow(&registry);
     let mut documents: Vec<Box<dyn Documents>> = vec![
         Box::new(Merged::new(Discovery::new(table.clone(), external), Arc::clone(&aggregator))),
-        Box::new(Merged::new(OpenApi::new(table), Arc::clone(&aggregator))),
+        Box::new(WithProtobuf(Merged::new(OpenApi::new(table), Arc::clone(&aggregator)))),
     ];
     if let Some(discovery) = issued.discovery {
         documents.push(Box::new(discovery));

@@ -22,20 +22,28 @@ fn tag(number: u32, wire: u8, out: &mut Vec<u8>) {
     varint(u64::from(number) << 3 | u64::from(wire), out);
 }
 
+/// A record of an integer or a boolean.
 #[allow(clippy::cast_sign_loss)]
-fn signed(number: u32, value: i64, out: &mut Vec<u8>) {
+pub fn signed(number: u32, value: i64, out: &mut Vec<u8>) {
     tag(number, 0, out);
     varint(value as u64, out);
 }
 
-pub(super) fn bytes(number: u32, payload: &[u8], out: &mut Vec<u8>) {
+/// A record of a float.
+pub fn double(number: u32, value: f64, out: &mut Vec<u8>) {
+    tag(number, 1, out);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// A record of bytes, a string or a finished message.
+pub fn bytes(number: u32, payload: &[u8], out: &mut Vec<u8>) {
     tag(number, 2, out);
     varint(payload.len() as u64, out);
     out.extend_from_slice(payload);
 }
 
 /// A record whose payload `fill` writes.
-pub(super) fn nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
+pub fn nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     let mut payload = Vec::new();
     fill(&mut payload);
     bytes(number, &payload, out);
@@ -117,10 +125,7 @@ fn single(number: u32, slot: &Slot, value: &Value, out: &mut Vec<u8>, depth: usi
         Kind::String => bytes(number, text.as_bytes(), out),
         Kind::Bool => signed(number, i64::from(value.as_bool().unwrap_or_default()), out),
         Kind::Int32 | Kind::Int64 => signed(number, value.as_i64().unwrap_or_default(), out),
-        Kind::Float64 => {
-            tag(number, 1, out);
-            out.extend_from_slice(&value.as_f64().unwrap_or_default().to_le_bytes());
-        }
+        Kind::Float64 => double(number, value.as_f64().unwrap_or_default(), out),
         Kind::Bytes => {
             let decoded = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
             bytes(number, &decoded, out);

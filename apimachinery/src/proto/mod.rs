@@ -11,6 +11,11 @@ mod tests;
 
 use serde_json::Value;
 
+/// Records, for messages that are not in the schema table.
+pub mod wire {
+    pub use super::encode::{bytes, double, nested, signed};
+}
+
 use crate::schema::{self, Type};
 
 pub use decode::ProtoError;

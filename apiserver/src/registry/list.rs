@@ -210,8 +210,7 @@ fn resolve(version: &ServedVersion, cache: &ResourceCache, namespaced: bool, fie
 
 /// Both selectors, resolved.
 pub(super) fn filter(target: &Target<'_>, cache: &ResourceCache, options: &ReadOptions) -> Result<Filter, Status> {
-    let labels = LabelSelector::parse(&options.label_selector)
-        .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+    let labels = LabelSelector::parse(&options.label_selector).map_err(|e| Status::bad_request(e.to_string()))?;
     let fields = FieldSelector::parse(&options.field_selector).map_err(|e| Status::bad_request(e.to_string()))?;
     Filter::new(labels, &fields, |field| resolve(target.version, cache, target.resource.namespaced, field)).map_err(
         |field| {

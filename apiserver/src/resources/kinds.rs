@@ -11,6 +11,7 @@ use crate::extension;
 /// The strategy of a resource.
 pub fn strategy(group: &str, plural: &str) -> Strategy {
     match (group, plural) {
+        ("", "componentstatuses") => core::simple::COMPONENT_STATUS,
         ("", "configmaps") => core::simple::CONFIG_MAP,
         ("", "endpoints") => core::simple::ENDPOINTS,
         ("" | "events.k8s.io", "events") => core::event::STRATEGY,

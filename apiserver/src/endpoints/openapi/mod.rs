@@ -1,9 +1,10 @@
 //! OpenAPI: `/openapi/v3` (an index with hashes and one document per path) and `/openapi/v2`, from the schema table.
 //!
-//! Documents are made when first asked for and kept until the resource table changes. Served as JSON only; a client that
-//! insists on protobuf gets 406.
+//! Documents are made when first asked for and kept until the resource table changes. Served as JSON, `/openapi/v2` by
+//! [`WithProtobuf`] in protobuf too; a client that insists on protobuf of version 3 gets 406.
 
 mod operations;
+mod protobuf;
 mod schemas;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
 use crate::resources::{ResourceTable, SharedTable};
+
+pub use self::protobuf::WithProtobuf;
 
 /// `info.version` of the documents: major and minor.
 fn info_version() -> &'static str {

@@ -38,6 +38,23 @@ pub const NAMESPACE: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
+/// Component statuses, which are made when they are asked for.
+pub const COMPONENT_STATUS: Strategy = Strategy {
+    cells: Some(|component, _| {
+        let component = At::root(component);
+        let conditions = component.get("conditions");
+        let healthy = conditions.items().find(|condition| condition.get("type").str() == "Healthy");
+        let said = |field: &str| healthy.as_ref().map_or("", |condition| condition.get(field).str()).into();
+        let status = match healthy.as_ref().map(|condition| condition.get("status").str()) {
+            Some("True") => "Healthy",
+            Some(_) => "Unhealthy",
+            None => "Unknown",
+        };
+        vec![name(&component), status.into(), said("message"), said("error")]
+    }),
+    ..Strategy::DEFAULT
+};
+
 /// `namespaces/status`: the phase follows the deletion timestamp.
 pub const NAMESPACE_STATUS: Strategy = Strategy {
     default: namespace_label,
