@@ -24,7 +24,7 @@ use super::present::{Presenter, error_event};
 use super::route::Endpoints;
 use super::watch_stream::{WatchStream, single};
 use crate::http::request::{Query, RequestContext};
-use crate::registry::{DeleteOptions, Deleted, Object, Target, UpdateOptions, ownership};
+use crate::registry::{DeleteOptions, Deleted, Object, ReadOptions, Target, UpdateOptions, ownership};
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
@@ -359,8 +359,9 @@ impl Call<'_> {
         let ctx = RequestContext { dry_run: !options.dry_run.is_empty(), ..self.presenter.ctx.clone() };
         let target = Target { ctx: &ctx, ..self.target()? };
         let registry = &self.endpoints.registry;
-        let filter = registry.filter(&target, &options::read(&self.query)?)?;
-        let left = registry.delete_collection(&target, &filter, &options).await?;
+        let ReadOptions { label_selector, field_selector, .. } = options::read(&self.query)?;
+        let selected = ReadOptions { label_selector, field_selector, ..ReadOptions::default() };
+        let left = registry.delete_collection(&target, &selected, &options).await?;
         Ok(self.presenter.list(left, false))
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::present::Presenter;
 use crate::registry::Watch;
-use crate::storage::fanout::{Encoding, Event, Next};
+use crate::storage::fanout::{Delivery, Encoding, Event, Next};
 
 /// Between two bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ impl WatchStream {
             self.presenter.ctx.now = jiff::Timestamp::now();
             match self.watch.take() {
                 Next::Event(event, delivery) => {
-                    let event = self.converted(event).await;
+                    let Some((event, delivery)) = self.converted(event, delivery).await else { continue };
                     let bytes = self.presenter.event(&event, delivery, &self.encoding, self.first);
                     self.first = false;
                     return Some(self.with_waiting(bytes).await);
@@ -90,9 +90,9 @@ impl WatchStream {
         }
     }
 
-    async fn converted(&self, event: Arc<Event>) -> Arc<Event> {
+    async fn converted(&self, event: Arc<Event>, delivery: Delivery) -> Option<(Arc<Event>, Delivery)> {
         let Presenter { registry, resource, version, .. } = &self.presenter;
-        registry.event_as(resource, version, event).await
+        registry.event_as(resource, version, (event, delivery), self.watch.late.as_ref()).await
     }
 
     /// Adds what waits behind an event.
@@ -104,7 +104,7 @@ impl WatchStream {
             }
             // What is not an event (the end) is found again by the next call.
             let Next::Event(event, delivery) = self.watch.take() else { break };
-            let event = self.converted(event).await;
+            let Some((event, delivery)) = self.converted(event, delivery).await else { continue };
             let batch = batch.get_or_insert_with(|| BytesMut::from(&bytes[..]));
             batch.extend_from_slice(&self.presenter.event(&event, delivery, &self.encoding, false));
         }
@@ -132,7 +132,7 @@ impl WatchStream {
         match self.watch.progress() {
             Ok(revision) => Some(self.presenter.bookmark(revision, false, std::mem::take(&mut self.first))),
             Err(Next::Event(event, delivery)) => {
-                let event = self.converted(event).await;
+                let (event, delivery) = self.converted(event, delivery).await?;
                 Some(self.presenter.event(&event, delivery, &self.encoding, std::mem::take(&mut self.first)))
             }
             Err(_) => None,

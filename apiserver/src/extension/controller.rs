@@ -19,9 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::definition::CLEANUP;
 use super::{DEFINITIONS, identity, is_true, names, resource};
 use crate::http::request::RequestContext;
-use crate::registry::{DeleteOptions, Registry, Target, UpdateOptions};
+use crate::registry::{DeleteOptions, ReadOptions, Registry, Target, UpdateOptions};
 use crate::resources::{Resource, ResourceTable};
-use crate::storage::entry::Filter;
 
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -192,7 +191,7 @@ impl Controller {
         let stored = resource.versions.iter().find(|version| resource.api_version(&version.version) == stored);
         let version = stored.or(resource.versions.first()).ok_or_else(Status::no_such_path)?;
         let target = Target { ctx: &ctx, resource, version, subresource: None, namespace: "", name: "" };
-        self.registry.delete_collection(&target, &Filter::default(), &DeleteOptions::default()).await.map(drop)
+        self.registry.delete_collection(&target, &ReadOptions::default(), &DeleteOptions::default()).await.map(drop)
     }
 
     /// Edits a definition as it is now. One that is gone needs no edit.

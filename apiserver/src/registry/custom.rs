@@ -12,9 +12,8 @@ use super::{Listing, Registry, caches};
 use crate::extension::convert::{self, Conversion};
 use crate::registry::metadata::new_uid;
 use crate::resources::{Resource, ResourceTable};
-use crate::storage::entry::Entry;
-use crate::storage::fanout::Event;
-use crate::storage::probe::Probe;
+use crate::storage::entry::{Entry, Filter};
+use crate::storage::fanout::{Delivery, Event};
 use crate::webhook;
 
 /// How long a conversion may take.
@@ -78,13 +77,22 @@ impl Registry {
         resource.custom.as_ref().is_some_and(|custom| matches!(custom.conversion, Conversion::Webhook { .. }))
     }
 
+    /// What can be asked of a resource's objects as they are stored, and, where a webhook must convert them before their
+    /// fields are those that the selector means, everything that is to be asked after.
+    pub(super) fn split(resource: &Resource, filter: Filter) -> (Filter, Option<Filter>) {
+        match filter.without_fields().filter(|_| Self::asks(resource)) {
+            Some(early) => (early, Some(filter)),
+            None => (filter, None),
+        }
+    }
+
     async fn entries(&self, resource: &Resource, version: &str, old: &[Arc<Entry>]) -> Result<Vec<Arc<Entry>>, Status> {
         let values = old.iter().map(|entry| entry.value()).collect();
         let values = self.converted(resource, &resource.api_version(version), values).await?;
-        let probe = Probe::default();
+        let cache = self.cache(resource)?;
         let entry = |(value, entry): (Value, &Arc<Entry>)| {
             let json = serde_json::to_vec(&value).map_err(Status::internal)?;
-            Entry::new(Arc::clone(&entry.key), &json, entry.revision, &probe).map(Arc::new).map_err(Status::from)
+            Entry::new(Arc::clone(&entry.key), &json, entry.revision, cache.probe()).map(Arc::new).map_err(Status::from)
         };
         values.into_iter().zip(old).map(entry).collect()
     }
@@ -93,36 +101,43 @@ impl Registry {
     ///
     /// # Errors
     /// 500 when a webhook fails.
-    pub async fn listed_as(&self, resource: &Resource, version: &str, mut list: Listing) -> Result<Listing, Status> {
+    pub async fn listed_as(&self, resource: &Resource, version: &str, list: Listing) -> Result<Listing, Status> {
         if !Self::asks(resource) {
             return Ok(list);
         }
-        let mut old = Vec::new();
-        list.advance(|entry| {
-            old.push(Arc::new(entry.clone()));
-            true
-        });
-        let entries = self.entries(resource, version, &old).await?;
-        let mut shown = Listing::fixed(list.revision, entries);
-        (shown.continue_token, shown.remaining) = (list.continue_token, list.remaining);
+        let (continue_token, remaining, late) = (list.continue_token.clone(), list.remaining, list.late.clone());
+        let (revision, old) = list.into_entries();
+        let mut entries = self.entries(resource, version, &old).await?;
+        entries.retain(|entry| late.as_ref().is_none_or(|filter| filter.matches(entry)));
+        let mut shown = Listing::fixed(revision, entries);
+        (shown.continue_token, shown.remaining) = (continue_token, remaining);
         Ok(shown)
     }
 
-    /// An event whose object can be shown in a version. One whose webhook fails is shown as it is stored.
-    pub async fn event_as(&self, resource: &Resource, version: &str, event: Arc<Event>) -> Arc<Event> {
+    /// An event whose object can be shown in a version, and what it is to a watcher that asks `late` of converted objects.
+    /// One whose webhook fails is shown as it is stored.
+    pub async fn event_as(
+        &self,
+        resource: &Resource,
+        version: &str,
+        (event, delivery): (Arc<Event>, Delivery),
+        late: Option<&Filter>,
+    ) -> Option<(Arc<Event>, Delivery)> {
         if !Self::asks(resource) {
-            return event;
+            return Some((event, delivery));
         }
         let old: Vec<Arc<Entry>> = std::iter::once(&event.entry).chain(&event.previous).cloned().collect();
         match self.entries(resource, version, &old).await {
             Ok(entries) => {
                 let mut entries = entries.into_iter();
                 let entry = entries.next().unwrap_or_else(|| Arc::clone(&event.entry));
-                Arc::new(Event::new(event.revision, entry, entries.next(), event.deleted))
+                let event = Arc::new(Event::new(event.revision, entry, entries.next(), event.deleted));
+                let delivery = late.map_or(Some(delivery), |filter| event.seen_through(filter))?;
+                Some((event, delivery))
             }
             Err(error) => {
                 tracing::warn!(err = %error, resource = %resource.group_resource(), "An event was not converted");
-                event
+                Some((event, delivery))
             }
         }
     }

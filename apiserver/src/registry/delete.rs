@@ -1,16 +1,13 @@
 //! Performs the plan of a deletion, of one object or of a collection.
 
-use std::sync::Arc;
-
 use apimachinery::meta;
 use apimachinery::status::{Details, Status};
 use serde_json::Value;
 
 use super::deletion::{DeleteOptions, Plan, plan};
-use super::{Current, Listing, Object, Registry, Target};
+use super::{Current, Listing, Object, ReadOptions, Registry, Target};
 use crate::admission::Operation;
 use crate::storage::cache::ResourceCache;
-use crate::storage::entry::{Entry, Filter};
 use crate::storage::etcd::Written;
 
 const MAX_ATTEMPTS: usize = 32;
@@ -147,14 +144,14 @@ impl Registry {
         Ok(Step::Done(Deleted::Gone(Box::new(status))))
     }
 
-    /// Deletes every object of a collection that the filter selects; gives them as they were.
+    /// Deletes every object of a collection that is selected; gives them as they were.
     ///
     /// # Errors
     /// The first failure other than an object that is already gone.
     pub async fn delete_collection(
         &self,
         target: &Target<'_>,
-        filter: &Filter,
+        selected: &ReadOptions,
         options: &DeleteOptions,
     ) -> Result<Listing, Status> {
         options.validate()?;
@@ -162,23 +159,17 @@ impl Registry {
         let request = target.admission(Operation::Delete, None);
         self.chain()?.admit(&request, None).await?;
         self.chain()?.validate(&request, None).await?;
-        let revision = self.clock.catch_up().await?;
-        let snapshot = self.cache(target.resource)?.snapshot(revision);
-        let prefix = if target.namespace.is_empty() { String::new() } else { format!("{}/", target.namespace) };
-        let in_scope = snapshot
-            .map
-            .range::<_, str>((std::ops::Bound::Included(prefix.as_str()), std::ops::Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(&prefix))
-            .map(|(_, entry)| entry);
-        let selected: Vec<Arc<Entry>> = in_scope.filter(|entry| filter.matches(entry)).cloned().collect();
-        for entry in &selected {
+        let listing = self.list(target, selected).await?;
+        let version = &target.version.version;
+        let (revision, entries) = self.listed_as(target.resource, version, listing).await?.into_entries();
+        for entry in &entries {
             let one = Target { namespace: entry.namespace(), name: entry.name(), ..*target };
             match self.delete(&one, options).await {
                 Err(status) if status.code != 404 => return Err(status),
                 _ => {}
             }
         }
-        Ok(Listing::fixed(snapshot.revision, selected))
+        Ok(Listing::fixed(revision, entries))
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Listing {
     pub continue_token: String,
     /// `metadata.remainingItemCount`, where it is known.
     pub remaining: Option<usize>,
+    /// What only the converted objects can be asked.
+    pub(super) late: Option<Filter>,
     source: Source,
 }
 
@@ -68,7 +70,8 @@ enum Source {
 impl Listing {
     /// A list of these objects.
     pub fn fixed(revision: u64, entries: Vec<Arc<Entry>>) -> Self {
-        Self { revision, continue_token: String::new(), remaining: None, source: Source::Fixed(entries.into_iter()) }
+        let source = Source::Fixed(entries.into_iter());
+        Self { revision, continue_token: String::new(), remaining: None, late: None, source }
     }
 
     /// Calls `visit` for further objects until it says no more; `false` when the list is at its end.
@@ -96,6 +99,22 @@ impl Listing {
                 }
             }
         }
+    }
+
+    /// With a filter for the converted objects.
+    pub(super) fn asked_late(mut self, late: Option<Filter>) -> Self {
+        self.late = late;
+        self
+    }
+
+    /// The revision, and all that is left of the list.
+    pub fn into_entries(mut self) -> (u64, Vec<Arc<Entry>>) {
+        let mut entries = Vec::new();
+        self.advance(|entry| {
+            entries.push(Arc::new(entry.clone()));
+            true
+        });
+        (self.revision, entries)
     }
 
     /// Whether the objects together have at least this many bytes; looks no further than needed.
@@ -256,14 +275,6 @@ fn key_prefix(scope: &Scope) -> String {
 }
 
 impl Registry {
-    /// The filter that a request's selectors make, for deletions of collections.
-    ///
-    /// # Errors
-    /// 400.
-    pub fn filter(&self, target: &Target<'_>, options: &ReadOptions) -> Result<Filter, Status> {
-        filter(target, &*self.cache(target.resource)?, options)
-    }
-
     /// A collection.
     ///
     /// # Errors
@@ -271,7 +282,7 @@ impl Registry {
     pub async fn list(&self, target: &Target<'_>, options: &ReadOptions) -> Result<Listing, Status> {
         validate(options)?;
         let cache = self.cache(target.resource)?;
-        let filter = filter(target, &cache, options)?;
+        let (filter, late) = Self::split(target.resource, filter(target, &cache, options)?);
         let scope = scope(target, &filter, &cache);
         let mut start = key_prefix(&scope);
         let snapshot = if options.continue_token.is_empty() {
@@ -292,7 +303,7 @@ impl Registry {
         };
         // What any state will do for is served whole, as upstream's cache does it.
         let limit = if options.resource_version == "0" { 0 } else { options.limit };
-        Ok(listing(&cache, snapshot, &scope, start, filter, limit))
+        Ok(listing(&cache, snapshot, &scope, start, filter, limit).asked_late(late))
     }
 
     async fn snapshot_for(&self, cache: &ResourceCache, options: &ReadOptions) -> Result<Snapshot, Status> {
@@ -319,7 +330,7 @@ pub(super) fn whole(snapshot: Snapshot, scope: &Scope, filter: Filter) -> Listin
     }
     let prefix = key_prefix(scope);
     let source = Source::Cursor { map: snapshot.map, next: prefix.clone(), prefix, filter: Box::new(filter) };
-    Listing { revision, continue_token: String::new(), remaining: None, source }
+    Listing { revision, continue_token: String::new(), remaining: None, late: None, source }
 }
 
 fn listing(
@@ -337,7 +348,7 @@ fn listing(
     let prefix = key_prefix(scope);
     if limit == 0 {
         let source = Source::Cursor { map: snapshot.map, next: start, prefix, filter: Box::new(filter) };
-        return Listing { revision, continue_token: String::new(), remaining: None, source };
+        return Listing { revision, continue_token: String::new(), remaining: None, late: None, source };
     }
     let mut page: Vec<Arc<Entry>> = Vec::new();
     let mut rest = 0;

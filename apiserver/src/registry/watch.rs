@@ -9,6 +9,7 @@ use super::list::{self, ReadOptions, invalid_options};
 use super::{Listing, Registry, Target};
 use crate::storage::cache::ResourceCache;
 use crate::storage::clock::Clock;
+use crate::storage::entry::Filter;
 use crate::storage::fanout::{Next, Watcher};
 
 /// Query options of a watch.
@@ -28,6 +29,8 @@ pub struct Watch {
     pub initial: Option<Listing>,
     /// After the initial objects a bookmark says that they are complete.
     pub marks_end_of_initial: bool,
+    /// What only the converted objects can be asked.
+    pub late: Option<Filter>,
     clock: Arc<Clock>,
     cache: Arc<ResourceCache>,
     watcher: Arc<Watcher>,
@@ -98,7 +101,7 @@ impl Registry {
     pub async fn watch(&self, target: &Target<'_>, options: &WatchOptions) -> Result<Watch, Status> {
         validate(options)?;
         let cache = self.cache(target.resource)?;
-        let filter = list::filter(target, &cache, &options.read)?;
+        let (filter, late) = Self::split(target.resource, list::filter(target, &cache, &options.read)?);
         let scope = list::scope(target, &filter, &cache);
         let version = options.read.resource_version.as_str();
         let present_first = options.send_initial_events.unwrap_or(matches!(version, "" | "0"));
@@ -115,8 +118,8 @@ impl Registry {
         let watcher = Arc::new(Watcher::new(scope.clone(), filter.clone(), since.unwrap_or_default()));
         let clock = Arc::clone(&self.clock);
         let snapshot = cache.watch(&watcher, since, clock.revision())?;
-        let initial = present_first.then(|| list::whole(snapshot, &scope, filter));
+        let initial = present_first.then(|| list::whole(snapshot, &scope, filter).asked_late(late.clone()));
         let marks_end_of_initial = options.send_initial_events == Some(true);
-        Ok(Watch { initial, marks_end_of_initial, clock, cache, watcher })
+        Ok(Watch { initial, marks_end_of_initial, late, clock, cache, watcher })
     }
 }
