@@ -47,6 +47,8 @@ struct State {
     ring_bytes: usize,
     /// Every event after this revision is in the ring.
     ring_floor: u64,
+    /// States before this revision are gone from etcd, and so they are gone here.
+    compacted: u64,
     pinned: VecDeque<Snapshot>,
     fanout: Fanout,
     subscribers: Vec<Subscriber>,
@@ -123,6 +125,9 @@ impl ResourceCache {
     /// That revision is no longer held.
     pub fn snapshot_at(&self, revision: u64) -> Result<Snapshot, StorageError> {
         let state = self.read();
+        if revision < state.compacted {
+            return Err(StorageError::Expired { asked: revision, oldest: state.compacted });
+        }
         if revision >= state.revision {
             return Ok(Snapshot { revision, map: state.map.clone() });
         }
@@ -154,9 +159,11 @@ impl ResourceCache {
         state.pinned.push_back(snapshot.clone());
     }
 
-    /// Forgets the snapshots kept for continued lists.
-    pub fn unpin_all(&self) {
-        self.write().pinned = VecDeque::new();
+    /// Forgets the states before a revision, also those kept for continued lists.
+    pub fn forget_before(&self, revision: u64) {
+        let mut state = self.write();
+        state.compacted = revision;
+        state.pinned.retain(|pinned| pinned.revision >= revision);
     }
 
     /// Starts to tell a watcher everything that happens after `since` (`None`: after now); gives the state it starts from.
@@ -329,6 +336,23 @@ mod tests {
         assert_eq!(heard, [(3, Delivery::Added), (5, Delivery::Modified), (6, Delivery::Deleted)]);
         let too_old = Arc::new(Watcher::new(Scope::All, Filter::default(), 0));
         assert!(cache.watch(&too_old, Some(0), 5).is_err());
+    }
+
+    /// Regression: a continued list never expired as long as nothing else happened to the resource.
+    #[test]
+    fn compaction_ends_old_states() {
+        let cache = cache();
+        cache.fill([], 1);
+        put(&cache, "x", 2);
+        put(&cache, "y", 4);
+        for revision in 2..=4 {
+            cache.pin(&cache.snapshot_at(revision).unwrap());
+        }
+        cache.forget_before(4);
+        assert!(cache.snapshot_at(3).is_err());
+        assert_eq!(keys(&cache.snapshot_at(4).unwrap()), ["x@2", "y@4"]);
+        cache.forget_before(6);
+        assert!(cache.snapshot_at(5).is_err(), "nothing has happened since, and yet it is gone");
     }
 
     #[test]

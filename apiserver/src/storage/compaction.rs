@@ -16,33 +16,38 @@ pub async fn run(etcd: Etcd, clock: std::sync::Arc<Clock>, interval: Duration, s
     if interval.is_zero() {
         return;
     }
-    let (mut version, mut before) = (0, 0);
+    let mut next = Step::default();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(interval) => {}
         }
-        match step(&etcd, version, before).await {
-            Ok((next_version, now)) => (version, before) = (next_version, now),
+        match step(&etcd, next).await {
+            Ok((following, compacted)) => {
+                next = following;
+                clock.for_each_cache(|cache| cache.forget_before(compacted));
+            }
             Err(error) => tracing::warn!(err = %error, "Cannot compact etcd"),
         }
-        drop_pins(&clock);
     }
 }
 
-fn drop_pins(clock: &Clock) {
-    clock.for_each_cache(super::cache::ResourceCache::unpin_all);
+/// What the next step compares and compacts with.
+#[derive(Clone, Copy, Default)]
+struct Step {
+    version: i64,
+    before: u64,
 }
 
-/// Compacts to `before` if nobody else did since we looked; gives what to compare and to compact with next time.
-async fn step(etcd: &Etcd, version: i64, before: u64) -> Result<(i64, u64), StorageError> {
+/// Compacts to `before` if nobody else did since we looked; gives the next step, and the revision that etcd is compacted to.
+async fn step(etcd: &Etcd, Step { version, before }: Step) -> Result<(Step, u64), StorageError> {
     match etcd.swap_by_version(KEY, version, &before.to_string()).await? {
-        Err((version, _, now)) => Ok((version, now)),
+        Err((version, compacted, now)) => Ok((Step { version, before: now }, compacted.parse().unwrap_or_default())),
         Ok(now) => {
             if before > 0 {
                 etcd.compact(before).await?;
             }
-            Ok((version + 1, now))
+            Ok((Step { version: version + 1, before: now }, before))
         }
     }
 }
