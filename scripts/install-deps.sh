@@ -1,8 +1,8 @@
 #!/bin/bash
-# Installs the Debian packages that building and running hardway need; does nothing when all are there.
+# Installs the Debian packages that building, running and testing hardway need; does nothing when all are there.
 set -euo pipefail
 packages=(build-essential protobuf-compiler etcd-server etcd-client containerd runc containernetworking-plugins
-          iptables conntrack ipset iproute2 procps busybox-static curl openssl)
+          iptables conntrack ipset iproute2 procps busybox-static curl openssl faketime)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -32,7 +32,7 @@ pub async fn down(cluster: &Cluster, keep_data: bool) -> Vec<String> {
     rules::remove(&mut left);
     remove_bridge(&mut left);
     unmount(&cluster.dir, &mut left);
-    remove_cgroups(&mut left);
+    remove_cgroups(&mut left).await;
     restore_sysctls(cluster, &mut left);
     progress.done("network, mounts, cgroups", "removed");
     remove_files(cluster, keep_data, &mut left);
@@ -177,20 +177,30 @@ fn unmount(dir: &Path, left: &mut Vec<String>) {
     }
 }
 
-fn remove_cgroups(left: &mut Vec<String>) {
+/// Removes the pods' cgroups with what still runs in them: a container whose start was under way when the runtime
+/// stopped, or a process that was killed and is not gone yet.
+async fn remove_cgroups(left: &mut Vec<String>) {
+    let deadline = Instant::now() + STOP_TIMEOUT;
     let mut hierarchies = vec![PathBuf::from("/sys/fs/cgroup")];
     hierarchies.extend(std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path()));
     for hierarchy in hierarchies {
         let root = hierarchy.join(CGROUP_ROOT.trim_start_matches('/'));
-        if root.is_dir()
-            && let Err(error) = remove_cgroup(&root)
-        {
-            left.push(format!("cgroup {}: {error}", root.display()));
+        while root.is_dir() {
+            match remove_cgroup(&root) {
+                Ok(()) => break,
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+                Err(error) => {
+                    left.push(format!("cgroup {}: {error}", root.display()));
+                    break;
+                }
+            }
         }
     }
 }
 
 fn remove_cgroup(path: &Path) -> std::io::Result<()> {
+    let processes = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    processes.lines().filter_map(|pid| pid.parse().ok()).for_each(kill);
     for child in std::fs::read_dir(path)?.flatten() {
         if child.file_type().is_ok_and(|t| t.is_dir()) {
             remove_cgroup(&child.path())?;

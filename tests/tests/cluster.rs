@@ -62,6 +62,30 @@ impl Session {
         })
     }
 
+    fn node_ready(&self) -> Value {
+        let node: Value = serde_json::from_str(&self.must("kubectl get nodes -o json")).unwrap();
+        conditions(&node["items"][0]).find(|c| c["type"] == "Ready").cloned().unwrap_or_default()
+    }
+
+    /// Waits until the node says that it is not Ready, in these words, and the kubelet's log does too.
+    fn not_ready(&self, words: &[&str]) {
+        eventually(&format!("a node that is not Ready: {words:?}"), || {
+            let ready = self.node_ready();
+            let message = ready["message"].as_str().unwrap_or_default();
+            let told = ready["status"] == "False" && words.iter().all(|word| message.contains(word));
+            if told { Ok(()) } else { Err(ready.to_string()) }
+        });
+        let log = std::fs::read_to_string(self.dir.join("logs/kubelet.log")).unwrap();
+        assert!(log.lines().any(|line| words.iter().all(|word| line.contains(word))), "{words:?} is not in:\n{log}");
+    }
+
+    fn ready_again(&self) {
+        eventually("a Ready node", || match self.node_ready() {
+            ready if ready["status"] == "True" => Ok(()),
+            ready => Err(ready.to_string()),
+        });
+    }
+
     /// Asks a URL until each of the pods has answered.
     fn answered_by_all(&self, url: &str, pods: &BTreeSet<String>) {
         let mut seen = BTreeSet::new();
@@ -130,6 +154,7 @@ fn use_it(session: &Session) {
 
     look_inside(session, &fresh);
     survive(session, &fresh);
+    suffer(session, &session.settled(5));
     session.must("kubectl delete service,deployment web");
     eventually("the pods' end", || match session.pods().len() {
         0 => Ok(()),
@@ -198,6 +223,26 @@ fn survive(session: &Session, pods: &BTreeSet<String>) {
     });
     session.settled(5);
     assert_eq!(containers(&session.pods()), before, "a new kubelet adopts what runs");
+}
+
+/// A missing CNI and a runtime that hangs are named on the node's condition and in the log, with the remedy; when they
+/// are mended the node is Ready again and its pods are the same.
+fn suffer(session: &Session, pods: &BTreeSet<String>) {
+    let before = containers(&session.pods());
+    let config = session.dir.join("cni/net.d/10-hardway.conflist");
+    let aside = session.dir.join("cni/10-hardway.conflist");
+    std::fs::rename(&config, &aside).unwrap();
+    session.not_ready(&["NetworkPluginNotReady", "put a CNI configuration into", "/etc/cni/net.d"]);
+    std::fs::rename(&aside, &config).unwrap();
+    session.ready_again();
+
+    let containerd = std::fs::read_to_string(session.dir.join("run/containerd.pid")).unwrap();
+    run(Command::new("kill").args(["-STOP", &containerd]));
+    session.not_ready(&["container runtime is down", "start the container runtime"]);
+    run(Command::new("kill").args(["-CONT", &containerd]));
+    session.ready_again();
+    assert_eq!(&session.settled(5), pods);
+    assert_eq!(containers(&session.pods()), before, "pods outlive their node's pains");
 }
 
 fn show_logs(dir: &Path) {
