@@ -12,6 +12,7 @@ pub mod health;
 pub mod logging;
 pub mod metrics;
 pub mod net;
+pub mod reload;
 pub mod secure_port;
 pub mod secure_serving;
 pub mod serving;

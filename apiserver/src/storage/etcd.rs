@@ -3,16 +3,20 @@
 //! Guarantees: a write is conditional on what the caller saw, and tells what is there instead when it did not happen. Every
 //! call has a time limit. Knows keys and bytes only.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use component_base::reload::Reloading;
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, KvClient, LeaseClient, PutOptions, Txn, TxnOp,
     TxnOpResponse, WatchClient, WatchOptions, WatchStream,
 };
 
+use futures::FutureExt as _;
+
 use super::transform::Transform;
-use super::{StorageError, diagnose};
+use super::{StorageError, diagnose, measure};
 use crate::config::EtcdConfig;
 
 /// How long a call may take.
@@ -42,12 +46,17 @@ pub enum Written {
     Refused(Option<Stored>),
 }
 
-/// A connection to etcd; clones share it.
-#[derive(Clone)]
-pub struct Etcd {
+/// The calls of one connection.
+struct Calls {
     kv: KvClient,
     watch: WatchClient,
-    pub(super) lease: LeaseClient,
+    lease: LeaseClient,
+}
+
+/// A connection to etcd; clones share it. A new one is made when the files of its credentials change.
+#[derive(Clone)]
+pub struct Etcd {
+    calls: Arc<Reloading<Calls>>,
     prefix: String,
     transform: Arc<Transform>,
 }
@@ -64,6 +73,49 @@ fn read(flag: &'static str, path: &str) -> Result<Option<Vec<u8>>, StorageError>
     }
     let failed = |error: std::io::Error| StorageError::Config { flag, why: format!("{path}: {error}") };
     std::fs::read(path).map(Some).map_err(failed)
+}
+
+fn material(config: &EtcdConfig) -> Result<diagnose::Material, StorageError> {
+    let ca = read("--etcd-cafile", &config.ca_file)?;
+    let cert = read("--etcd-certfile", &config.cert_file)?;
+    let key = read("--etcd-keyfile", &config.key_file)?;
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(diagnose::Material { ca, identity: Some((cert, key)) }),
+        (None, None) => Ok(diagnose::Material { ca, identity: None }),
+        _ => {
+            let why = "both are needed, or neither".to_owned();
+            Err(StorageError::Config { flag: "--etcd-certfile and --etcd-keyfile", why })
+        }
+    }
+}
+
+/// A connection with the credentials as they are now; it is opened by the first call.
+fn calls(config: &EtcdConfig) -> Result<Calls, StorageError> {
+    let diagnose::Material { ca, identity } = material(config)?;
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(Duration::from_secs(5))
+        .with_keep_alive(Duration::from_secs(30), Duration::from_secs(10))
+        .with_keep_alive_while_idle(true);
+    if config.servers.iter().any(|server| server.starts_with("https://")) {
+        let mut settings = etcd_client::TlsOptions::new();
+        if let Some(ca) = &ca {
+            settings = settings.ca_certificate(etcd_client::Certificate::from_pem(ca));
+        }
+        if let Some((cert, key)) = &identity {
+            settings = settings.identity(etcd_client::Identity::from_pem(cert, key));
+        }
+        options = options.with_tls(settings);
+    }
+    let unusable = |why: String| StorageError::Unreachable { servers: config.servers.join(","), why };
+    // Nothing in it waits, as long as there is no password to be checked and no more servers than its queue takes.
+    let client = Client::connect(&config.servers, Some(options)).now_or_never();
+    let client = client.ok_or_else(|| unusable("too many servers".to_owned()))?;
+    let client = client.map_err(|error| unusable(error.to_string()))?;
+    Ok(Calls {
+        kv: client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX),
+        watch: client.watch_client().max_decoding_message_size(usize::MAX),
+        lease: client.lease_client(),
+    })
 }
 
 pub(super) async fn limited<T>(
@@ -96,45 +148,21 @@ impl Etcd {
     /// # Errors
     /// A file that cannot be read, or why no server can be used, with the step that fails.
     pub async fn connect(config: &EtcdConfig, transform: Arc<Transform>) -> Result<Self, StorageError> {
-        let ca = read("--etcd-cafile", &config.ca_file)?;
-        let cert = read("--etcd-certfile", &config.cert_file)?;
-        let key = read("--etcd-keyfile", &config.key_file)?;
-        let identity = match (cert, key) {
-            (Some(cert), Some(key)) => Some((cert, key)),
-            (None, None) => None,
-            _ => {
-                let why = "both are needed, or neither".to_owned();
-                return Err(StorageError::Config { flag: "--etcd-certfile and --etcd-keyfile", why });
-            }
-        };
-        let mut options = ConnectOptions::new()
-            .with_connect_timeout(Duration::from_secs(5))
-            .with_keep_alive(Duration::from_secs(30), Duration::from_secs(10))
-            .with_keep_alive_while_idle(true);
-        let tls = config.servers.iter().any(|server| server.starts_with("https://"));
-        if tls {
-            let mut settings = etcd_client::TlsOptions::new();
-            if let Some(ca) = &ca {
-                settings = settings.ca_certificate(etcd_client::Certificate::from_pem(ca));
-            }
-            if let Some((cert, key)) = &identity {
-                settings = settings.identity(etcd_client::Identity::from_pem(cert, key));
-            }
-            options = options.with_tls(settings);
-        }
-        let servers = config.servers.join(",");
-        let unusable = |why: String| StorageError::Unreachable { servers: servers.clone(), why };
-        let client =
-            Client::connect(&config.servers, Some(options)).await.map_err(|error| unusable(error.to_string()))?;
-        let etcd = Self {
-            kv: client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX),
-            watch: client.watch_client().max_decoding_message_size(usize::MAX),
-            lease: client.lease_client(),
-            prefix: config.prefix.clone(),
-            transform,
-        };
-        etcd.await_answer(config, &diagnose::Material { ca, identity }).await?;
+        let files = [&config.ca_file, &config.cert_file, &config.key_file];
+        let files = files.into_iter().filter(|file| !file.is_empty()).map(PathBuf::from).collect();
+        let settings = config.clone();
+        let calls = Reloading::new("credentials for etcd", files, move || calls(&settings))?;
+        let etcd = Self { calls: Arc::new(calls), prefix: config.prefix.clone(), transform };
+        etcd.await_answer(config, &material(config)?).await?;
         Ok(etcd)
+    }
+
+    fn kv(&self) -> KvClient {
+        self.calls.get().kv.clone()
+    }
+
+    pub(super) fn lease(&self) -> LeaseClient {
+        self.calls.get().lease.clone()
     }
 
     async fn await_answer(&self, config: &EtcdConfig, material: &diagnose::Material) -> Result<(), StorageError> {
@@ -171,6 +199,11 @@ impl Etcd {
         &self.transform
     }
 
+    /// What a key is about, for metrics.
+    fn about<'a>(&'a self, key: &'a str) -> (&'a str, &'a str) {
+        self.transform.resources_of(key).first().copied().unwrap_or_default()
+    }
+
     /// The key prefix of a resource under this server's `--etcd-prefix`.
     pub fn key_prefix(&self, upstream: &str) -> String {
         format!("{}{}", self.prefix, upstream.strip_prefix("/registry").unwrap_or(upstream))
@@ -187,7 +220,7 @@ impl Etcd {
     /// etcd does not answer.
     pub async fn revision(&self) -> Result<u64, StorageError> {
         let options = GetOptions::new().with_count_only();
-        let mut kv = self.kv.clone();
+        let mut kv = self.kv();
         let answer = limited("range", kv.get("\0", Some(options))).await?;
         Ok(answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default()))
     }
@@ -197,8 +230,8 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer, or the value cannot be read.
     pub async fn get(&self, key: &str) -> Result<Option<Stored>, StorageError> {
-        let mut kv = self.kv.clone();
-        let answer = limited("range", kv.get(key, None)).await?;
+        let mut kv = self.kv();
+        let answer = measure::call("get", self.about(key), limited("range", kv.get(key, None))).await?;
         answer.kvs().first().map(|kv| self.stored(kv)).transpose()
     }
 
@@ -211,8 +244,9 @@ impl Etcd {
         let (mut from, mut at) = (prefix.as_bytes().to_vec(), 0);
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS).with_revision(signed(at));
-            let mut kv = self.kv.clone();
-            let answer = limited("range", kv.get(from, Some(options))).await?;
+            let mut kv = self.kv();
+            let page = limited("range", kv.get(from, Some(options)));
+            let answer = measure::call("list", self.about(prefix), page).await?;
             if at == 0 {
                 at = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
             }
@@ -236,7 +270,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer (the write may have happened) or refuses the size.
     pub async fn create(&self, key: &str, json: Vec<u8>, lease: Option<i64>) -> Result<Written, StorageError> {
-        self.put_if(key, Compare::create_revision(key, CompareOp::Equal, 0), json, lease).await
+        self.put_if("create", key, Compare::create_revision(key, CompareOp::Equal, 0), json, lease).await
     }
 
     /// Replaces a key that is still at `seen`.
@@ -250,18 +284,20 @@ impl Etcd {
         json: Vec<u8>,
         lease: Option<i64>,
     ) -> Result<Written, StorageError> {
-        self.put_if(key, Compare::mod_revision(key, CompareOp::Equal, signed(seen)), json, lease).await
+        self.put_if("update", key, Compare::mod_revision(key, CompareOp::Equal, signed(seen)), json, lease).await
     }
 
     async fn put_if(
         &self,
+        operation: &'static str,
         key: &str,
         condition: Compare,
         json: Vec<u8>,
         lease: Option<i64>,
     ) -> Result<Written, StorageError> {
         let options = lease.map(|lease| PutOptions::new().with_lease(lease));
-        self.conditionally(key, condition, TxnOp::put(key, self.transform.to_storage(key, json)?, options)).await
+        let put = TxnOp::put(key, self.transform.to_storage(key, json)?, options);
+        self.conditionally(operation, key, condition, put).await
     }
 
     /// Removes a key that is still at `seen`.
@@ -270,13 +306,19 @@ impl Etcd {
     /// etcd does not answer (the removal may have happened).
     pub async fn delete(&self, key: &str, seen: u64) -> Result<Written, StorageError> {
         let condition = Compare::mod_revision(key, CompareOp::Equal, signed(seen));
-        self.conditionally(key, condition, TxnOp::delete(key, None)).await
+        self.conditionally("delete", key, condition, TxnOp::delete(key, None)).await
     }
 
-    async fn conditionally(&self, key: &str, condition: Compare, operation: TxnOp) -> Result<Written, StorageError> {
-        let txn = Txn::new().when([condition]).and_then([operation]).or_else([TxnOp::get(key, None)]);
-        let mut kv = self.kv.clone();
-        let answer = limited("txn", kv.txn(txn)).await?;
+    async fn conditionally(
+        &self,
+        operation: &'static str,
+        key: &str,
+        condition: Compare,
+        write: TxnOp,
+    ) -> Result<Written, StorageError> {
+        let txn = Txn::new().when([condition]).and_then([write]).or_else([TxnOp::get(key, None)]);
+        let mut kv = self.kv();
+        let answer = measure::call(operation, self.about(key), limited("txn", kv.txn(txn))).await?;
         if answer.succeeded() {
             let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
             return Ok(Written::Done(u64::try_from(revision).unwrap_or_default()));
@@ -294,7 +336,7 @@ impl Etcd {
     /// etcd does not take the watch.
     pub(super) async fn watch_everything(&self, from: u64) -> Result<WatchStream, StorageError> {
         let options = WatchOptions::new().with_all_keys().with_start_revision(signed(from));
-        let mut watch = self.watch.clone();
+        let mut watch = self.calls.get().watch.clone();
         limited("watch", watch.watch("", Some(options))).await
     }
 
@@ -303,7 +345,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer.
     pub(super) async fn compact(&self, revision: u64) -> Result<(), StorageError> {
-        let mut kv = self.kv.clone();
+        let mut kv = self.kv();
         limited("compact", kv.compact(signed(revision), None)).await.map(|_| ())
     }
 
@@ -321,7 +363,7 @@ impl Etcd {
             .when([Compare::version(key, CompareOp::Equal, version)])
             .and_then([TxnOp::put(key, value, None)])
             .or_else([TxnOp::get(key, None)]);
-        let mut kv = self.kv.clone();
+        let mut kv = self.kv();
         let answer = limited("txn", kv.txn(txn)).await?;
         let now = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
         if answer.succeeded() {

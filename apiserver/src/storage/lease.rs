@@ -43,7 +43,7 @@ impl Leases {
             return Ok(lease.id);
         }
         let seconds = i64::try_from((self.ttl + reuse).as_secs().max(1)).unwrap_or(i64::MAX);
-        let mut client = self.etcd.lease.clone();
+        let mut client = self.etcd.lease();
         let id = limited("lease grant", client.grant(seconds, None)).await?.id();
         *current = Some(Current { id, taken_at: Instant::now(), objects: 1 });
         Ok(id)

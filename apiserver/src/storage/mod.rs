@@ -12,6 +12,7 @@ pub mod entry;
 pub mod etcd;
 pub mod fanout;
 pub mod lease;
+mod measure;
 pub mod probe;
 pub mod transform;
 

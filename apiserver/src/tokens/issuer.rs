@@ -3,11 +3,14 @@
 //! [`Issuer::plan`] is pure: from the request, the service account and what it is bound to, to the claims. The discovery
 //! documents list every key that verifies, not only the one that signs.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use component_base::reload::Reloading;
+use pki::token_keys::{KeyError, PublicKey, Signer};
 use serde_json::{Value, json};
 
 use super::claims::{BoundObject, Claims, TokenSubject, user_name};
-use pki::token_keys::{PublicKey, Signer};
-
 use super::jwt::{JwtError, Verifier};
 
 /// Seconds that a kubelet asks for by default; such tokens may be extended.
@@ -36,7 +39,7 @@ pub struct Grant {
 
 /// Issues tokens.
 pub struct Issuer {
-    signer: Signer,
+    signer: Reloading<Signer>,
     name: String,
     api_audiences: Vec<String>,
     extend: bool,
@@ -46,7 +49,7 @@ pub struct Issuer {
 impl Issuer {
     /// `name` is the `iss` claim; `max_seconds` bounds lifetimes (`--service-account-max-token-expiration`).
     pub fn new(
-        signer: Signer,
+        signer: Reloading<Signer>,
         name: String,
         api_audiences: Vec<String>,
         extend: bool,
@@ -63,11 +66,6 @@ impl Issuer {
     /// The longest lifetime in seconds, where one is set.
     pub fn max_seconds(&self) -> Option<i64> {
         self.max_seconds
-    }
-
-    /// The public half of the signing key.
-    pub fn public_key(&self) -> &PublicKey {
-        &self.signer.public
     }
 
     /// The claims for a grant at `now` (seconds since the epoch). A pod's default token for this server is extended; its
@@ -102,25 +100,41 @@ impl Issuer {
     /// # Errors
     /// The crypto library fails.
     pub fn sign(&self, claims: &Claims) -> Result<String, JwtError> {
-        Ok(self.signer.sign(claims)?)
+        Ok(self.signer.get().sign(claims)?)
     }
 }
 
 /// The documents under `/.well-known/openid-configuration` and `/openid/v1/jwks`.
-#[derive(Clone, Debug)]
-pub struct Discovery {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Documents {
     /// First document.
     pub configuration: Value,
     /// Second document, of media type `application/jwk-set+json`.
     pub key_set: Value,
 }
 
+/// Tells others how to verify our tokens.
+pub struct Discovery(Reloading<Documents>);
+
 impl Discovery {
-    /// `None` when the issuer is no URL, since then nobody could look it up.
-    pub fn new(issuer: &str, jwks_uri: &str, verifier: &Verifier) -> Option<Self> {
-        if !issuer.starts_with("https://") {
-            return None;
-        }
+    /// Of the keys in these files.
+    ///
+    /// # Errors
+    /// A file cannot be used.
+    pub fn new(issuer: String, jwks_uri: String, key_files: Vec<PathBuf>) -> Result<Self, KeyError> {
+        let files = key_files.clone();
+        let load = move || Verifier::read(super::KEYS, &files).map(|keys| Documents::new(&issuer, &jwks_uri, &keys));
+        Reloading::new("published keys of service accounts", key_files, load).map(Self)
+    }
+
+    /// The documents now.
+    pub fn documents(&self) -> Arc<Documents> {
+        self.0.get()
+    }
+}
+
+impl Documents {
+    fn new(issuer: &str, jwks_uri: &str, verifier: &Verifier) -> Self {
         let mut algorithms: Vec<&str> = verifier.keys().iter().map(|key| key.algorithm.name()).collect();
         algorithms.sort_unstable();
         algorithms.dedup();
@@ -132,7 +146,7 @@ impl Discovery {
             "id_token_signing_alg_values_supported": algorithms,
         });
         let key_set = json!({"keys": verifier.keys().iter().map(PublicKey::jwk).collect::<Vec<_>>()});
-        Some(Self { configuration, key_set })
+        Self { configuration, key_set }
     }
 }
 
@@ -140,11 +154,16 @@ impl Discovery {
 mod tests {
     use super::*;
 
-    fn issuer(extend: bool) -> Issuer {
-        let dir = tempfile::tempdir().unwrap();
+    fn key_file(dir: &tempfile::TempDir) -> PathBuf {
         let path = dir.path().join("sa.key");
         std::fs::write(&path, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        let signer = Signer::read("--x", &path).unwrap();
+        path
+    }
+
+    fn issuer(extend: bool) -> Issuer {
+        let dir = tempfile::tempdir().unwrap();
+        let path = key_file(&dir);
+        let signer = Reloading::new("key", Vec::new(), move || Signer::read("--x", &path)).unwrap();
         Issuer::new(signer, "https://i".into(), vec!["api".into()], extend, None)
     }
 
@@ -177,12 +196,16 @@ mod tests {
     }
 
     #[test]
-    fn discovery() {
-        let issuer = issuer(false);
-        let verifier = Verifier::new(vec![issuer.public_key().clone()]);
-        let found = Discovery::new("https://i", "https://i/openid/v1/jwks", &verifier).unwrap();
-        assert_eq!(found.configuration["id_token_signing_alg_values_supported"], json!(["ES256"]));
-        assert_eq!(found.key_set["keys"][0]["crv"], "P-256");
-        assert!(Discovery::new("kubernetes", "x", &verifier).is_none());
+    fn discovery_follows_the_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = vec![key_file(&dir)];
+        let discovery = Discovery::new("https://i".into(), "https://i/openid/v1/jwks".into(), files).unwrap();
+        let first = discovery.documents();
+        assert_eq!(first.configuration["id_token_signing_alg_values_supported"], json!(["ES256"]));
+        assert_eq!(first.key_set["keys"][0]["crv"], "P-256");
+        std::fs::remove_file(dir.path().join("sa.key")).unwrap();
+        key_file(&dir);
+        assert!(discovery.0.reload_if_changed());
+        assert_ne!(discovery.documents().key_set, first.key_set);
     }
 }

@@ -3,12 +3,14 @@
 //! Guarantees: the header's `alg` must be the key's own (never `none`, never a symmetric one); a known `kid` selects the key,
 //! otherwise every key of that algorithm is tried. Payloads are bounded by [`MAX_TOKEN_BYTES`].
 
+use std::path::PathBuf;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use pki::token_keys::{PublicKey, SigningFailed};
+use pki::token_keys::{KeyError, PublicKey, SigningFailed};
 
 use super::claims::Claims;
 
@@ -73,6 +75,21 @@ impl<'a> Unverified<'a> {
         Ok(Self { message, alg: header.alg, kid: header.kid, payload: decode(payload)?, signature: decode(signature)? })
     }
 
+    /// The algorithm that the header names.
+    pub fn algorithm(&self) -> &str {
+        &self.alg
+    }
+
+    /// The key that the header names; empty when it names none.
+    pub fn key_id(&self) -> &str {
+        &self.kid
+    }
+
+    /// What is signed, and the signature.
+    pub fn signed(&self) -> (&[u8], &[u8]) {
+        (self.message.as_bytes(), &self.signature)
+    }
+
     /// The claims, which nobody has vouched for yet.
     ///
     /// # Errors
@@ -92,6 +109,18 @@ impl Verifier {
     /// With these keys.
     pub fn new(keys: Vec<PublicKey>) -> Self {
         Self { keys }
+    }
+
+    /// With every key of these files; `flag` names them in errors.
+    ///
+    /// # Errors
+    /// A file cannot be read or holds no key.
+    pub fn read(flag: &'static str, files: &[PathBuf]) -> Result<Self, KeyError> {
+        let mut keys = Vec::new();
+        for path in files {
+            keys.extend(pki::token_keys::public_keys(flag, path)?);
+        }
+        Ok(Self { keys })
     }
 
     /// The keys, for the key set.
@@ -140,8 +169,6 @@ pub fn common_audiences(token: &[String], accepted: &[String]) -> Result<Vec<Str
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use pki::token_keys::{self as keys, Signer};
 

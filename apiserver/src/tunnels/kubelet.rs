@@ -5,10 +5,9 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
 
 use apimachinery::status::Status;
+use component_base::reload::Reloading;
 use component_base::tls::{ClientTlsOptions, TlsError, client_config};
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -16,8 +15,6 @@ use serde_json::Value;
 use super::relay::{Security, Target};
 use crate::config::KubeletConfig;
 
-/// Changed files take effect after this many seconds at most.
-const RELOAD_SECONDS: u64 = 10;
 /// Where a kubelet listens unless its node says otherwise.
 const DEFAULT_PORT: u16 = 10250;
 
@@ -39,26 +36,13 @@ pub enum ConfigError {
     Tls(#[from] TlsError),
 }
 
-struct Loaded {
-    tls: Arc<rustls::ClientConfig>,
-    stamps: Vec<Option<SystemTime>>,
-    checked: Instant,
-}
-
 /// All kubelets.
 pub struct Kubelets {
     config: KubeletConfig,
-    loaded: RwLock<Loaded>,
+    tls: Reloading<rustls::ClientConfig>,
 }
 
-fn stamps(config: &KubeletConfig) -> Vec<Option<SystemTime>> {
-    let pair = config.client.iter().flat_map(|(certificate, key)| [certificate, key]);
-    pair.chain(&config.ca_file)
-        .map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
-        .collect()
-}
-
-fn load(config: &KubeletConfig) -> Result<Arc<rustls::ClientConfig>, ConfigError> {
+fn load(config: &KubeletConfig) -> Result<rustls::ClientConfig, ConfigError> {
     let read = |flag: &'static str, path: &Path| {
         let fail = |source| ConfigError::Read { flag, path: path.display().to_string(), source };
         std::fs::read(path).map_err(fail)
@@ -75,7 +59,7 @@ fn load(config: &KubeletConfig) -> Result<Arc<rustls::ClientConfig>, ConfigError
     };
     let insecure_skip_verify = ca_pem.is_none();
     let alpn = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(client_config(&ClientTlsOptions { ca_pem, identity_pem, insecure_skip_verify, alpn })?))
+    Ok(client_config(&ClientTlsOptions { ca_pem, identity_pem, insecure_skip_verify, alpn })?)
 }
 
 impl Kubelets {
@@ -87,31 +71,11 @@ impl Kubelets {
         if config.ca_file.is_none() {
             tracing::warn!("Certificates of kubelets are not verified; set --kubelet-certificate-authority");
         }
-        let stamps = stamps(&config);
-        let loaded = RwLock::new(Loaded { tls: load(&config)?, stamps, checked: Instant::now() });
-        Ok(Self { config, loaded })
-    }
-
-    fn tls(&self) -> Arc<rustls::ClientConfig> {
-        {
-            let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-            if loaded.checked.elapsed() < Duration::from_secs(RELOAD_SECONDS) {
-                return Arc::clone(&loaded.tls);
-            }
-        }
-        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        loaded.checked = Instant::now();
-        let now = stamps(&self.config);
-        if now != loaded.stamps {
-            match load(&self.config) {
-                Ok(tls) => {
-                    loaded.tls = tls;
-                    loaded.stamps = now;
-                }
-                Err(err) => tracing::error!(%err, "Keeping the previous identity towards kubelets"),
-            }
-        }
-        Arc::clone(&loaded.tls)
+        let pair = config.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let files = pair.chain(&config.ca_file).cloned().collect();
+        let settings = config.clone();
+        let tls = Reloading::new("identity towards kubelets", files, move || load(&settings))?;
+        Ok(Self { config, tls })
     }
 
     /// The address of a node, by preference.
@@ -136,7 +100,7 @@ impl Kubelets {
             .map_err(|_| Status::internal(format!("{host:?} is neither an address nor a DNS name")))?;
         Ok(Target {
             authority: join(&host, port(node)),
-            security: Some(Security { tls: self.tls(), name }),
+            security: Some(Security { tls: self.tls.get(), name }),
             path_and_query,
             connect_timeout: self.config.timeout,
             identity: http::HeaderMap::new(),

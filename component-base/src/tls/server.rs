@@ -1,9 +1,8 @@
 //! The server's side: certificate files that reload, and the authority behind client certificates.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -15,10 +14,9 @@ use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConf
 use jiff::ToSpan;
 
 use super::certificate::read_file;
-use super::{PeerIdentity, TlsError, facts, provider, read_certificates, read_key, warn_validity};
+use crate::reload::Reloading;
 
-/// Files are looked at no more often than this.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
+use super::{PeerIdentity, TlsError, facts, provider, read_certificates, read_key, warn_validity};
 
 /// An additional certificate for some server names (`--tls-sni-cert-key`).
 #[derive(Clone, Debug)]
@@ -49,51 +47,13 @@ pub struct ServerTlsOptions {
 /// A server's TLS settings; cheap to clone, reloads its files.
 #[derive(Clone, Debug)]
 pub struct ServerTls {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    source: Source,
-    options: ServerTlsOptions,
-    current: RwLock<Loaded>,
-    clock: CheckClock,
+    current: Arc<Reloading<ServerConfig>>,
 }
 
 #[derive(Debug)]
 enum Source {
     Files { cert: PathBuf, key: PathBuf },
     Memory { cert_pem: Vec<u8>, key_pem: Vec<u8> },
-}
-
-#[derive(Debug)]
-struct Loaded {
-    config: Arc<ServerConfig>,
-    stamps: Vec<Option<SystemTime>>,
-}
-
-/// Lets one caller per [`CHECK_EVERY`] look at the files.
-#[derive(Debug)]
-struct CheckClock {
-    origin: Instant,
-    last_ms: AtomicU64,
-}
-
-impl CheckClock {
-    fn new() -> Self {
-        Self { origin: Instant::now(), last_ms: AtomicU64::new(0) }
-    }
-
-    fn due(&self) -> bool {
-        let now = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let last = self.last_ms.load(Ordering::Relaxed);
-        now.saturating_sub(last) >= CHECK_EVERY.as_millis() as u64
-            && self.last_ms.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-}
-
-fn stamp(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|m| m.modified()).ok()
 }
 
 impl ServerTls {
@@ -115,42 +75,20 @@ impl ServerTls {
     }
 
     fn new(source: Source, options: ServerTlsOptions) -> Result<Self, TlsError> {
-        let stamps = source.stamps(&options);
-        let config = Arc::new(build(&source, &options)?);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                source,
-                options,
-                current: RwLock::new(Loaded { config, stamps }),
-                clock: CheckClock::new(),
-            }),
-        })
+        let paths = source.paths(&options);
+        let current = Reloading::new("serving certificate", paths, move || build(&source, &options))?;
+        Ok(Self { current: Arc::new(current) })
     }
 
     /// The settings for a new connection; files that changed are read again first. A half-written or broken file leaves
     /// the old settings in place and is logged.
     pub fn config(&self) -> Arc<ServerConfig> {
-        if self.inner.clock.due() {
-            self.reload_if_changed();
-        }
-        Arc::clone(&self.inner.current.read().unwrap_or_else(PoisonError::into_inner).config)
+        self.current.get()
     }
 
     /// Looks at the files now.
     pub fn reload_if_changed(&self) {
-        let inner = &self.inner;
-        let stamps = inner.source.stamps(&inner.options);
-        if inner.current.read().unwrap_or_else(PoisonError::into_inner).stamps == stamps {
-            return;
-        }
-        match build(&inner.source, &inner.options) {
-            Ok(config) => {
-                let loaded = Loaded { config: Arc::new(config), stamps };
-                *inner.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-                tracing::info!("serving certificate reloaded");
-            }
-            Err(error) => tracing::warn!(%error, "serving certificate changed but cannot be used, keeping the old one"),
-        }
+        self.current.reload_if_changed();
     }
 }
 
@@ -174,15 +112,15 @@ pub(crate) fn self_signed_pem(names: &[String]) -> Result<(String, String), TlsE
 }
 
 impl Source {
-    fn stamps(&self, options: &ServerTlsOptions) -> Vec<Option<SystemTime>> {
-        let mut stamps = match self {
-            Self::Files { cert, key } => vec![stamp(cert), stamp(key)],
+    fn paths(&self, options: &ServerTlsOptions) -> Vec<PathBuf> {
+        let mut paths = match self {
+            Self::Files { cert, key } => vec![cert.clone(), key.clone()],
             Self::Memory { .. } => Vec::new(),
         };
-        stamps.extend(options.sni.iter().flat_map(|s| [stamp(&s.cert), stamp(&s.key)]));
+        paths.extend(options.sni.iter().flat_map(|s| [s.cert.clone(), s.key.clone()]));
         // The client CA's names are part of the settings (they are sent as a hint).
-        stamps.extend(options.client_ca.iter().flat_map(|ca| ca.inner.paths.iter().map(|p| stamp(p))));
-        stamps
+        paths.extend(options.client_ca.iter().flat_map(|ca| ca.paths.iter().cloned()));
+        paths
     }
 }
 
@@ -334,17 +272,8 @@ impl ClientCertVerifier for AskForCertificate {
 /// The authorities behind client certificates (`--client-ca-file`, `--requestheader-client-ca-file`); reloads.
 #[derive(Clone, Debug)]
 pub struct ClientCa {
-    inner: Arc<CaInner>,
-}
-
-/// The verifier, and the file times it was made of.
-type LoadedCa = (Arc<dyn ClientCertVerifier>, Vec<Option<SystemTime>>);
-
-#[derive(Debug)]
-struct CaInner {
-    paths: Vec<PathBuf>,
-    current: RwLock<LoadedCa>,
-    clock: CheckClock,
+    paths: Arc<[PathBuf]>,
+    verifier: Arc<Reloading<Arc<dyn ClientCertVerifier>>>,
 }
 
 impl ClientCa {
@@ -355,40 +284,34 @@ impl ClientCa {
 
     /// From several bundle files, which are watched.
     pub fn from_files(paths: &[PathBuf]) -> Result<Self, TlsError> {
-        let stamps = paths.iter().map(|p| stamp(p)).collect();
-        let mut pem = Vec::new();
-        for path in paths {
-            pem.extend(read_file("CA", path)?);
-            pem.push(b'\n');
-        }
-        let verifier = chain_verifier(&pem, &origin_of(paths))?;
-        let current = RwLock::new((verifier, stamps));
-        Ok(Self { inner: Arc::new(CaInner { paths: paths.to_vec(), current, clock: CheckClock::new() }) })
+        let paths: Arc<[PathBuf]> = paths.into();
+        let read = Arc::clone(&paths);
+        let load = move || {
+            let mut pem = Vec::new();
+            for path in read.iter() {
+                pem.extend(read_file("CA", path)?);
+                pem.push(b'\n');
+            }
+            chain_verifier(&pem, &origin_of(&read))
+        };
+        let verifier = Arc::new(Reloading::new("client CA", paths.to_vec(), load)?);
+        Ok(Self { paths, verifier })
     }
 
     /// From PEM in memory (the `extension-apiserver-authentication` ConfigMap).
     pub fn from_pem(pem: &[u8]) -> Result<Self, TlsError> {
-        let current = RwLock::new((chain_verifier(pem, "client CA")?, Vec::new()));
-        Ok(Self { inner: Arc::new(CaInner { paths: Vec::new(), current, clock: CheckClock::new() }) })
+        let pem = pem.to_vec();
+        let verifier = Reloading::new("client CA", Vec::new(), move || chain_verifier(&pem, "client CA"))?;
+        Ok(Self { paths: Arc::new([]), verifier: Arc::new(verifier) })
     }
 
     fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        let inner = &self.inner;
-        if !inner.paths.is_empty() && inner.clock.due() {
-            let stamps: Vec<_> = inner.paths.iter().map(|p| stamp(p)).collect();
-            if inner.current.read().unwrap_or_else(PoisonError::into_inner).1 != stamps {
-                match Self::from_files(&inner.paths) {
-                    Ok(fresh) => {
-                        let verifier =
-                            Arc::clone(&fresh.inner.current.read().unwrap_or_else(PoisonError::into_inner).0);
-                        *inner.current.write().unwrap_or_else(PoisonError::into_inner) = (verifier, stamps);
-                        tracing::info!(files = ?inner.paths, "client CA reloaded");
-                    }
-                    Err(error) => tracing::warn!(%error, "client CA changed but cannot be used, keeping the old one"),
-                }
-            }
-        }
-        Arc::clone(&inner.current.read().unwrap_or_else(PoisonError::into_inner).0)
+        Arc::clone(&self.verifier.get())
+    }
+
+    /// Looks at the files now; tells whether the authorities are others than before.
+    pub fn reload_if_changed(&self) -> bool {
+        self.verifier.reload_if_changed()
     }
 
     fn hints(&self) -> Vec<DistinguishedName> {

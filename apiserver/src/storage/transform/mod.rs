@@ -11,10 +11,9 @@ mod config;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
+use component_base::reload::Reloading;
 
 use self::ciphers::Provider;
 use super::StorageError;
@@ -23,9 +22,6 @@ use super::StorageError;
 const PROTOBUF_MAGIC: &[u8] = b"k8s\0";
 /// How upstream marks encrypted values.
 const ENCRYPTED: &[u8] = b"k8s:enc:";
-/// How often a configuration that may change is looked at.
-const RELOAD: Duration = Duration::from_secs(10);
-
 /// A rule: these resources are written by the first and read by any of these providers.
 pub(super) struct Rule {
     /// `plural`, `plural.group`, `*.group`, `*.` or `*.*`
@@ -63,8 +59,8 @@ pub struct EncryptionConfig {
 pub struct Transform {
     root: String,
     names: Names,
-    config: EncryptionConfig,
-    rules: RwLock<Arc<Rules>>,
+    /// Everything is written plainly without them.
+    rules: Option<Reloading<Rules>>,
 }
 
 impl Transform {
@@ -73,50 +69,39 @@ impl Transform {
     /// # Errors
     /// The file cannot be read or used.
     pub fn load(config: EncryptionConfig, root: String, names: Names) -> Result<Self, StorageError> {
-        let rules = match &config.file {
-            Some(path) => config::read(path)?,
-            None => Rules::new(),
+        let rules = match config.file {
+            Some(path) => {
+                let watched = if config.reload { vec![path.clone()] } else { Vec::new() };
+                Some(Reloading::new("encryption configuration", watched, move || config::read(&path))?)
+            }
+            None => None,
         };
-        Ok(Self { root, names, config, rules: RwLock::new(Arc::new(rules)) })
+        Ok(Self { root, names, rules })
     }
 
     fn rules(&self) -> Arc<Rules> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+        self.rules.as_ref().map(Reloading::get).unwrap_or_default()
     }
 
-    /// Reads the configuration again whenever its file changes, until shutdown.
-    pub async fn follow_file(&self, shutdown: CancellationToken) {
-        let Some(path) = self.config.file.as_ref().filter(|_| self.config.reload) else { return };
-        let stamp = || std::fs::read(path).ok();
-        let mut seen = stamp();
-        while shutdown.run_until_cancelled(tokio::time::sleep(RELOAD)).await.is_some() {
-            let now = stamp();
-            if now == seen {
-                continue;
-            }
-            seen = now;
-            match config::read(path) {
-                Ok(rules) => {
-                    *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
-                    tracing::info!(path = %path.display(), "Reloaded the encryption configuration");
-                }
-                Err(err) => tracing::error!(%err, "Keeping the previous encryption configuration"),
-            }
+    /// Group and plural of the resources whose objects lie under a key; none for keys that are no objects.
+    pub fn resources_of<'a>(&'a self, key: &'a str) -> Vec<(&'a str, &'a str)> {
+        let Some(rest) = key.strip_prefix(&self.root) else { return Vec::new() };
+        let mut segments = rest.split('/');
+        let (first, second) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
+        match self.names.get(first).or_else(|| self.names.get(&format!("{first}/{second}"))) {
+            Some(names) => names.iter().map(|(group, plural)| (group.as_str(), plural.as_str())).collect(),
+            // Custom resources lie below their group.
+            None if first.contains('.') => vec![(first, second)],
+            None => Vec::new(),
         }
     }
 
     /// The providers of a key, the writing one first; empty when it is written plainly.
     fn providers<'r>(&self, rules: &'r Rules, key: &str) -> &'r [Provider] {
-        let Some(rest) = key.strip_prefix(&self.root).filter(|_| !rules.is_empty()) else { return &[] };
-        let mut segments = rest.split('/');
-        let (first, second) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
-        let names: Vec<(&str, &str)> =
-            match self.names.get(first).or_else(|| self.names.get(&format!("{first}/{second}"))) {
-                Some(names) => names.iter().map(|(group, plural)| (group.as_str(), plural.as_str())).collect(),
-                // Custom resources lie below their group.
-                None if first.contains('.') => vec![(first, second)],
-                None => return &[],
-            };
+        if rules.is_empty() {
+            return &[];
+        }
+        let names = self.resources_of(key);
         let rule = rules.iter().find(|rule| names.iter().any(|(group, plural)| rule.covers(group, plural)));
         rule.map_or(&[], |rule| rule.providers.as_slice())
     }
