@@ -1,14 +1,17 @@
 //! exec, attach, port-forward, logs and the proxies: what the API server only passes through.
 //!
 //! A tunnel is bytes in both directions. The backend's refusal travels back with its own status, headers and body; no
-//! redirect is followed; credentials of the client never leave this server. A WebSocket client that speaks only protocols
-//! which need translation (`v5.channel.k8s.io`, port-forward over WebSocket) is refused with a plain 400, upon which kubectl
-//! falls back to SPDY by itself.
+//! redirect is followed; credentials of the client never leave this server. WebSocket clients that speak what container
+//! runtimes do not (`v5.channel.k8s.io`, port-forward over WebSocket) are translated to SPDY; any other protocol that
+//! runtimes do not speak is refused with 400, upon which clients fall back.
 
 pub mod kubelet;
 pub(crate) mod locate;
 mod proxy;
 pub(crate) mod relay;
+mod spdy;
+mod translate;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -22,6 +25,7 @@ use serde_json::{Value, json};
 use self::kubelet::Kubelets;
 use self::locate::LogOptions;
 use self::relay::Target;
+use self::translate::Streams;
 use crate::admission::{self, Chain, Operation};
 use crate::authz::{Attributes, Union};
 use crate::endpoints::shape::method_not_allowed;
@@ -129,11 +133,20 @@ impl Tunnels {
         if !relay::wants_upgrade(request.headers()) {
             return Err(Status::bad_request("Upgrade request required"));
         }
-        if let Some(why) = relay::untranslatable(request.headers()) {
-            return Err(Status::bad_request(why));
-        }
         let node = self.node(pod["spec"]["nodeName"].as_str().unwrap_or_default()).await?;
-        relay::forward(self.kubelets.target(&node, path)?, request).await
+        let target = self.kubelets.target(&node, path)?;
+        if ctx.info.subresource == "portforward" {
+            let protocols = translate::tunnelled(request.headers());
+            if !protocols.is_empty() {
+                return translate::tunnel(target, request, &protocols).await;
+            }
+        } else if translate::wants_v5(request.headers()) {
+            return translate::remote_command(target, request, Streams::of(query));
+        }
+        match relay::untranslatable(request.headers()) {
+            Some(why) => Err(Status::bad_request(why)),
+            None => relay::forward(target, request).await,
+        }
     }
 
     async fn log(&self, ctx: &RequestContext, query: &Query) -> Result<Response<Body>, Status> {

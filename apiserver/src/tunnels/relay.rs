@@ -51,7 +51,7 @@ pub struct Target {
 trait Pipe: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Pipe for T {}
 
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+pub(super) fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim)
 }
@@ -67,15 +67,27 @@ pub(super) fn untranslatable(headers: &HeaderMap) -> Option<&'static str> {
         "channel.k8s.io", "base64.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io",
         "portforward.k8s.io", "v4.base64.portforward.k8s.io",
     ];
-    if !tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket")) {
-        return None;
-    }
-    let protocol = HeaderName::from_static("sec-websocket-protocol");
-    let mut offered = tokens(headers, &protocol).filter(|p| !p.starts_with("base64url.bearer.")).peekable();
+    let mut offered = super::websocket::offered(headers).peekable();
     if offered.peek().is_none() || offered.any(|protocol| SPOKEN.contains(&protocol)) {
         return None;
     }
     Some("none of the offered WebSocket subprotocols is supported; use SPDY/3.1")
+}
+
+/// Asks a backend for a SPDY connection of one of these protocols. The answer may be a refusal.
+pub(super) async fn ask_upgrade(target: &Target, protocols: &[String]) -> Result<Response<Incoming>, Status> {
+    let mut request = Request::new(full(""));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri(target)?;
+    let mut headers = outgoing_headers(&HeaderMap::new(), target, true);
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
+    for protocol in protocols {
+        let value = HeaderValue::from_str(protocol).map_err(|error| Status::bad_request(error.to_string()))?;
+        headers.append("x-stream-protocol-version", value);
+    }
+    *request.headers_mut() = headers;
+    send(target, request).await
 }
 
 async fn connect(target: &Target) -> Result<Box<dyn Pipe>, Status> {
@@ -150,7 +162,8 @@ fn uri(target: &Target) -> Result<Uri, Status> {
         .map_err(|err| Status::bad_request(format!("{:?} is no path: {err}", target.path_and_query)))
 }
 
-fn boxed(response: Response<Incoming>) -> Response<Body> {
+/// A backend's answer as ours, without what concerns only that hop.
+pub(super) fn boxed(response: Response<Incoming>) -> Response<Body> {
     let (mut parts, body) = response.into_parts();
     for name in [CONNECTION, HeaderName::from_static("keep-alive"), http::header::TRANSFER_ENCODING] {
         parts.headers.remove(name);
