@@ -87,6 +87,7 @@ impl NodeRestriction {
             }
             ("", "nodes", sub) => own_node(request, object, node, sub),
             ("", "persistentvolumeclaims", "status") => claim_status(request, object),
+            ("", "persistentvolumeclaims", _) => refuse("may only update PVC status"),
             ("", "serviceaccounts", "token") => self.token(request, object, node).await,
             ("coordination.k8s.io", "leases", _) => own_named(request, object, node, "lease"),
             ("storage.k8s.io", "csinodes", _) => own_named(request, object, node, "CSINode"),
@@ -438,7 +439,7 @@ mod tests {
             json!({"metadata": {"namespace": "ns", "name": "p", "uid": "up"}, "spec": {"nodeName": "n1",
                 "volumes": [{"projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]}}),
         );
-        let authz = build(&AuthzConfig { modes: vec!["RBAC".into()] }).unwrap();
+        let authz = build(&AuthzConfig { modes: vec!["RBAC".into()], ..AuthzConfig::default() }).unwrap();
         NodeRestriction { objects: Arc::new(cluster), authz: Arc::new(authz) }
     }
 

@@ -4,10 +4,9 @@
 //! credential id. The file is read again when it changes. A verified certificate is remembered for [`REMEMBER_SECONDS`],
 //! so that a busy connection costs one chain verification a minute.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use component_base::serving::ConnInfo;
 use component_base::tls::{CertificateDer, ClientCa};
@@ -16,6 +15,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{ConfigError, Refused};
 use crate::http::request::UserInfo;
+use crate::remembered::Remembered;
 
 /// A verified certificate is trusted this many seconds before it is verified again.
 pub const REMEMBER_SECONDS: u64 = 60;
@@ -30,7 +30,7 @@ type Digest32 = [u8; 32];
 pub struct ClientCertificates {
     flag: &'static str,
     authorities: ClientCa,
-    remembered: Mutex<HashMap<Digest32, (Instant, Arc<UserInfo>)>>,
+    remembered: Remembered<Digest32, Arc<UserInfo>>,
 }
 
 impl ClientCertificates {
@@ -40,7 +40,7 @@ impl ClientCertificates {
     /// It cannot be read or holds no usable certificate.
     pub fn new(flag: &'static str, path: &Path) -> Result<Self, ConfigError> {
         let authorities = ClientCa::from_file(path).map_err(|source| ConfigError::Authorities { flag, source })?;
-        Ok(Self { flag, authorities, remembered: Mutex::default() })
+        Ok(Self { flag, authorities, remembered: Remembered::new(MAX_REMEMBERED) })
     }
 
     /// Who the connection's certificate says it is; `None` without one.
@@ -61,10 +61,7 @@ impl ClientCertificates {
     pub fn verify(&self, chain: &[CertificateDer<'static>]) -> Result<Arc<UserInfo>, Refused> {
         let leaf = chain.first().ok_or_else(|| Refused("no client certificate".to_owned()))?;
         let digest: Digest32 = Sha256::digest(leaf).into();
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
-        if let Some((until, user)) = remembered
-            && Instant::now() < until
-        {
+        if let Some(user) = self.remembered.get(&digest) {
             return Ok(user);
         }
         self.authorities
@@ -72,12 +69,9 @@ impl ClientCertificates {
             .map_err(|err| Refused(format!("the client certificate is refused by {}: {err}", self.flag)))?;
         let (user, remaining) = read(leaf, &digest)?;
         let user = Arc::new(user);
-        let until = Instant::now() + remaining.min(Duration::from_secs(REMEMBER_SECONDS));
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= MAX_REMEMBERED {
-            remembered.clear();
-        }
-        remembered.insert(digest, (until, Arc::clone(&user)));
+        super::measure::certificate(remaining);
+        let lasts = remaining.min(Duration::from_secs(REMEMBER_SECONDS));
+        self.remembered.insert(digest, Arc::clone(&user), lasts);
         Ok(user)
     }
 }

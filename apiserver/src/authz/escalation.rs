@@ -148,7 +148,7 @@ mod tests {
     use crate::authz::{AuthzConfig, build};
 
     fn union() -> Union {
-        let union = build(&AuthzConfig { modes: vec!["RBAC".into()] }).unwrap();
+        let union = build(&AuthzConfig { modes: vec!["RBAC".into()], ..AuthzConfig::default() }).unwrap();
         let role = json!({"rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"]}]});
         union.rbac.apply(RbacKind::Role, "ns", "held", Some(&role));
         let big = json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["*"]}]});

@@ -3,17 +3,22 @@
 //! Guarantees: `system:masters` is allowed before any mode is asked; a request nobody allows is refused. Assumes an
 //! authenticated user (anonymous is one). Knows nothing of HTTP beyond the attributes.
 
+mod config_file;
 pub mod escalation;
 mod feed;
+pub(crate) mod measure;
 pub mod node;
 mod pod_uses;
 pub mod rbac;
 pub mod rules;
+pub mod webhook;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use apimachinery::gvk::GroupResource;
 use apimachinery::status::{Details, Status};
+use component_base::metrics::Counter;
 use futures::future::BoxFuture;
 
 use self::node::NodeAuthorizer;
@@ -140,9 +145,9 @@ pub trait Authorizer: Send + Sync {
         Vec::new()
     }
 
-    /// Whether the user may do more than [`Self::rules_for`] can list.
-    fn rules_incomplete(&self, _user: &UserInfo) -> bool {
-        false
+    /// Why the user may do more than [`Self::rules_for`] can list; `None` when it lists all.
+    fn rules_missing(&self, _user: &UserInfo) -> Option<&'static str> {
+        None
     }
 }
 
@@ -150,11 +155,25 @@ pub trait Authorizer: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A name that upstream does not know either.
-    #[error("--authorization-mode: unknown mode {0:?} (known: Node, RBAC, AlwaysAllow, AlwaysDeny)")]
+    #[error("--authorization-mode: unknown mode {0:?} (known: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny)")]
     UnknownMode(String),
     /// A mode upstream has and this server does not.
     #[error("--authorization-mode={0} is not implemented; use Node,RBAC")]
     NotImplemented(String),
+    /// The webhook's kubeconfig is missing or bad.
+    #[error("--authorization-webhook-config-file: {0}")]
+    Webhook(String),
+    /// The configuration file is bad.
+    #[error("--authorization-config: {path}: {why}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Two places to say it.
+    #[error("--authorization-config excludes --authorization-mode and --authorization-webhook-*; remove one of them")]
+    Twice,
     /// A mode twice.
     #[error("--authorization-mode: {0} is given more than once")]
     Duplicate(String),
@@ -165,11 +184,68 @@ pub enum ConfigError {
 pub struct AuthzConfig {
     /// Modes in order; empty means `AlwaysAllow`, as upstream.
     pub modes: Vec<String>,
+    /// `--authorization-webhook-config-file` and companions
+    pub webhook: Option<webhook::Config>,
+    /// `--authorization-config`, instead of all others.
+    pub config_file: Option<PathBuf>,
+}
+
+/// An authorizer as it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    /// `Node`, `RBAC` …
+    mode: String,
+    /// Its name in metrics.
+    name: String,
+    /// Of a webhook.
+    webhook: Option<webhook::Config>,
+}
+
+impl AuthzConfig {
+    fn in_order(&self) -> Result<Vec<Wanted>, ConfigError> {
+        let Some(path) = &self.config_file else {
+            if self.webhook.is_some() && !self.modes.iter().any(|mode| mode == "Webhook") {
+                return Err(ConfigError::Webhook("needs Webhook among --authorization-mode".to_owned()));
+            }
+            let wanted =
+                |mode: &String| Wanted { mode: mode.clone(), name: mode.to_lowercase(), webhook: self.webhook.clone() };
+            return Ok(self.modes.iter().map(wanted).collect());
+        };
+        if !self.modes.is_empty() || self.webhook.is_some() {
+            return Err(ConfigError::Twice);
+        }
+        config_file::load(path).map_err(|why| ConfigError::File { path: path.display().to_string(), why })
+    }
+}
+
+/// An authorizer, and how often it decided.
+struct Mode {
+    authorizer: Arc<dyn Authorizer>,
+    allowed: Arc<Counter>,
+    denied: Arc<Counter>,
+}
+
+impl Mode {
+    fn new(kind: &str, name: &str, authorizer: Arc<dyn Authorizer>) -> Self {
+        let decisions = measure::decisions();
+        let (allowed, denied) = (decisions.with(&["allowed", name, kind]), decisions.with(&["denied", name, kind]));
+        Self { authorizer, allowed, denied }
+    }
+
+    async fn authorize(&self, request: &Attributes) -> Decision {
+        let decision = self.authorizer.authorize(request).await;
+        match &decision {
+            Decision::Allow { .. } => self.allowed.inc(),
+            Decision::Deny { .. } => self.denied.inc(),
+            Decision::NoOpinion { .. } => {}
+        }
+        decision
+    }
 }
 
 /// All configured authorizers in order, and the two that live on cache events.
 pub struct Union {
-    modes: Vec<Arc<dyn Authorizer>>,
+    modes: Vec<Mode>,
     /// The RBAC index, fed whether or not the mode is on (escalation checks need it).
     pub rbac: Arc<Rbac>,
     /// The node graph.
@@ -209,26 +285,32 @@ impl Authorizer for Always {
 pub fn build(config: &AuthzConfig) -> Result<Union, ConfigError> {
     let rbac = Arc::new(Rbac::default());
     let node = Arc::new(NodeAuthorizer::new());
-    let mut modes: Vec<Arc<dyn Authorizer>> = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for mode in &config.modes {
-        if seen.contains(&mode.as_str()) {
-            return Err(ConfigError::Duplicate(mode.clone()));
+    let mut modes: Vec<Mode> = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
+    for Wanted { mode, name, webhook: settings } in config.in_order()? {
+        if seen.contains(&mode) && mode != "Webhook" {
+            return Err(ConfigError::Duplicate(mode));
         }
-        seen.push(mode);
-        modes.push(match mode.as_str() {
+        let authorizer = match mode.as_str() {
             "Node" => Arc::clone(&node) as Arc<dyn Authorizer>,
             "RBAC" => Arc::clone(&rbac) as Arc<dyn Authorizer>,
             "AlwaysAllow" => Arc::new(Always(true)),
             "AlwaysDeny" => Arc::new(Always(false)),
-            "ABAC" | "Webhook" => return Err(ConfigError::NotImplemented(mode.clone())),
-            _ => return Err(ConfigError::UnknownMode(mode.clone())),
-        });
+            "Webhook" => {
+                let settings = settings.ok_or_else(|| ConfigError::Webhook("mode Webhook needs it".to_owned()))?;
+                let webhook = webhook::Webhook::new(settings);
+                Arc::new(webhook.map_err(|error| ConfigError::Webhook(error.to_string()))?)
+            }
+            "ABAC" => return Err(ConfigError::NotImplemented(mode)),
+            _ => return Err(ConfigError::UnknownMode(mode)),
+        };
+        modes.push(Mode::new(&mode, &name, authorizer));
+        seen.push(mode);
     }
     if modes.is_empty() {
-        modes.push(Arc::new(Always(true)));
+        modes.push(Mode::new("AlwaysAllow", "alwaysallow", Arc::new(Always(true))));
     }
-    let rbac_enabled = seen.contains(&"RBAC");
+    let rbac_enabled = seen.iter().any(|mode| mode == "RBAC");
     Ok(Union { modes, rbac, node, rbac_enabled })
 }
 
@@ -236,6 +318,11 @@ impl Union {
     /// Whether RBAC is one of the modes; only then are escalation checks made.
     pub fn rbac_enabled(&self) -> bool {
         self.rbac_enabled
+    }
+
+    /// Why [`Authorizer::rules_for`] does not list all; empty when it does.
+    pub fn rules_missing(&self, user: &UserInfo) -> Vec<&'static str> {
+        self.modes.iter().filter_map(|mode| mode.authorizer.rules_missing(user)).collect()
     }
 
     /// Authorizes, and turns anything but yes into the 403.
@@ -269,11 +356,7 @@ impl Authorizer for Union {
     }
 
     fn rules_for(&self, user: &UserInfo, namespace: &str) -> Vec<PolicyRule> {
-        self.modes.iter().flat_map(|mode| mode.rules_for(user, namespace)).collect()
-    }
-
-    fn rules_incomplete(&self, user: &UserInfo) -> bool {
-        self.modes.iter().any(|mode| mode.rules_incomplete(user))
+        self.modes.iter().flat_map(|mode| mode.authorizer.rules_for(user, namespace)).collect()
     }
 }
 
@@ -305,13 +388,16 @@ pub(crate) mod tests {
     }
 
     fn config(modes: &[&str]) -> AuthzConfig {
-        AuthzConfig { modes: modes.iter().map(|m| (*m).to_owned()).collect() }
+        AuthzConfig { modes: modes.iter().map(|m| (*m).to_owned()).collect(), ..AuthzConfig::default() }
     }
 
     #[test]
     fn modes() {
         assert!(build(&config(&["Node", "RBAC"])).is_ok());
-        assert!(matches!(build(&config(&["Webhook"])), Err(ConfigError::NotImplemented(_))));
+        assert!(matches!(build(&config(&["ABAC"])), Err(ConfigError::NotImplemented(_))));
+        assert!(matches!(build(&config(&["Webhook"])), Err(ConfigError::Webhook(_))));
+        let twice = AuthzConfig { config_file: Some("/x".into()), ..config(&["RBAC"]) };
+        assert!(matches!(build(&twice), Err(ConfigError::Twice)));
         assert!(matches!(build(&config(&["rbac"])), Err(ConfigError::UnknownMode(_))));
         assert!(matches!(build(&config(&["RBAC", "RBAC"])), Err(ConfigError::Duplicate(_))));
     }

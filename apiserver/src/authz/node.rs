@@ -275,8 +275,8 @@ impl Authorizer for NodeAuthorizer {
         Box::pin(std::future::ready(self.decide(request)))
     }
 
-    fn rules_incomplete(&self, user: &UserInfo) -> bool {
-        node_of(user).is_some()
+    fn rules_missing(&self, user: &UserInfo) -> Option<&'static str> {
+        node_of(user).map(|_| "node authorizer doesn't support user rule resolution")
     }
 }
 

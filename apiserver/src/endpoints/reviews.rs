@@ -71,7 +71,8 @@ impl Reviews {
         if kind == Access::Local {
             apimachinery::meta::set_namespace(&mut body, &ctx.info.namespace);
         }
-        let user = if kind == Access::Own { Arc::clone(&ctx.user) } else { Arc::new(asked_user(&body["spec"])) };
+        let user =
+            if kind == Access::Own { Arc::clone(&ctx.user) } else { Arc::new(asked_user(&body["spec"], "user")) };
         let status = match self.authz.authorize(&asked_attributes(&body["spec"], user)).await {
             Decision::Allow { reason } => answer(true, false, &reason),
             Decision::Deny { reason } => answer(false, true, &reason),
@@ -89,9 +90,11 @@ impl Reviews {
         let (paths, resources): (Vec<PolicyRule>, Vec<PolicyRule>) =
             rules.into_iter().partition(|rule| rule.resources.is_empty() && !rule.non_resource_urls.is_empty());
         let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
-        if self.authz.rules_incomplete(&ctx.user) {
+        let missing = self.authz.rules_missing(&ctx.user);
+        if !missing.is_empty() {
+            let why = missing.join(", ");
             set(&mut status, "incomplete", true);
-            set(&mut status, "evaluationError", "node authorizer doesn't support user rule resolution");
+            set(&mut status, "evaluationError", if missing.len() > 1 { format!("[{why}]") } else { why });
         }
         set(&mut body, "status", status);
         Ok(body)
@@ -273,12 +276,13 @@ fn validate_requirement(requirement: &Value, path: &Path, fields: bool) -> Error
     errors
 }
 
-fn asked_user(spec: &Value) -> UserInfo {
+/// A user as reviews spell it; `name` is the field of its name, which is not the same in all of them.
+pub(crate) fn asked_user(spec: &Value, name: &str) -> UserInfo {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let texts = |value: &Value| -> Vec<String> { value.as_array().into_iter().flatten().map(text).collect() };
     let extra: BTreeMap<String, Vec<String>> =
         spec["extra"].as_object().into_iter().flatten().map(|(key, value)| (key.clone(), texts(value))).collect();
-    UserInfo { name: text(&spec["user"]), uid: text(&spec["uid"]), groups: texts(&spec["groups"]), extra }
+    UserInfo { name: text(&spec[name]), uid: text(&spec["uid"]), groups: texts(&spec["groups"]), extra }
 }
 
 fn asked_attributes(spec: &Value, user: Arc<UserInfo>) -> Attributes {

@@ -8,11 +8,13 @@ mod pool;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use component_base::reload::Reloading;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full, Limited};
@@ -24,6 +26,9 @@ use crate::tunnels::locate::{SchemeNamePort, service_endpoints};
 
 /// Longest answer.
 const MAX_RESPONSE_BYTES: usize = 10 << 20;
+/// Calls of a patient asker, and the pause after the first one that failed.
+const MAX_ATTEMPTS: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest part of a refusal's text that is quoted.
 const MAX_QUOTED_CHARS: usize = 512;
 
@@ -49,27 +54,36 @@ pub enum CallError {
     #[error("{0}")]
     Config(String),
     /// The service has nobody behind it.
-    #[error("Post {url:?}: {why}")]
+    #[error("{call}: {why}")]
     Unreachable {
-        /// As called.
-        url: String,
+        /// Method and URL.
+        call: String,
         /// What went wrong.
         why: String,
     },
     /// No answer in time.
-    #[error("Post {url:?}: context deadline exceeded")]
+    #[error("{call}: context deadline exceeded")]
     Timeout {
-        /// As called.
-        url: String,
+        /// Method and URL.
+        call: String,
     },
     /// Not 200, or no JSON.
-    #[error("Post {url:?}: {why}")]
+    #[error("{call}: {why}")]
     Answer {
-        /// As called.
-        url: String,
+        /// Method and URL.
+        call: String,
+        /// Status code; 0 when the answer could not be understood.
+        code: u16,
         /// What was answered.
         why: String,
     },
+}
+
+impl CallError {
+    /// Whether the same call may go better in a moment: the server said so by its status.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Answer { code: 429 | 500 | 504, .. })
+    }
 }
 
 impl ClientConfig {
@@ -99,14 +113,32 @@ impl ClientConfig {
         Ok(Self { place, trust: Arc::new(Trust { ca_pem, ..Trust::default() }), authorization: None })
     }
 
-    /// Reads where a webhook is and who we are there from a kubeconfig file.
+    /// A URL, verified with these authorities or, without them, the system's.
+    pub fn url(url: &str, ca_pem: Option<Vec<u8>>) -> Self {
+        let trust = Arc::new(Trust { ca_pem, ..Trust::default() });
+        Self { place: Place::Url(url.to_owned()), trust, authorization: None }
+    }
+
+    /// Where a webhook is and who we are there, as a kubeconfig file says; read again when the file, or one that it names,
+    /// changes.
     ///
     /// # Errors
     /// [`CallError::Config`].
-    pub fn from_kubeconfig(path: &std::path::Path) -> Result<Self, CallError> {
+    pub fn from_kubeconfig(path: &Path) -> Result<Reloading<Self>, CallError> {
+        let mut files = vec![path.to_owned()];
+        let access = read_kubeconfig(path)?;
+        files.extend([&access.ca, &access.certificate, &access.key, &access.token].into_iter().flatten().filter_map(
+            |material| match material {
+                client::Material::File(path) => Some(path.clone()),
+                client::Material::Inline(_) => None,
+            },
+        ));
+        let path = path.to_owned();
+        Reloading::new("webhook configuration", files, move || Self::of_access(&path, read_kubeconfig(&path)?))
+    }
+
+    fn of_access(path: &Path, access: client::Access) -> Result<Self, CallError> {
         let bad = |why: &dyn std::fmt::Display| CallError::Config(format!("{}: {why}", path.display()));
-        let config = client::ClientConfig::from_kubeconfig(path, "kube-apiserver").map_err(|err| bad(&err))?;
-        let access = config.access;
         let read = |material: &Option<client::Material>| {
             material.as_ref().map(client::Material::read).transpose().map_err(|err| bad(&err))
         };
@@ -123,10 +155,15 @@ impl ClientConfig {
     }
 }
 
+fn read_kubeconfig(path: &Path) -> Result<client::Access, CallError> {
+    let bad = |err: client::ClientConfigError| CallError::Config(err.to_string());
+    client::Access::from_kubeconfig(path).map_err(bad)
+}
+
 /// Where a call goes.
 struct Target {
-    /// Shown in errors and sent.
-    url: String,
+    /// Method and URL, for errors.
+    call: String,
     /// `host:port` to connect to.
     address: String,
     /// Name in the certificate.
@@ -134,6 +171,17 @@ struct Target {
     /// `host:port` as the server sees it.
     authority: String,
     path_and_query: String,
+}
+
+impl Target {
+    fn wrong(&self, code: u16, why: String) -> CallError {
+        CallError::Answer { call: self.call.clone(), code, why }
+    }
+}
+
+fn parse(call: String, answer: &[u8]) -> Result<Value, CallError> {
+    let wrong = |error| CallError::Answer { call, code: 0, why: format!("the answer is not JSON: {error}") };
+    serde_json::from_slice(answer).map_err(wrong)
 }
 
 /// Calls webhooks.
@@ -153,12 +201,34 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub async fn call(&self, config: &ClientConfig, body: &Value, timeout: Duration) -> Result<Value, CallError> {
-        let (url, bytes) = self.send(config, body, timeout).await?;
-        let wrong = |error| CallError::Answer { url, why: format!("the answer is not JSON: {error}") };
-        serde_json::from_slice(&bytes).map_err(wrong)
+        let (call, bytes) = self.send(config, body, timeout).await?;
+        parse(call, &bytes)
     }
 
-    /// Posts a document; returns where to, and the answer as it is.
+    /// As [`Self::call`], again up to four times when the server answers that it is overloaded or broken, as upstream's
+    /// webhooks of authentication and authorization do.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call_patiently(
+        &self,
+        config: &ClientConfig,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<Value, CallError> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..MAX_ATTEMPTS {
+            match self.call(config, body, timeout).await {
+                Err(error) if error.is_passing() => {}
+                outcome => return outcome,
+            }
+            tokio::time::sleep(pause).await;
+            pause = pause.mul_f64(1.5);
+        }
+        self.call(config, body, timeout).await
+    }
+
+    /// Posts a document; returns the call's name for errors, and the answer as it is.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -168,14 +238,38 @@ impl Client {
         body: &Value,
         timeout: Duration,
     ) -> Result<(String, Bytes), CallError> {
-        let target = self.locate(config, timeout).await?;
-        let outcome = tokio::time::timeout(timeout, self.post(&target, config, body)).await;
-        let bytes = outcome.unwrap_or_else(|_| Err(CallError::Timeout { url: target.url.clone() }))?;
-        Ok((target.url, bytes))
+        let target = self.locate(config, Some(timeout)).await?;
+        let body = serde_json::to_vec(body).map_err(|error| target.wrong(0, error.to_string()))?;
+        self.perform(target, config, Some(body.into()), timeout).await
     }
 
-    async fn locate(&self, config: &ClientConfig, timeout: Duration) -> Result<Target, CallError> {
-        let query = format!("timeout={}s", timeout.as_secs().max(1));
+    /// Gets a JSON document.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn get(&self, config: &ClientConfig, timeout: Duration) -> Result<Value, CallError> {
+        let target = self.locate(config, None).await?;
+        let (call, bytes) = self.perform(target, config, None, timeout).await?;
+        parse(call, &bytes)
+    }
+
+    async fn perform(
+        &self,
+        target: Target,
+        config: &ClientConfig,
+        body: Option<Bytes>,
+        timeout: Duration,
+    ) -> Result<(String, Bytes), CallError> {
+        let outcome = tokio::time::timeout(timeout, self.ask(&target, config, body)).await;
+        let bytes = outcome.unwrap_or_else(|_| Err(CallError::Timeout { call: target.call.clone() }))?;
+        Ok((target.call, bytes))
+    }
+
+    /// Posts tell the server how long is waited for it.
+    async fn locate(&self, config: &ClientConfig, timeout: Option<Duration>) -> Result<Target, CallError> {
+        let query = timeout.map_or_else(String::new, |timeout| format!("?timeout={}s", timeout.as_secs().max(1)));
+        let call =
+            |url: &str| format!("{} {:?}", if timeout.is_some() { "Post" } else { "Get" }, format!("{url}{query}"));
         match &config.place {
             Place::Url(url) => {
                 let bad = || CallError::Config(format!("{url:?} is not an https URL"));
@@ -183,21 +277,24 @@ impl Client {
                 let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or_else(bad)?;
                 let address = format!("{host}:{}", uri.port_u16().unwrap_or(443));
                 Ok(Target {
-                    url: format!("{url}?{query}"),
+                    call: call(url),
                     server_name: host.trim_matches(['[', ']']).to_owned(),
                     authority: uri.authority().map_or_else(String::new, ToString::to_string),
-                    path_and_query: format!("{}?{query}", uri.path()),
+                    path_and_query: match uri.query() {
+                        Some(own) => format!("{}?{own}{}", uri.path(), query.replacen('?', "&", 1)),
+                        None => format!("{}{query}", uri.path()),
+                    },
                     address,
                 })
             }
             Place::Service { namespace, name, port, path } => {
                 let host = format!("{name}.{namespace}.svc");
-                let path = format!("/{}?{query}", path.trim_start_matches('/'));
-                let url = format!("https://{host}:{port}{path}");
+                let path = format!("/{}", path.trim_start_matches('/'));
+                let call = call(&format!("https://{host}:{port}{path}"));
                 let address = self.endpoint(namespace, name, *port).await;
-                let address = address.map_err(|why| CallError::Unreachable { url: url.clone(), why })?;
+                let address = address.map_err(|why| CallError::Unreachable { call: call.clone(), why })?;
                 let authority = format!("{host}:{port}");
-                Ok(Target { url, address, server_name: host, authority, path_and_query: path })
+                Ok(Target { call, address, server_name: host, authority, path_and_query: format!("{path}{query}") })
             }
         }
     }
@@ -216,10 +313,9 @@ impl Client {
         Ok(if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") })
     }
 
-    async fn post(&self, target: &Target, config: &ClientConfig, body: &Value) -> Result<Bytes, CallError> {
-        let unreachable = |why: String| CallError::Unreachable { url: target.url.clone(), why };
-        let wrong = |why: String| CallError::Answer { url: target.url.clone(), why };
-        let body = Bytes::from(serde_json::to_vec(body).map_err(|error| wrong(error.to_string()))?);
+    async fn ask(&self, target: &Target, config: &ClientConfig, body: Option<Bytes>) -> Result<Bytes, CallError> {
+        let unreachable = |why: String| CallError::Unreachable { call: target.call.clone(), why };
+        let wrong = |why: String| target.wrong(0, why);
         let mut reused = true;
         let response = loop {
             let (mut sender, fresh) = self
@@ -246,22 +342,22 @@ impl Client {
         self.pool.give_back(&target.address, &target.server_name, &config.trust, sender);
         if !code.is_success() {
             let text: String = String::from_utf8_lossy(&bytes).chars().take(MAX_QUOTED_CHARS).collect();
-            return Err(wrong(format!("the server answered {code}: {text}")));
+            return Err(target.wrong(code.as_u16(), format!("the server answered {code}: {text}")));
         }
         Ok(bytes)
     }
 }
 
-fn request(target: &Target, body: Bytes, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .header(CONTENT_TYPE, "application/json")
-        .header(ACCEPT, "application/json")
-        .header(USER_AGENT, "kube-apiserver-admission");
+fn request(target: &Target, body: Option<Bytes>, http2: bool) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut request =
+        Request::builder().header(ACCEPT, "application/json").header(USER_AGENT, "kube-apiserver-admission");
+    if body.is_some() {
+        request = request.method(Method::POST).header(CONTENT_TYPE, "application/json");
+    }
     request = if http2 {
         request.uri(format!("https://{}{}", target.authority, target.path_and_query))
     } else {
         request.uri(&target.path_and_query).header(HOST, &target.authority)
     };
-    request.body(Full::new(body))
+    request.body(Full::new(body.unwrap_or_default()))
 }

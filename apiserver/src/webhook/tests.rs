@@ -24,6 +24,16 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(names: &[&str], answer: Answer, http2: bool) -> Self {
+        Self::start_with(names, move |path, asked, _| answer(path, asked), http2).await
+    }
+
+    /// With an answer that knows the server's port.
+    pub(crate) async fn start_with(
+        names: &[&str],
+        answer: impl Fn(&str, &Value, u16) -> (u16, Value) + Send + Sync + 'static,
+        http2: bool,
+    ) -> Self {
+        let answer = Arc::new(answer);
         let ca_key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,20 +54,24 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::SeqCst);
-                let acceptor = acceptor.clone();
+                let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(tcp).await else { return };
-                    let service = service_fn(move |request: http::Request<Incoming>| async move {
-                        let path = request.uri().path().to_owned();
-                        let body = request.into_body().collect().await?.to_bytes();
-                        let asked = serde_json::from_slice(&body).unwrap_or_default();
-                        if path == "/never" {
-                            std::future::pending::<()>().await;
+                    let service = service_fn(move |request: http::Request<Incoming>| {
+                        let answer = Arc::clone(&answer);
+                        async move {
+                            let path = request.uri().path().to_owned();
+                            let body = request.into_body().collect().await?.to_bytes();
+                            let asked = serde_json::from_slice(&body).unwrap_or_default();
+                            if path == "/never" {
+                                std::future::pending::<()>().await;
+                            }
+                            let (code, answer) = answer(&path, &asked, port);
+                            let body = Full::new(Bytes::from(answer.to_string()));
+                            let response =
+                                http::Response::builder().status(code).header("location", "/echo").body(body);
+                            Ok::<_, hyper::Error>(response.unwrap())
                         }
-                        let (code, answer) = answer(&path, &asked);
-                        let body = Full::new(Bytes::from(answer.to_string()));
-                        let response = http::Response::builder().status(code).header("location", "/echo").body(body);
-                        Ok::<_, hyper::Error>(response.unwrap())
                     });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let _ = server.serve_connection(TokioIo::new(stream), service).await;
@@ -66,6 +80,17 @@ impl Server {
         });
         let ca_bundle = base64::engine::general_purpose::STANDARD.encode(ca.pem());
         Self { port, ca_bundle, connections }
+    }
+
+    /// A kubeconfig in `dir` that leads to a path of it.
+    pub(crate) fn kubeconfig(&self, dir: &Path, path: &str) -> std::path::PathBuf {
+        let (port, ca) = (self.port, &self.ca_bundle);
+        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": format!("https://localhost:{port}{path}"), "certificate-authority-data": ca}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}], "users": [{"name": "u", "user": {}}]});
+        let file = dir.join("webhook.kubeconfig");
+        std::fs::write(&file, config.to_string()).unwrap();
+        file
     }
 
     pub(crate) fn url(&self, path: &str) -> Value {
@@ -121,11 +146,11 @@ async fn services_by_name() {
     let client = Client::new(Arc::new(cluster));
     let config =
         |name: &str| ClientConfig::parse(&json!({"service": {"namespace": "ns", "name": name, "path": "/x"}})).unwrap();
-    let target = client.locate(&config("hook"), 5 * SECOND).await.unwrap();
+    let target = client.locate(&config("hook"), Some(5 * SECOND)).await.unwrap();
     assert_eq!(
-        (target.address.as_str(), target.server_name.as_str(), target.url.as_str()),
-        ("10.1.2.3:8443", "hook.ns.svc", "https://hook.ns.svc:443/x?timeout=5s")
+        (target.address.as_str(), target.server_name.as_str(), target.call.as_str()),
+        ("10.1.2.3:8443", "hook.ns.svc", "Post \"https://hook.ns.svc:443/x?timeout=5s\"")
     );
-    assert!(matches!(client.locate(&config("nope"), SECOND).await, Err(CallError::Unreachable { .. })));
+    assert!(matches!(client.locate(&config("nope"), Some(SECOND)).await, Err(CallError::Unreachable { .. })));
     assert!(ClientConfig::parse(&json!({})).is_err());
 }
