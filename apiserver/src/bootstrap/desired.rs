@@ -2,8 +2,11 @@
 //! what extension servers must know to believe this server's front proxy. Pure.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 
 use apimachinery::time::{format_micro_time, format_time};
+use component_base::reload::Reloading;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -23,19 +26,21 @@ pub struct Facts {
     pub service_ranges: Vec<String>,
     /// `--kubernetes-service-node-port`; 0 for none.
     pub service_node_port: u16,
+    /// Whether this server is one of the endpoints of the `kubernetes` Service (`--endpoint-reconciler-type`).
+    pub is_endpoint: bool,
     /// This machine's name.
     pub hostname: String,
-    /// PEM of `--client-ca-file`.
-    pub client_ca: Option<String>,
+    /// PEM of `--client-ca-file`, as it is now.
+    pub client_ca: Option<Arc<Reloading<String>>>,
     /// The front proxy's part of the same.
     pub request_header: Option<RequestHeaderFacts>,
 }
 
 /// What extension servers must know of the front proxy.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RequestHeaderFacts {
-    /// PEM of `--requestheader-client-ca-file`.
-    pub client_ca: String,
+    /// PEM of `--requestheader-client-ca-file`, as it is now.
+    pub client_ca: Arc<Reloading<String>>,
     /// `--requestheader-allowed-names`
     pub allowed_names: Vec<String>,
     /// `--requestheader-username-headers`
@@ -57,9 +62,13 @@ pub struct UnreadableFile {
     source: std::io::Error,
 }
 
-fn read(flag: &'static str, path: &std::path::Path) -> Result<String, UnreadableFile> {
-    let fail = |source| UnreadableFile { flag, path: path.display().to_string(), source };
-    std::fs::read_to_string(path).map_err(fail)
+fn read(flag: &'static str, path: &Path) -> Result<Arc<Reloading<String>>, UnreadableFile> {
+    let file = path.to_owned();
+    let load = move || {
+        let fail = |source| UnreadableFile { flag, path: file.display().to_string(), source };
+        std::fs::read_to_string(&file).map_err(fail)
+    };
+    Reloading::new(format!("--{flag} for extension servers"), vec![path.to_owned()], load).map(Arc::new)
 }
 
 impl Facts {
@@ -86,7 +95,8 @@ impl Facts {
             secure_port,
             service_address: ranges.first().and_then(|range| range.nth(1)).unwrap_or(config.advertise_address),
             service_ranges: ranges.iter().map(ToString::to_string).collect(),
-            service_node_port: 0,
+            service_node_port: config.service_node_port,
+            is_endpoint: config.is_endpoint,
             hostname: hostname(),
             client_ca,
             request_header,
@@ -207,10 +217,10 @@ pub fn extension_authentication(facts: &Facts) -> Value {
     let list = |names: &[String]| Value::from(Value::from(names.to_vec()).to_string());
     let mut data = serde_json::Map::new();
     if let Some(pem) = &facts.client_ca {
-        data.insert("client-ca-file".to_owned(), pem.clone().into());
+        data.insert("client-ca-file".to_owned(), pem.get().as_str().into());
     }
     if let Some(header) = &facts.request_header {
-        data.insert("requestheader-client-ca-file".to_owned(), header.client_ca.clone().into());
+        data.insert("requestheader-client-ca-file".to_owned(), header.client_ca.get().as_str().into());
         let lists = [
             ("allowed-names", &header.allowed_names),
             ("extra-headers-prefix", &header.extra_headers_prefix),
@@ -263,13 +273,23 @@ pub fn identity(facts: &Facts) -> String {
 
 /// Seconds that an identity lease is good for.
 pub const IDENTITY_SECONDS: i64 = 3600;
+const IDENTITY_LABEL: &str = "apiserver.kubernetes.io/identity";
+
+/// Whether a lease is the identity of an API server that is gone.
+pub fn is_stale_identity(lease: &Value, now: Timestamp) -> bool {
+    let renewed = lease["spec"]["renewTime"].as_str().and_then(|time| time.parse::<Timestamp>().ok());
+    let seconds = lease["spec"]["leaseDurationSeconds"].as_i64();
+    let ours = lease["metadata"]["labels"][IDENTITY_LABEL] == "kube-apiserver";
+    let over = renewed.zip(seconds).is_none_or(|(renewed, seconds)| now.as_second() - renewed.as_second() > seconds);
+    ours && over
+}
 
 /// The identity lease, renewed at `now` by the holder.
 pub fn identity_lease(facts: &Facts, holder: &str, now: Timestamp) -> Value {
     json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
         "metadata": {"name": identity(facts), "namespace": "kube-system",
-            "labels": {"apiserver.kubernetes.io/identity": "kube-apiserver", "kubernetes.io/hostname": facts.hostname},
+            "labels": {IDENTITY_LABEL: "kube-apiserver", "kubernetes.io/hostname": facts.hostname},
             "annotations": {"kubernetes.io/peer-advertise-address": std::net::SocketAddr::new(facts.advertise_address, facts.secure_port).to_string()}},
         "spec": {"holderIdentity": holder, "leaseDurationSeconds": IDENTITY_SECONDS, "renewTime": format_micro_time(now)},
     })
@@ -284,6 +304,11 @@ pub fn master_lease(address: IpAddr) -> Value {
 pub(crate) mod tests {
     use super::*;
 
+    fn text(text: &'static str) -> Arc<Reloading<String>> {
+        let load = || Ok::<_, std::convert::Infallible>(text.to_owned());
+        Arc::new(Reloading::new("text", Vec::new(), load).unwrap())
+    }
+
     pub(crate) fn facts() -> Facts {
         Facts {
             advertise_address: "192.0.2.2".parse().unwrap(),
@@ -291,13 +316,30 @@ pub(crate) mod tests {
             service_address: "10.0.0.1".parse().unwrap(),
             service_ranges: vec!["10.0.0.0/16".into()],
             service_node_port: 0,
+            is_endpoint: true,
             hostname: "m1".into(),
-            client_ca: Some("PEM".into()),
+            client_ca: Some(text("PEM")),
             request_header: Some(RequestHeaderFacts {
+                client_ca: text("PROXY"),
                 allowed_names: vec!["front-proxy".into()],
-                ..RequestHeaderFacts::default()
+                username_headers: Vec::new(),
+                uid_headers: Vec::new(),
+                group_headers: Vec::new(),
+                extra_headers_prefix: Vec::new(),
             }),
         }
+    }
+
+    #[test]
+    fn identities_of_servers_that_are_gone() {
+        let made: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let lease = identity_lease(&facts(), "me", made);
+        let after = |seconds| made + jiff::SignedDuration::from_secs(seconds);
+        assert!(!is_stale_identity(&lease, after(IDENTITY_SECONDS)));
+        assert!(is_stale_identity(&lease, after(IDENTITY_SECONDS + 1)));
+        let mut other = lease.clone();
+        other["metadata"]["labels"] = json!({});
+        assert!(!is_stale_identity(&other, after(IDENTITY_SECONDS + 1)));
     }
 
     #[test]

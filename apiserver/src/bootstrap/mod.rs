@@ -2,13 +2,15 @@
 //!
 //! At start, once: roles and bindings, namespaces, priority classes, flow control, the service range, API services. While it
 //! runs, every [`PERIOD`]: its own lease among the API servers, the `kubernetes` Service with the endpoints of all servers
-//! that are alive, and its identity lease (the protocol between several servers is made of these times). At the end the own
-//! lease is given back. Everything goes through [`Store`], in process, as the server's own user. A step that fails is logged
+//! that are alive, and its identity lease (the protocol between several servers is made of these times), what extension
+//! servers must know; every hour, the identities of servers that are gone. At the end the own lease is given back. What is
+//! done is told to [`Progress`], which health checks ask. Everything goes through [`Store`], in process, as the server's own user. A step that fails is logged
 //! and tried again; nothing here delays readiness by waiting.
 
 pub mod dangling;
 pub mod desired;
 pub mod policy;
+pub mod progress;
 mod store;
 
 use std::net::IpAddr;
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::desired::Facts;
 use self::policy::Step;
+use self::progress::{Hook, Progress};
 pub use self::store::RegistryStore;
 use crate::http::chain::new_uuid;
 use crate::objects::ResourceName;
@@ -31,6 +34,8 @@ use crate::objects::ResourceName;
 pub const PERIOD: Duration = Duration::from_secs(10);
 /// A server that has not renewed its lease for this long is no endpoint any more.
 pub const MASTER_LEASE: Duration = Duration::from_secs(15);
+/// Between two looks for identities of servers that are gone.
+const IDENTITY_PERIOD: Duration = Duration::from_secs(3600);
 /// Pause after a first round that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -41,6 +46,8 @@ const MAX_WRITES_AT_ONCE: usize = 16;
 pub trait Store: Send + Sync {
     /// The object, from the cache.
     fn get(&self, resource: ResourceName<'static>, namespace: &str, name: &str) -> Option<Value>;
+    /// All objects of a namespace, from the cache.
+    fn list(&self, resource: ResourceName<'static>, namespace: &str) -> Vec<Value>;
     /// Makes a new object; the answer is the object as it is stored.
     fn create(&self, resource: ResourceName<'static>, object: Value) -> BoxFuture<'_, Result<Value, Status>>;
     /// Replaces an object (with its resourceVersion), or a subresource of it.
@@ -67,6 +74,7 @@ pub trait Store: Send + Sync {
 
 const RBAC: &str = "rbac.authorization.k8s.io";
 const FLOW: &str = "flowcontrol.apiserver.k8s.io";
+const LEASES: ResourceName = ("coordination.k8s.io", "leases");
 
 type Reconcile = fn(&Value, &Value) -> Step;
 
@@ -74,17 +82,18 @@ fn keep(_: &Value, _: &Value) -> Step {
     Step::Keep
 }
 
-/// Defaults in the order in which they are made, with how existing ones are brought up to date.
-fn defaults() -> [(ResourceName<'static>, &'static [Value], Reconcile); 8] {
+/// Defaults in the order in which they are made, with how existing ones are brought up to date, and what waits for them.
+fn defaults() -> [(Hook, ResourceName<'static>, &'static [Value], Reconcile); 8] {
+    let (roles, levels) = (Hook::Roles, Hook::PriorityLevels);
     [
-        ((RBAC, "clusterroles"), policy::cluster_roles(), policy::reconcile_role),
-        ((RBAC, "clusterrolebindings"), policy::cluster_role_bindings(), policy::reconcile_binding),
-        ((RBAC, "roles"), policy::roles(), policy::reconcile_role),
-        ((RBAC, "rolebindings"), policy::role_bindings(), policy::reconcile_binding),
-        (("scheduling.k8s.io", "priorityclasses"), policy::priority_classes(), keep),
-        ((FLOW, "prioritylevelconfigurations"), policy::priority_levels(), policy::reconcile_flow_control),
-        ((FLOW, "flowschemas"), policy::flow_schemas(), policy::reconcile_flow_control),
-        (("apiregistration.k8s.io", "apiservices"), policy::api_services(), keep),
+        (roles, (RBAC, "clusterroles"), policy::cluster_roles(), policy::reconcile_role),
+        (roles, (RBAC, "clusterrolebindings"), policy::cluster_role_bindings(), policy::reconcile_binding),
+        (roles, (RBAC, "roles"), policy::roles(), policy::reconcile_role),
+        (roles, (RBAC, "rolebindings"), policy::role_bindings(), policy::reconcile_binding),
+        (Hook::PriorityClasses, ("scheduling.k8s.io", "priorityclasses"), policy::priority_classes(), keep),
+        (levels, (FLOW, "prioritylevelconfigurations"), policy::priority_levels(), policy::reconcile_flow_control),
+        (levels, (FLOW, "flowschemas"), policy::flow_schemas(), policy::reconcile_flow_control),
+        (Hook::ApiServices, ("apiregistration.k8s.io", "apiservices"), policy::api_services(), keep),
     ]
 }
 
@@ -165,32 +174,38 @@ fn named<'a>(
 
 /// Everything that is made once. Goes on after a failure, so that one bad object does not keep the others away; the first
 /// failure is returned.
-async fn make_defaults(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
+async fn make_defaults(store: &dyn Store, facts: &Facts, progress: &Progress) -> Result<(), Status> {
     let mut first_failure = Ok(());
-    let mut note = |what: &str, result: Result<(), Status>| {
+    let mut failed: Vec<Hook> = Vec::new();
+    let mut note = |hook: Hook, what: &str, result: Result<(), Status>| {
         if let Err(err) = result {
             tracing::warn!(object = what, %err, "Cannot make a default object yet");
+            failed.push(hook);
             if first_failure.is_ok() {
                 first_failure = Err(err);
             }
         }
     };
     for name in desired::NAMESPACES {
-        note(name, ensure(store, ("", "namespaces"), &desired::namespace(name), keep).await);
+        note(Hook::Namespaces, name, ensure(store, ("", "namespaces"), &desired::namespace(name), keep).await);
     }
-    for (resource, objects, reconcile) in defaults() {
+    for (hook, resource, objects, reconcile) in defaults() {
         let made: Vec<BoxFuture<'_, (&str, Result<(), Status>)>> =
             objects.iter().map(|object| named(object, ensure(store, resource, object, reconcile))).collect();
         let mut made = futures::stream::iter(made).buffer_unordered(MAX_WRITES_AT_ONCE);
         while let Some((name, result)) = made.next().await {
-            note(name, result);
+            note(hook, name, result);
         }
     }
-    note("kubernetes", make_service_range(store, facts).await);
+    note(Hook::ServiceRange, "kubernetes", make_service_range(store, facts).await);
     let tracking = desired::legacy_token_tracking(Timestamp::now());
-    note("legacy token tracking", ensure(store, ("", "configmaps"), &tracking, keep).await);
-    let authentication = desired::extension_authentication(facts);
-    note("extension-apiserver-authentication", adopt(store, ("", "configmaps"), &authentication, &["data"]).await);
+    let tracked = ensure(store, ("", "configmaps"), &tracking, keep).await;
+    note(Hook::TokenTracking, "legacy token tracking", tracked);
+    for hook in Hook::MADE_ONCE {
+        if !failed.contains(&hook) {
+            progress.reached(hook);
+        }
+    }
     first_failure
 }
 
@@ -217,8 +232,10 @@ async fn adopt(
 }
 
 /// One round of what must be kept up.
-async fn keep_up(store: &dyn Store, facts: &Facts, holder: &str) -> Result<(), Status> {
-    store.renew_master(facts.advertise_address, desired::master_lease(facts.advertise_address)).await?;
+async fn keep_up(store: &dyn Store, facts: &Facts, holder: &str, progress: &Progress) -> Result<(), Status> {
+    if facts.is_endpoint {
+        store.renew_master(facts.advertise_address, desired::master_lease(facts.advertise_address)).await?;
+    }
     let services = ("", "services");
     match store.get(services, "default", "kubernetes") {
         None => create(store, services, desired::service(facts)).await.map(|_| ())?,
@@ -228,9 +245,30 @@ async fn keep_up(store: &dyn Store, facts: &Facts, holder: &str) -> Result<(), S
             }
         }
     }
-    publish_endpoints(store, facts).await?;
+    if facts.is_endpoint {
+        publish_endpoints(store, facts).await?;
+    }
+    progress.reached(Hook::Endpoints);
+    let authentication = desired::extension_authentication(facts);
+    adopt(store, ("", "configmaps"), &authentication, &["data"]).await?;
+    progress.reached(Hook::AuthenticationInfo);
     let lease = desired::identity_lease(facts, holder, Timestamp::now());
-    adopt(store, ("coordination.k8s.io", "leases"), &lease, &["spec"]).await
+    adopt(store, LEASES, &lease, &["spec"]).await?;
+    progress.reached(Hook::Identity);
+    Ok(())
+}
+
+/// Removes the identities of servers that are gone. What fails is tried again by the next round.
+async fn collect_identities(store: &dyn Store, now: Timestamp, progress: &Progress) {
+    let leases = store.list(LEASES, "kube-system");
+    for lease in leases.iter().filter(|lease| desired::is_stale_identity(lease, now)) {
+        let name = apimachinery::meta::name(lease);
+        match store.delete(LEASES, "kube-system", name).await {
+            Ok(()) => tracing::info!(lease = name, "Removed the identity of an API server that is gone"),
+            Err(err) => tracing::warn!(lease = name, %err, "Cannot remove the identity of an API server that is gone"),
+        }
+    }
+    progress.reached(Hook::IdentityCollector);
 }
 
 async fn publish_endpoints(store: &dyn Store, facts: &Facts) -> Result<(), Status> {
@@ -247,23 +285,31 @@ async fn publish_endpoints(store: &dyn Store, facts: &Facts) -> Result<(), Statu
 }
 
 /// Makes and keeps up everything until shutdown.
-pub async fn run(store: &dyn Store, facts: &Facts, shutdown: CancellationToken) {
+pub async fn run(store: &dyn Store, facts: &Facts, progress: &Progress, shutdown: CancellationToken) {
     let holder = format!("{}_{}", desired::identity(facts), new_uuid());
     let mut made = false;
     let mut kept = false;
+    let mut collected: Option<tokio::time::Instant> = None;
     loop {
         if !made {
-            made = make_defaults(store, facts).await.is_ok();
+            made = make_defaults(store, facts, progress).await.is_ok();
         }
-        match keep_up(store, facts, &holder).await {
+        match keep_up(store, facts, &holder, progress).await {
             Ok(()) => kept = true,
             Err(err) => tracing::warn!(%err, "Cannot keep the kubernetes service and the own leases up"),
+        }
+        if collected.is_none_or(|at| at.elapsed() >= IDENTITY_PERIOD) {
+            collect_identities(store, Timestamp::now(), progress).await;
+            collected = Some(tokio::time::Instant::now());
         }
         let pause = if made && kept { PERIOD } else { RETRY };
         tokio::select! {
             () = shutdown.cancelled() => break,
             () = tokio::time::sleep(pause) => {}
         }
+    }
+    if !facts.is_endpoint {
+        return;
     }
     let leave = async {
         store.remove_master(facts.advertise_address).await?;

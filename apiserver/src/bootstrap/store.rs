@@ -63,6 +63,10 @@ impl Store for RegistryStore {
         Objects::get(&*self.registry, resource, namespace, name).map(Arc::unwrap_or_clone)
     }
 
+    fn list(&self, resource: ResourceName<'static>, namespace: &str) -> Vec<Value> {
+        Objects::list(&*self.registry, resource, namespace).into_iter().map(Arc::unwrap_or_clone).collect()
+    }
+
     fn create(&self, resource: ResourceName<'static>, object: Value) -> BoxFuture<'_, Result<Value, Status>> {
         Box::pin(async move {
             let resolved = self.resolve(resource)?;

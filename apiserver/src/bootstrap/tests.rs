@@ -68,6 +68,12 @@ impl Store for Memory {
         })
     }
 
+    fn list(&self, resource: ResourceName<'static>, namespace: &str) -> Vec<Value> {
+        let objects = self.objects.lock().unwrap();
+        let wanted = |key: &&(&str, &str, String, String)| (key.0, key.1) == resource && key.2 == namespace;
+        objects.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| object.clone()).collect()
+    }
+
     fn renew_master<'a>(&'a self, address: IpAddr, _: Value) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
             let mut masters = self.masters.lock().unwrap();
@@ -93,8 +99,8 @@ impl Store for Memory {
 #[tokio::test]
 async fn a_fresh_cluster_and_a_restart() {
     let (store, facts) = (Memory::default(), desired::tests::facts());
-    make_defaults(&store, &facts).await.unwrap();
-    keep_up(&store, &facts, "me").await.unwrap();
+    make_defaults(&store, &facts, &Progress::default()).await.unwrap();
+    keep_up(&store, &facts, "me", &Progress::default()).await.unwrap();
     for (resource, namespace, name) in [
         (("", "namespaces"), "", "kube-system"),
         ((RBAC, "clusterroles"), "", "cluster-admin"),
@@ -107,8 +113,8 @@ async fn a_fresh_cluster_and_a_restart() {
         assert!(store.get(resource, namespace, name).is_some(), "{resource:?} {name}");
     }
     let before = *store.writes.lock().unwrap();
-    make_defaults(&store, &facts).await.unwrap();
-    keep_up(&store, &facts, "me").await.unwrap();
+    make_defaults(&store, &facts, &Progress::default()).await.unwrap();
+    keep_up(&store, &facts, "me", &Progress::default()).await.unwrap();
     // Only the identity lease is renewed.
     assert_eq!(*store.writes.lock().unwrap(), before + 1);
 }
@@ -116,7 +122,7 @@ async fn a_fresh_cluster_and_a_restart() {
 #[tokio::test]
 async fn conditions_are_written_after_the_object() {
     let (store, facts) = (Memory::default(), desired::tests::facts());
-    make_defaults(&store, &facts).await.unwrap();
+    make_defaults(&store, &facts, &Progress::default()).await.unwrap();
     for (resource, name) in [
         (("apiregistration.k8s.io", "apiservices"), "v1.apps"),
         (("networking.k8s.io", "servicecidrs"), "kubernetes"),
@@ -132,7 +138,7 @@ async fn endpoints_follow_the_servers() {
     let (store, facts) = (Memory::default(), desired::tests::facts());
     let other: IpAddr = "192.0.2.9".parse().unwrap();
     store.renew_master(other, Value::Null).await.unwrap();
-    keep_up(&store, &facts, "me").await.unwrap();
+    keep_up(&store, &facts, "me", &Progress::default()).await.unwrap();
     let addresses = |store: &Memory| {
         store.get(("", "endpoints"), "default", "kubernetes").unwrap()["subsets"][0]["addresses"]
             .as_array()
@@ -146,4 +152,38 @@ async fn endpoints_follow_the_servers() {
     store.remove_master(facts.advertise_address).await.unwrap();
     publish_endpoints(&store, &facts).await.unwrap();
     assert_eq!(addresses(&store), 1);
+}
+
+#[tokio::test]
+async fn checks_wait_for_what_is_made() {
+    let (store, facts, progress) = (Memory::default(), desired::tests::facts(), Progress::default());
+    assert!(Hook::CHECKS.iter().all(|(hook, _)| progress.check(*hook).is_err()));
+    make_defaults(&store, &facts, &progress).await.unwrap();
+    assert!(progress.check(Hook::Roles).is_ok() && progress.check(Hook::Endpoints).is_err());
+    keep_up(&store, &facts, "me", &progress).await.unwrap();
+    collect_identities(&store, Timestamp::now(), &progress).await;
+    let waiting: Vec<_> = Hook::CHECKS.iter().filter(|(hook, _)| progress.check(*hook).is_err()).collect();
+    assert!(matches!(waiting.as_slice(), [(Hook::ServiceRepair, _)]), "{waiting:?}");
+}
+
+#[tokio::test]
+async fn identities_of_servers_that_are_gone_are_removed() {
+    let (store, facts) = (Memory::default(), desired::tests::facts());
+    let now = Timestamp::now();
+    let long_ago = now - jiff::SignedDuration::from_hours(2);
+    let gone = Facts { hostname: "gone".into(), ..facts.clone() };
+    store.create(LEASES, desired::identity_lease(&gone, "it", long_ago)).await.unwrap();
+    store.create(LEASES, desired::identity_lease(&facts, "me", now)).await.unwrap();
+    collect_identities(&store, now, &Progress::default()).await;
+    let left = store.list(LEASES, "kube-system");
+    assert_eq!((left.len(), apimachinery::meta::name(&left[0])), (1, desired::identity(&facts).as_str()));
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_endpoint() {
+    let (store, facts) = (Memory::default(), Facts { is_endpoint: false, ..desired::tests::facts() });
+    keep_up(&store, &facts, "me", &Progress::default()).await.unwrap();
+    assert!(store.masters().await.unwrap().is_empty());
+    assert!(store.get(("", "endpoints"), "default", "kubernetes").is_none());
+    assert!(store.get(("", "services"), "default", "kubernetes").is_some());
 }

@@ -229,6 +229,11 @@ impl Registry {
         &self.table
     }
 
+    /// Who gives out addresses and ports.
+    pub fn allocators(&self) -> &allocators::Allocators {
+        &self.allocators
+    }
+
     /// The configuration that rules may look at.
     pub fn options(&self) -> &ServerOptions {
         &self.options

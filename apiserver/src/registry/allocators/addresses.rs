@@ -104,14 +104,13 @@ pub fn record(ip: IpAddr, namespace: &str, name: &str) -> Value {
                 "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io",
             },
         },
-        "spec": {"parentRef": {"group": "", "resource": "services", "namespace": namespace, "name": name}},
+        "spec": {"parentRef": parent(namespace, name)},
     })
 }
 
-/// Does this record belong to the service?
-pub fn belongs(record: &Value, namespace: &str, name: &str) -> bool {
-    let parent = &record["spec"]["parentRef"];
-    parent["resource"] == "services" && parent["namespace"] == namespace && parent["name"] == name
+/// The reference to a service that holds something.
+pub fn parent(namespace: &str, name: &str) -> Value {
+    json!({"group": "", "resource": "services", "namespace": namespace, "name": name})
 }
 
 #[cfg(test)]

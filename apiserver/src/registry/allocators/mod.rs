@@ -1,18 +1,17 @@
 //! Cluster IPs and node ports of services.
 //!
-//! Guarantees: no two services hold one address, since an address is an IPAddress object, made with a condition on its
-//! absence before the service is written; what a failed write reserved is given back. There is no state of its own but
-//! ports that were promised moments ago: addresses are the IPAddress objects, ports are in the services, ranges are the
-//! ServiceCIDR objects and the server's flags. A restart loses nothing. Follows upstream's `allocateCreate` and
-//! `allocateUpdate`.
+//! Guarantees: no two services hold one address or node port, since each is claimed, with a condition on its absence, before
+//! the service is written; what a failed write claimed is given back. There is no state in memory: claims are in storage,
+//! ranges are the ServiceCIDR objects and the server's flags. A restart loses nothing, several API servers need not know of
+//! each other. Follows upstream's `allocateCreate` and `allocateUpdate`.
 
 pub mod addresses;
+pub mod claims;
 pub mod ports;
+pub mod repair;
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use apimachinery::field::{ErrorList, FieldError, Path};
 use apimachinery::gvk::GroupKind;
@@ -22,33 +21,19 @@ use component_base::net::Cidr;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
-use super::metadata;
+use self::claims::{Claim, Good, Owner, owner};
 use crate::resources::check::same;
 use crate::resources::core::service::families;
 use crate::resources::{HookContext, Rollback};
 use crate::storage::cache::ResourceCache;
 use crate::storage::clock::Clock;
-use crate::storage::etcd::{Etcd, Written};
+use crate::storage::etcd::Etcd;
 
-/// How long a promised port counts as taken although no service shows it: a write takes no longer.
-const PROMISE: Duration = Duration::from_secs(30);
-
-/// Gives out addresses and ports; clones share the promises.
+/// Gives out addresses and ports.
 #[derive(Clone)]
 pub struct Allocators {
     etcd: Etcd,
     clock: Arc<Clock>,
-    promised: Arc<Mutex<HashMap<u16, Instant>>>,
-}
-
-/// What became of an address that was asked for.
-enum Claim {
-    /// It was nobody's, and is the service's now.
-    Made,
-    /// It already was the service's, or nothing was made because it is a dry run.
-    Held,
-    /// It is somebody else's.
-    Taken,
 }
 
 fn invalid(name: &str, errors: &ErrorList) -> Status {
@@ -71,10 +56,13 @@ pub fn allocate<'a>(
 pub fn release<'a>(old: &'a Value, new: Option<&'a Value>, cx: &'a HookContext<'a>) -> BoxFuture<'a, ()> {
     Box::pin(async move {
         let Some(allocators) = cx.allocators else { return };
-        let (kept_ips, kept_ports) = new.map(|new| (addresses::held(new), ports::held(new))).unwrap_or_default();
-        allocators.forget(ports::held(old).into_iter().filter(|port| !kept_ports.contains(port)));
-        for ip in addresses::held(old).into_iter().filter(|ip| !kept_ips.contains(ip)) {
-            allocators.free(ip, meta::namespace(old), meta::name(old)).await;
+        let goods = |service: &Value| -> Vec<Good> {
+            let ips = addresses::held(service).into_iter().map(Good::Address);
+            ips.chain(ports::held(service).into_iter().map(Good::Port)).collect()
+        };
+        let kept = new.map(goods).unwrap_or_default();
+        for good in goods(old).into_iter().filter(|good| !kept.contains(good)) {
+            allocators.free(good, &owner(old)).await;
         }
     })
 }
@@ -82,7 +70,7 @@ pub fn release<'a>(old: &'a Value, new: Option<&'a Value>, cx: &'a HookContext<'
 impl Allocators {
     /// Over the server's caches.
     pub fn new(etcd: Etcd, clock: Arc<Clock>) -> Self {
-        Self { etcd, clock, promised: Arc::default() }
+        Self { etcd, clock }
     }
 
     fn cache(&self, prefix: &str) -> Option<Arc<ResourceCache>> {
@@ -123,20 +111,22 @@ impl Allocators {
         }
         let name = meta::name(service).to_owned();
         families::settle(service, old, &configured).map_err(|errors| invalid(&name, &errors))?;
-        let mut mine: Vec<IpAddr> = Vec::new();
-        let outcome = self.allocate_addresses(service, old, cx, &ranges, &mut mine).await;
-        let outcome = outcome.and_then(|()| self.allocate_ports(service, old, cx));
-        let (this, owner) = (self.clone(), (meta::namespace(service).to_owned(), name));
-        let undo = move |ports: Vec<u16>| async move {
-            this.forget(ports.into_iter());
-            for ip in mine {
-                this.free(ip, &owner.0, &owner.1).await;
+        let owner = owner(service);
+        let mut mine: Vec<Good> = Vec::new();
+        let mut outcome = self.allocate_addresses(service, old, cx, &ranges, &owner, &mut mine).await;
+        if outcome.is_ok() {
+            outcome = self.allocate_ports(service, old, cx, &owner, &mut mine).await;
+        }
+        let this = self.clone();
+        let undo = async move {
+            for good in mine {
+                this.free(good, &owner).await;
             }
         };
         match outcome {
-            Ok(ports) => Ok(Rollback::new(undo(ports))),
+            Ok(()) => Ok(Rollback::new(undo)),
             Err(refused) => {
-                undo(Vec::new()).await;
+                undo.await;
                 Err(refused)
             }
         }
@@ -148,9 +138,9 @@ impl Allocators {
         old: Option<&Value>,
         cx: &HookContext<'_>,
         ranges: &[Cidr],
-        mine: &mut Vec<IpAddr>,
+        owner: &Owner,
+        mine: &mut Vec<Good>,
     ) -> Result<(), Status> {
-        let owner = (meta::namespace(service).to_owned(), meta::name(service).to_owned());
         for need in addresses::needs(service, old) {
             let ip = match need.wanted {
                 Some(ip) => {
@@ -163,14 +153,14 @@ impl Allocators {
                     if !ranges.iter().any(|range| addresses::usable(range, ip)) {
                         return Err(refuse("the provided IP is not in a valid range"));
                     }
-                    match self.claim(ip, &owner, cx).await? {
+                    match self.claim(Good::Address(ip), owner, cx.request.now, cx.request.dry_run).await? {
                         Claim::Taken => return Err(refuse("provided IP is already allocated")),
-                        Claim::Made => mine.push(ip),
+                        Claim::Made => mine.push(Good::Address(ip)),
                         Claim::Held => {}
                     }
                     ip
                 }
-                None => self.next(&need.family, ranges, &owner, cx, mine).await?,
+                None => self.next(&need.family, ranges, owner, cx, mine).await?,
             };
             addresses::place(service, need.index, ip);
         }
@@ -182,9 +172,9 @@ impl Allocators {
         &self,
         family: &str,
         ranges: &[Cidr],
-        owner: &(String, String),
+        owner: &Owner,
         cx: &HookContext<'_>,
-        mine: &mut Vec<IpAddr>,
+        mine: &mut Vec<Good>,
     ) -> Result<IpAddr, Status> {
         let cache = self.cache("/registry/ipaddresses/");
         for range in ranges.iter().filter(|range| families::family(range.network()) == family) {
@@ -193,11 +183,11 @@ impl Allocators {
                 if seen {
                     continue;
                 }
-                match self.claim(ip, owner, cx).await? {
+                match self.claim(Good::Address(ip), owner, cx.request.now, cx.request.dry_run).await? {
                     Claim::Taken => {}
                     Claim::Held => return Ok(ip),
                     Claim::Made => {
-                        mine.push(ip);
+                        mine.push(Good::Address(ip));
                         return Ok(ip);
                     }
                 }
@@ -206,82 +196,60 @@ impl Allocators {
         Err(Status::internal("failed to allocate a serviceIP: range is full"))
     }
 
-    /// Makes an address the service's. Nothing is made in a dry run.
-    async fn claim(&self, ip: IpAddr, owner: &(String, String), cx: &HookContext<'_>) -> Result<Claim, Status> {
-        let key = self.key(ip);
-        let whose = |json: &[u8]| {
-            let record: Value = serde_json::from_slice(json).unwrap_or_default();
-            if addresses::belongs(&record, &owner.0, &owner.1) { Claim::Held } else { Claim::Taken }
-        };
-        if cx.request.dry_run {
-            return Ok(self.etcd.get(&key).await?.map_or(Claim::Held, |there| whose(&there.json)));
-        }
-        let mut record = addresses::record(ip, &owner.0, &owner.1);
-        metadata::fill_new(&mut record, cx.request.now);
-        let json = serde_json::to_vec(&record).map_err(Status::internal)?;
-        match self.etcd.create(&key, json, None).await? {
-            Written::Done(_) => Ok(Claim::Made),
-            // It may be the service's own, left by a write that did not come to its end.
-            Written::Refused(there) => Ok(there.map_or(Claim::Taken, |there| whose(&there.json))),
-        }
-    }
-
-    fn key(&self, ip: IpAddr) -> String {
-        format!("{}{ip}", self.etcd.key_prefix("/registry/ipaddresses/"))
-    }
-
-    /// Gives an address back if it is still the service's. What fails here is found and repaired later.
-    async fn free(&self, ip: IpAddr, namespace: &str, name: &str) {
-        let key = self.key(ip);
-        match self.etcd.get(&key).await {
-            Ok(Some(there)) => {
-                let record: Value = serde_json::from_slice(&there.json).unwrap_or_default();
-                if !addresses::belongs(&record, namespace, name) {
-                    return;
-                }
-                if let Err(error) = self.etcd.delete(&key, there.revision).await {
-                    tracing::warn!(%ip, %error, "an address of a removed service stays taken");
-                }
-            }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(%ip, %error, "an address of a removed service stays taken"),
-        }
-    }
-
-    fn allocate_ports(
+    /// Ports are chosen by what this server sees of the services and claimed; one that turns out to be taken elsewhere is
+    /// left out of the next choice.
+    async fn allocate_ports(
         &self,
         service: &mut Value,
         old: Option<&Value>,
         cx: &HookContext<'_>,
-    ) -> Result<Vec<u16>, Status> {
+        owner: &Owner,
+        mine: &mut Vec<Good>,
+    ) -> Result<(), Status> {
         let unchanged = old.is_some_and(|old| same(&service["spec"], &old["spec"]));
         if unchanged || !families::has_node_ports(service) {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        promised.retain(|_, since| since.elapsed() < PROMISE);
-        let (namespace, name) = (meta::namespace(service).to_owned(), meta::name(service).to_owned());
-        let mut used: Vec<u16> = Vec::new();
-        for other in self.objects("/registry/services/specs/") {
-            if meta::namespace(&other) != namespace || meta::name(&other) != name {
-                used.extend(ports::held(&other));
+        let others =
+            self.objects("/registry/services/specs/").into_iter().filter(|other| claims::owner(other) != *owner);
+        let mut used: Vec<u16> = others.flat_map(|other| ports::held(&other)).collect();
+        loop {
+            let mut attempt = service.clone();
+            let new = self.choose_ports(&mut attempt, old, cx, &used).map_err(|error| match error {
+                ports::PortError::Refused(errors) => invalid(&owner.1, &errors),
+                ports::PortError::Full => Status::internal("failed to allocate a nodePort: range is full"),
+            })?;
+            let (mut made, mut contested) = (Vec::new(), false);
+            for port in new {
+                match self.claim(Good::Port(port), owner, cx.request.now, cx.request.dry_run).await? {
+                    Claim::Made => made.push(Good::Port(port)),
+                    Claim::Held => {}
+                    Claim::Taken => {
+                        used.push(port);
+                        contested = true;
+                    }
+                }
+            }
+            if !contested {
+                mine.append(&mut made);
+                *service = attempt;
+                return Ok(());
+            }
+            for good in made {
+                self.free(good, owner).await;
             }
         }
-        let taken = |port: u16| used.contains(&port) || promised.contains_key(&port);
-        let range =
-            ports::Ports { range: cx.options.node_port_range, taken: &taken, seed: u64::from(rand::random::<u32>()) };
-        let new = ports::assign(service, old, &range).map_err(|error| match error {
-            ports::PortError::Refused(errors) => invalid(&name, &errors),
-            ports::PortError::Full => Status::internal("failed to allocate a nodePort: range is full"),
-        })?;
-        promised.extend(new.iter().map(|port| (*port, Instant::now())));
-        Ok(new)
     }
 
-    fn forget(&self, ports: impl Iterator<Item = u16>) {
-        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
-        for port in ports {
-            promised.remove(&port);
-        }
+    fn choose_ports(
+        &self,
+        service: &mut Value,
+        old: Option<&Value>,
+        cx: &HookContext<'_>,
+        used: &[u16],
+    ) -> Result<Vec<u16>, ports::PortError> {
+        let taken = |port: u16| used.contains(&port);
+        let seed = u64::from(rand::random::<u32>());
+        ports::assign(service, old, &ports::Ports { range: cx.options.node_port_range, taken: &taken, seed })
     }
 }
