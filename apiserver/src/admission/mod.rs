@@ -9,6 +9,7 @@ pub mod classes;
 pub mod dynamic;
 mod escalation;
 pub mod limit_ranger;
+mod measure;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
 pub mod pod_security;
@@ -348,7 +349,11 @@ impl Chain {
     ///
     /// # Errors
     /// The first refusal.
-    pub async fn admit(&self, request: &Request<'_>, mut object: Option<&mut Value>) -> Result<(), Status> {
+    pub async fn admit(&self, request: &Request<'_>, object: Option<&mut Value>) -> Result<(), Status> {
+        measure::step("admit", request.operation, self.mutate(request, object)).await
+    }
+
+    async fn mutate(&self, request: &Request<'_>, mut object: Option<&mut Value>) -> Result<(), Status> {
         let mut next = Some(dynamic::Round::default());
         while let Some(round) = next {
             for plugin in self.plugins.iter().filter(|plugin| plugin.handles(request)) {
@@ -364,6 +369,10 @@ impl Chain {
     /// # Errors
     /// The first refusal.
     pub async fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
+        measure::step("validate", request.operation, self.judge(request, object)).await
+    }
+
+    async fn judge(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
         for plugin in self.plugins.iter().filter(|plugin| plugin.handles(request)) {
             plugin.validate(request, object).await?;
         }

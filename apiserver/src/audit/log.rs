@@ -11,11 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-/// Lines that wait to be written in batch mode.
-const MAX_WAITING_LINES: usize = 10_000;
-
 /// What the flags say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogConfig {
     /// `-` is standard output.
     pub path: String,
@@ -23,6 +20,12 @@ pub struct LogConfig {
     pub legacy: bool,
     /// Requests do not wait for the file.
     pub batch: bool,
+    /// Requests fail when their first event cannot be written.
+    pub strict: bool,
+    /// Lines that may wait in batch mode.
+    pub max_waiting: usize,
+    /// Largest event, where there is a bound.
+    pub max_event_bytes: Option<usize>,
     /// Days after which rotated files go; 0: never.
     pub max_age_days: u32,
     /// Rotated files that stay; 0: all.
@@ -126,7 +129,7 @@ impl Log {
         if !config.batch {
             return Ok(Self { legacy: config.legacy, to: To::File(Mutex::new(file)) });
         }
-        let (lines, waiting) = sync_channel::<Vec<u8>>(MAX_WAITING_LINES);
+        let (lines, waiting) = sync_channel::<Vec<u8>>(config.max_waiting.max(1));
         let thread = std::thread::Builder::new().name("audit-log".to_owned()).spawn(move || {
             for line in waiting {
                 if let Err(err) = file.write(&line) {
@@ -205,11 +208,10 @@ mod tests {
         let path = dir.path().join("audit.log");
         let config = LogConfig {
             path: path.display().to_string(),
-            legacy: false,
-            batch: false,
             max_age_days: 1,
             max_backups: 2,
             max_megabytes: 1,
+            ..LogConfig::default()
         };
         std::fs::write(dir.path().join("audit-other.log"), "").unwrap();
         let mut file = Rotating::open(config).unwrap();
@@ -227,8 +229,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.log");
         let path_text = path.display().to_string();
-        let config =
-            LogConfig { path: path_text, legacy: true, batch: true, max_age_days: 0, max_backups: 0, max_megabytes: 0 };
+        let config = LogConfig { path: path_text, legacy: true, batch: true, max_waiting: 8, ..LogConfig::default() };
         let log = Log::open(&config).unwrap();
         let event = json!({"auditID": "a", "stage": "ResponseComplete", "user": {"username": "u", "groups": ["g"]},
             "responseStatus": {"code": 200}});

@@ -2,15 +2,18 @@
 //!
 //! A request gets a [`Record`] once it is known who asks. The policy decides how much goes into it; where nothing is audited
 //! a record is empty and costs nothing. Stages are upstream's: `RequestReceived`, `ResponseStarted` (of long-running
-//! requests and refused credentials) and `ResponseComplete`. A failing backend is counted and never fails a request.
+//! requests and refused credentials) and `ResponseComplete`. A failing backend is counted and fails no request, but for the
+//! log in mode `blocking-strict` at the first stage.
 
 pub mod log;
 pub mod policy;
 mod webhook;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use apimachinery::status::Status;
 use apimachinery::time::format_micro_time;
 use component_base::metrics::{self, Counter, Family};
 use component_base::serving::{Body, ConnInfo, full};
@@ -62,8 +65,14 @@ pub struct Audit {
     policy: Policy,
     log: Option<Log>,
     webhook: Option<Webhook>,
+    /// Requests fail when the log does.
+    strict: bool,
+    max_log_bytes: Option<usize>,
+    max_webhook_bytes: Option<usize>,
     events: Arc<Counter>,
     errors: Family<Counter>,
+    levels: Family<Counter>,
+    rejected: Arc<Counter>,
 }
 
 /// Sets auditing up; `None` when nothing is audited.
@@ -85,28 +94,49 @@ pub fn build(config: &AuditConfig) -> Result<Option<Arc<Audit>>, ConfigError> {
     let events = metrics::counter("apiserver_audit_event_total", "Audit events that were recorded", &[]).one();
     let errors =
         metrics::counter("apiserver_audit_error_total", "Audit events that a backend did not take", &["plugin"]);
-    Ok(Some(Arc::new(Audit { policy: Policy::load(path)?, log, webhook, events, errors })))
+    let help = "Requests that failed because their events could not be recorded";
+    Ok(Some(Arc::new(Audit {
+        policy: Policy::load(path)?,
+        strict: config.log.as_ref().is_some_and(|log| log.strict),
+        max_log_bytes: config.log.as_ref().and_then(|log| log.max_event_bytes),
+        max_webhook_bytes: config.webhook.as_ref().and_then(|webhook| webhook.max_event_bytes),
+        levels: metrics::counter("apiserver_audit_level_total", "Requests by how much is recorded", &["level"]),
+        rejected: metrics::counter("apiserver_audit_requests_rejected_total", help, &[]).one(),
+        log,
+        webhook,
+        events,
+        errors,
+    })))
 }
 
 impl Audit {
-    fn emit(&self, event: &Value) {
+    /// Whether the log took it; a backend that fails is counted.
+    fn emit(&self, event: &Value) -> bool {
         self.events.inc();
-        if let Some(log) = &self.log
-            && let Err(err) = log.write(event)
-        {
-            self.errors.with(&["log"]).inc();
-            tracing::error!(%err, "Cannot write an audit event");
+        let mut logged = true;
+        if let Some(log) = &self.log {
+            let written = match fitting(event, self.max_log_bytes) {
+                Some(event) => log.write(&event).map_err(|err| err.to_string()),
+                None => Err("event is too large even after truncating".to_owned()),
+            };
+            if let Err(err) = written {
+                logged = false;
+                self.errors.with(&["log"]).inc();
+                tracing::error!(err, "Cannot write an audit event");
+            }
         }
         if let Some(webhook) = &self.webhook
-            && !webhook.send(event)
+            && !fitting(event, self.max_webhook_bytes).is_some_and(|event| webhook.send(&event))
         {
             self.errors.with(&["webhook"]).inc();
         }
+        logged
     }
 
     /// The record of a request.
     pub fn record(self: &Arc<Self>, user: &UserInfo, ctx: &RequestContext, parts: &Parts) -> Record {
         let verdict = self.policy.verdict(user, &ctx.info);
+        self.levels.with(&[verdict.level.name()]).inc();
         if verdict.level == Level::None {
             return Record::default();
         }
@@ -148,7 +178,7 @@ fn first(user: &UserInfo, ctx: &RequestContext, parts: &Parts, level: Level) -> 
     let (info, audit_id, now) = (&ctx.info, &ctx.audit_id, ctx.now);
     let peer = parts.extensions.get::<ConnInfo>().map(|conn| conn.peer.ip().to_string());
     let mut event = json!({
-        "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": format!("{level:?}"), "auditID": audit_id, "stage": "",
+        "kind": "Event", "apiVersion": "audit.k8s.io/v1", "level": level.name(), "auditID": audit_id, "stage": "",
         "requestURI": parts.uri.path_and_query().map_or("", |uri| uri.as_str()), "verb": info.verb,
         "user": user_value(user), "sourceIPs": source_addresses(&parts.headers, peer),
     });
@@ -216,8 +246,18 @@ impl Record {
     }
 
     /// It was authenticated.
-    pub fn received(&self) {
-        self.stage("RequestReceived");
+    ///
+    /// # Errors
+    /// It must be recorded and cannot be.
+    pub fn received(&self) -> Result<(), Status> {
+        let logged = self.stage("RequestReceived");
+        match &self.0 {
+            Some(pending) if !logged && pending.audit.strict => {
+                pending.audit.rejected.inc();
+                Err(Status::internal("failed to store audit event"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What authorization said, and why.
@@ -226,10 +266,13 @@ impl Record {
         self.annotate("authorization.k8s.io/reason", reason);
     }
 
-    /// As whom the request is made, when that is not who made it.
-    pub fn impersonated(&self, user: &UserInfo) {
+    /// As whom the request is made, when that is not who made it, and the verb that allowed it if it was a constrained one.
+    pub fn impersonated(&self, user: &UserInfo, constraint: Option<&str>) {
         self.change(|_, event| {
             event.insert("impersonatedUser".to_owned(), user_value(user));
+            if let Some(constraint) = constraint {
+                event.insert("authenticationMetadata".to_owned(), json!({"impersonationConstraint": constraint}));
+            }
         });
     }
 
@@ -249,16 +292,18 @@ impl Record {
         });
     }
 
-    /// Records the present state as an event of a stage.
-    fn stage(&self, stage: &str) {
+    /// Records the present state as an event of a stage; whether the log took it.
+    fn stage(&self, stage: &str) -> bool {
+        let mut logged = true;
         self.change(|pending, event| {
             if pending.verdict.omit_stages.iter().any(|omitted| omitted == stage) {
                 return;
             }
             event.insert("stage".to_owned(), stage.into());
             event.insert("stageTimestamp".to_owned(), format_micro_time(Timestamp::now()).into());
-            pending.audit.emit(&Value::Object(event.clone()));
+            logged = pending.audit.emit(&Value::Object(event.clone()));
         });
+        logged
     }
 
     /// Compressed answers cannot be recorded.
@@ -328,6 +373,21 @@ impl Drop for End {
     }
 }
 
+/// The event, without its objects if it is too large; `None` when it still is.
+fn fitting(event: &Value, max_bytes: Option<usize>) -> Option<Cow<'_, Value>> {
+    let Some(max_bytes) = max_bytes else { return Some(Cow::Borrowed(event)) };
+    if event.to_string().len() <= max_bytes {
+        return Some(Cow::Borrowed(event));
+    }
+    let mut event = event.clone();
+    let fields = event.as_object_mut()?;
+    fields.remove("requestObject");
+    fields.remove("responseObject");
+    let annotations = fields.entry("annotations").or_insert_with(|| json!({}));
+    annotations.as_object_mut()?.insert("audit.k8s.io/truncated".to_owned(), "true".into());
+    (event.to_string().len() <= max_bytes).then_some(Cow::Owned(event))
+}
+
 /// An object as it is recorded.
 fn shown(object: &Value, omit_managed_fields: bool) -> Value {
     let mut object = object.clone();
@@ -354,14 +414,7 @@ mod tests {
         let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitManagedFields: true\nrules:\n\
             - {level: RequestResponse, resources: [{group: \"\", resources: [pods]}]}\n- {level: None}\n";
         std::fs::write(&policy, rules).unwrap();
-        let log = LogConfig {
-            path: path.display().to_string(),
-            legacy: false,
-            batch: false,
-            max_age_days: 0,
-            max_backups: 0,
-            max_megabytes: 0,
-        };
+        let log = LogConfig { path: path.display().to_string(), ..LogConfig::default() };
         let config = AuditConfig { policy_file: Some(policy), log: Some(log), webhook: None };
         let audit = build(&config).unwrap().unwrap();
         let request = http::Request::post("/api/v1/namespaces/a/pods?x=1").header("user-agent", "t").body(()).unwrap();
@@ -374,7 +427,7 @@ mod tests {
         let user = UserInfo { name: "u".into(), ..UserInfo::default() };
         let ctx = RequestContext { info: Arc::new(info), ..RequestContext::default() };
         let record = audit.record(&user, &ctx, &parts);
-        record.received();
+        record.received().unwrap();
         record.authorized(true, "because");
         record.request_object(&json!({"metadata": {"name": "p", "managedFields": [1]}}));
         let answer = json!({"kind": "Pod", "metadata": {"name": "p", "managedFields": [1]}});
@@ -404,5 +457,32 @@ mod tests {
         );
         let ctx = RequestContext { info: Arc::new(info), ..RequestContext::default() };
         assert_eq!(audit.record(&user, &ctx, &parts).level(), Level::None);
+    }
+
+    #[test]
+    fn large_events_lose_their_objects() {
+        let event = json!({"auditID": "a", "requestObject": "x".repeat(500), "annotations": {"k": "v"}});
+        assert_eq!(fitting(&event, None).unwrap().as_ref(), &event);
+        assert_eq!(fitting(&event, Some(1000)).unwrap().as_ref(), &event);
+        let cut = json!({"auditID": "a", "annotations": {"k": "v", "audit.k8s.io/truncated": "true"}});
+        assert_eq!(fitting(&event, Some(200)).unwrap().as_ref(), &cut);
+        assert_eq!(fitting(&event, Some(20)), None);
+    }
+
+    #[test]
+    fn a_strict_log_that_cannot_be_written_fails_the_request() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("p.yaml");
+        std::fs::write(&policy, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n").unwrap();
+        let received = |strict: bool| {
+            // Nothing is as full as this.
+            let log = LogConfig { path: "/dev/full".to_owned(), strict, ..LogConfig::default() };
+            let config = AuditConfig { policy_file: Some(policy.clone()), log: Some(log), webhook: None };
+            let (parts, ()) = http::Request::get("/api").body(()).unwrap().into_parts();
+            let audit = build(&config).unwrap().unwrap();
+            audit.record(&UserInfo::default(), &RequestContext::default(), &parts).received()
+        };
+        assert!(received(false).is_ok());
+        assert_eq!(received(true).unwrap_err().code, 500);
     }
 }

@@ -21,6 +21,18 @@ pub enum Level {
     RequestResponse,
 }
 
+impl Level {
+    /// As upstream writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Metadata => "Metadata",
+            Self::Request => "Request",
+            Self::RequestResponse => "RequestResponse",
+        }
+    }
+}
+
 /// The file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

@@ -27,6 +27,8 @@ pub struct WebhookConfig {
     pub max_wait: Duration,
     /// Before a failed call is made again; doubles each time.
     pub backoff: Duration,
+    /// Largest event, where there is a bound.
+    pub max_event_bytes: Option<usize>,
 }
 
 /// The webhook backend.
@@ -50,7 +52,7 @@ impl Webhook {
                     }
                 };
                 let _ = tokio::time::timeout(config.max_wait, fill).await;
-                deliver(&client, &to, std::mem::take(&mut batch), config.backoff).await;
+                deliver(&client, &to.get(), std::mem::take(&mut batch), config.backoff).await;
             }
         });
         Ok(Self(sender))
@@ -75,5 +77,56 @@ async fn deliver(client: &Client, to: &ClientConfig, events: Vec<Value>, backoff
                 pause *= 2;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+    use crate::webhook::tests::Server;
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    static RECEIVED: Mutex<Vec<Value>> = Mutex::new(Vec::new());
+
+    /// Fails the first time.
+    fn receiver(_: &str, list: &Value) -> (u16, Value) {
+        if CALLS.fetch_add(1, Ordering::SeqCst) == 0 {
+            return (500, json!({}));
+        }
+        assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EventList"), &json!("audit.k8s.io/v1")));
+        let mut received = RECEIVED.lock().unwrap_or_else(PoisonError::into_inner);
+        received.extend(list["items"].as_array().unwrap().clone());
+        (200, json!({}))
+    }
+
+    #[tokio::test]
+    async fn events_arrive_in_order_and_in_batches_after_a_failure_too() {
+        const EVENTS: usize = 5;
+        let server = Server::start(&["localhost"], receiver, false).await;
+        let dir = tempfile::tempdir().unwrap();
+        let config = WebhookConfig {
+            file: server.kubeconfig(dir.path(), "/audit"),
+            max_waiting: EVENTS,
+            max_batch: 2,
+            max_wait: Duration::from_millis(10),
+            backoff: Duration::from_millis(1),
+            max_event_bytes: None,
+        };
+        let webhook = Webhook::start(&config).unwrap();
+        for n in 0..EVENTS {
+            assert!(webhook.send(&json!({"n": n})));
+        }
+        assert!(!webhook.send(&json!({"n": "too many"})));
+        let all = async {
+            while RECEIVED.lock().unwrap().len() < EVENTS {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), all).await.unwrap();
+        let order: Vec<_> = RECEIVED.lock().unwrap().iter().map(|event| event["n"].as_u64()).collect();
+        assert_eq!(order, (0..EVENTS as u64).map(Some).collect::<Vec<_>>());
     }
 }

@@ -135,6 +135,8 @@ impl PodSecurity {
         }
         let Some(namespace) = find(&*self.0, ("", "namespaces"), "", request.namespace).await? else { return Ok(()) };
         let enforce = policy(&namespace, "enforce");
+        request.ctx.annotations.add(format!("{PREFIX}enforce-policy"), enforce.to_string());
+        note(request, &namespace, &pod["metadata"], &pod["spec"]);
         if let Some(why) = judge(enforce, &pod["metadata"], &pod["spec"]) {
             return Err(request.forbidden(Some(pod), &format!("violates PodSecurity \"{enforce}\": {why}")));
         }
@@ -144,6 +146,7 @@ impl PodSecurity {
 
     async fn check_template(&self, request: &Request<'_>, metadata: &Value, spec: &Value) -> Result<(), Status> {
         if let Some(namespace) = find(&*self.0, ("", "namespaces"), "", request.namespace).await? {
+            note(request, &namespace, metadata, spec);
             warn(request, &namespace, metadata, spec);
         }
         Ok(())
@@ -194,6 +197,15 @@ fn warn_policy(namespace: &Value) -> Policy {
     let mode =
         if label(namespace, "warn").is_none() && label(namespace, "enforce").is_some() { "enforce" } else { "warn" };
     policy(namespace, mode)
+}
+
+/// What violates the audit label's policy goes to the audit log.
+fn note(request: &Request<'_>, namespace: &Value, metadata: &Value, spec: &Value) {
+    let policy = policy(namespace, "audit");
+    if let Some(why) = judge(policy, metadata, spec) {
+        let text = format!("would violate PodSecurity \"{policy}\": {why}");
+        request.ctx.annotations.add(format!("{PREFIX}audit-violations"), text);
+    }
 }
 
 fn warn(request: &Request<'_>, namespace: &Value, metadata: &Value, spec: &Value) {
