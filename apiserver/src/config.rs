@@ -1,5 +1,7 @@
 //! The validated configuration: no Option that must be Some, no string that must still parse.
 
+mod identity;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use component_base::tls::{ClientCa, ServerTls, ServerTlsOptions, SniCert, TlsErr
 use crate::admission::AdmissionConfig;
 use crate::audit::log::LogConfig;
 use crate::audit::{AuditConfig, WebhookConfig};
-use crate::authn::{AuthnConfig, request_header};
+use crate::authn::AuthnConfig;
 use crate::authz::AuthzConfig;
 use crate::flags::Flags;
 use crate::storage::transform::EncryptionConfig;
@@ -129,6 +131,15 @@ pub struct RequestLimits {
     pub min_watch: Duration,
 }
 
+/// How serving ends.
+#[derive(Clone, Copy, Debug)]
+pub struct ShutdownConfig {
+    /// Between "not ready" and the end of taking requests.
+    pub delay: Duration,
+    /// Then refuse new requests with 429 until those under way have ended, instead of closing the port at once.
+    pub refuse_with_retry: bool,
+}
+
 /// The configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -164,13 +175,15 @@ pub struct Config {
     pub limits: RequestLimits,
     /// How long events live.
     pub event_ttl: Duration,
-    /// Between "not ready" and the end of serving.
-    pub shutdown_delay: Duration,
+    /// `--endpoint-reconciler-type` is not `none`.
+    pub is_endpoint: bool,
+    /// Node port of the `kubernetes` Service; 0 for none.
+    pub service_node_port: u16,
+    /// How it ends.
+    pub shutdown: ShutdownConfig,
     /// HTTP/2 streams per connection.
     pub max_streams: Option<u32>,
 }
-
-const DEFAULT_ISSUER: &str = "https://kubernetes.default.svc";
 
 impl Config {
     /// Checks the flags; every one of them is used here or named as having no effect.
@@ -181,7 +194,7 @@ impl Config {
         warn_without_effect(flags);
         let tls = serving_tls(flags)?;
         let etcd = etcd(flags)?;
-        let issuers = issuers(flags)?;
+        let issuers = identity::issuers(flags)?;
         let api_audiences = if flags.api_audiences.is_empty() { issuers.clone() } else { flags.api_audiences.clone() };
         let key_files = match (&flags.service_account_key_file, &flags.service_account_signing_key_file) {
             (files, Some(signing)) if files.is_empty() => vec![signing.clone()],
@@ -193,8 +206,8 @@ impl Config {
             None => outward_address()?,
         };
         Ok(Self {
-            authn: authn(flags, &issuers, &api_audiences, &key_files),
-            authz: AuthzConfig { modes: flags.authorization_mode.clone() },
+            authn: identity::authn(flags, &issuers, &api_audiences, &key_files)?,
+            authz: identity::authz(flags)?,
             audit: audit(flags),
             admission: AdmissionConfig {
                 enable: flags.enable_admission_plugins.clone(),
@@ -239,7 +252,12 @@ impl Config {
             },
             external_host: flags.external_hostname.clone(),
             event_ttl: flags.event_ttl.0,
-            shutdown_delay: flags.shutdown_delay_duration.0,
+            is_endpoint: flags.endpoint_reconciler_type != "none",
+            service_node_port: flags.kubernetes_service_node_port,
+            shutdown: ShutdownConfig {
+                delay: flags.shutdown_delay_duration.0,
+                refuse_with_retry: flags.shutdown_send_retry_after,
+            },
             max_streams: (flags.http2_max_streams_per_connection > 0).then_some(flags.http2_max_streams_per_connection),
             bind_address: flags.bind_address,
             secure_port: flags.secure_port,
@@ -268,6 +286,9 @@ fn audit(flags: &Flags) -> AuditConfig {
         path: flags.audit_log_path.clone(),
         legacy: flags.audit_log_format == "legacy",
         batch: flags.audit_log_mode == "batch",
+        strict: flags.audit_log_mode == "blocking-strict",
+        max_waiting: flags.audit_log_batch_buffer_size,
+        max_event_bytes: flags.audit_log_truncate_enabled.then_some(flags.audit_log_truncate_max_event_size),
         max_age_days: flags.audit_log_maxage,
         max_backups: flags.audit_log_maxbackup,
         max_megabytes: flags.audit_log_maxsize,
@@ -278,6 +299,7 @@ fn audit(flags: &Flags) -> AuditConfig {
         max_batch: flags.audit_webhook_batch_max_size,
         max_wait: flags.audit_webhook_batch_max_wait.0,
         backoff: flags.audit_webhook_initial_backoff.0,
+        max_event_bytes: flags.audit_webhook_truncate_enabled.then_some(flags.audit_webhook_truncate_max_event_size),
     });
     AuditConfig { policy_file: flags.audit_policy_file.clone(), log, webhook }
 }
@@ -360,43 +382,6 @@ fn etcd(flags: &Flags) -> Result<EtcdConfig, InvalidConfig> {
             reload: flags.encryption_provider_config_automatic_reload,
         },
     })
-}
-
-fn issuers(flags: &Flags) -> Result<Vec<String>, InvalidConfig> {
-    for issuer in &flags.service_account_issuer {
-        if issuer.is_empty() || (issuer.contains(':') && !issuer.contains("://")) {
-            let remedy = format!("use a URL like {DEFAULT_ISSUER}, or a name without a colon");
-            return Err(InvalidConfig::Value { flag: "service-account-issuer", value: issuer.clone(), remedy });
-        }
-    }
-    if flags.service_account_issuer.is_empty() {
-        tracing::warn!("no --service-account-issuer: tokens are issued as {DEFAULT_ISSUER}");
-        return Ok(vec![DEFAULT_ISSUER.to_owned()]);
-    }
-    Ok(flags.service_account_issuer.clone())
-}
-
-fn authn(flags: &Flags, issuers: &[String], audiences: &[String], key_files: &[PathBuf]) -> AuthnConfig {
-    let request_header = flags.requestheader_client_ca_file.clone().map(|client_ca_file| request_header::Config {
-        client_ca_file,
-        allowed_names: flags.requestheader_allowed_names.clone(),
-        username_headers: flags.requestheader_username_headers.clone(),
-        uid_headers: flags.requestheader_uid_headers.clone(),
-        group_headers: flags.requestheader_group_headers.clone(),
-        extra_headers_prefix: flags.requestheader_extra_headers_prefix.clone(),
-    });
-    AuthnConfig {
-        client_ca_file: flags.client_ca_file.clone(),
-        token_auth_file: flags.token_auth_file.clone(),
-        bootstrap_tokens: flags.enable_bootstrap_token_auth,
-        anonymous_auth: flags.anonymous_auth,
-        config_file: flags.authentication_config.clone(),
-        service_account_key_files: key_files.to_vec(),
-        service_account_issuers: issuers.to_vec(),
-        service_account_lookup: flags.service_account_lookup,
-        api_audiences: audiences.to_vec(),
-        request_header,
-    }
 }
 
 fn service_cidrs(text: &str) -> Result<Vec<Cidr>, InvalidConfig> {

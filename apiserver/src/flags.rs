@@ -38,40 +38,26 @@ pub const LEGACY: &[LegacyFlag] = &[
     removed("runtime-config-emulation-forward-compatible", false, "only the one version is there"),
     LegacyFlag { name: "admission-control", takes_value: true, fate: Fate::Renamed("enable-admission-plugins") },
     refused("admission-control-config-file", NOT_THERE),
-    refused("authentication-token-webhook-config-file", NOT_THERE),
-    refused("authorization-config", NOT_THERE),
     refused("authorization-policy-file", NOT_THERE),
-    refused("authorization-webhook-config-file", NOT_THERE),
     refused("egress-selector-config-file", NOT_THERE),
-    refused("oidc-issuer-url", NOT_THERE),
     refused("service-account-signing-endpoint", NOT_THERE),
     without_effect("aggregator-reject-forwarding-redirect", false),
     without_effect("allow-metric-labels", true),
     without_effect("allow-metric-labels-manifest", true),
     without_effect("apiserver-count", true),
-    without_effect("audit-log-batch-buffer-size", true),
     without_effect("audit-log-batch-max-size", true),
     without_effect("audit-log-batch-max-wait", true),
     without_effect("audit-log-batch-throttle-burst", true),
     without_effect("audit-log-batch-throttle-enable", false),
     without_effect("audit-log-batch-throttle-qps", true),
     without_effect("audit-log-compress", false),
-    without_effect("audit-log-truncate-enabled", false),
     without_effect("audit-log-truncate-max-batch-size", true),
-    without_effect("audit-log-truncate-max-event-size", true),
     without_effect("audit-log-version", true),
     without_effect("audit-webhook-batch-throttle-burst", true),
     without_effect("audit-webhook-batch-throttle-enable", false),
     without_effect("audit-webhook-batch-throttle-qps", true),
-    without_effect("audit-webhook-truncate-enabled", false),
     without_effect("audit-webhook-truncate-max-batch-size", true),
-    without_effect("audit-webhook-truncate-max-event-size", true),
     without_effect("audit-webhook-version", true),
-    without_effect("authentication-token-webhook-cache-ttl", true),
-    without_effect("authentication-token-webhook-version", true),
-    without_effect("authorization-webhook-cache-authorized-ttl", true),
-    without_effect("authorization-webhook-cache-unauthorized-ttl", true),
-    without_effect("authorization-webhook-version", true),
     without_effect("contention-profiling", false),
     without_effect("coordinated-leadership-lease-duration", true),
     without_effect("coordinated-leadership-renew-deadline", true),
@@ -86,24 +72,14 @@ pub const LEGACY: &[LegacyFlag] = &[
     without_effect("enable-aggregator-routing", false),
     without_effect("enable-garbage-collector", false),
     without_effect("enable-logs-handler", false),
-    without_effect("endpoint-reconciler-type", true),
     without_effect("etcd-count-metric-poll-period", true),
     without_effect("etcd-db-metric-poll-interval", true),
     without_effect("etcd-servers-overrides", true),
     without_effect("goaway-chance", true),
     without_effect("kubelet-read-only-port", true),
-    without_effect("kubernetes-service-node-port", true),
     without_effect("lease-reuse-duration-seconds", true),
     without_effect("max-connection-bytes-per-sec", true),
     without_effect("min-compatibility-version", true),
-    without_effect("oidc-ca-file", true),
-    without_effect("oidc-client-id", true),
-    without_effect("oidc-groups-claim", true),
-    without_effect("oidc-groups-prefix", true),
-    without_effect("oidc-required-claim", true),
-    without_effect("oidc-signing-algs", true),
-    without_effect("oidc-username-claim", true),
-    without_effect("oidc-username-prefix", true),
     without_effect("peer-advertise-ip", true),
     without_effect("peer-advertise-port", true),
     without_effect("peer-ca-file", true),
@@ -111,7 +87,6 @@ pub const LEGACY: &[LegacyFlag] = &[
     without_effect("permit-port-sharing", false),
     without_effect("profiling", false),
     without_effect("show-hidden-metrics-for-version", true),
-    without_effect("shutdown-send-retry-after", false),
     without_effect("strict-transport-security-directives", true),
     without_effect("tls-curve-preferences", true),
     without_effect("tracing-config-file", true),
@@ -150,9 +125,19 @@ pub struct Flags {
     /// Where to write the audit log; `-` is standard output
     #[arg(long, default_value = "")]
     pub audit_log_path: String,
-    /// Whether requests wait until their events are written (blocking) or not (batch)
-    #[arg(long, default_value = "blocking", value_parser = ["blocking", "batch"])]
+    /// Lines that wait to be written in batch mode
+    #[arg(long, default_value_t = 10000)]
+    pub audit_log_batch_buffer_size: usize,
+    /// Whether requests wait until their events are written (blocking), fail when they cannot (blocking-strict), or neither
+    /// (batch)
+    #[arg(long, default_value = "blocking", value_parser = ["blocking", "blocking-strict", "batch"])]
     pub audit_log_mode: String,
+    /// Leave the objects out of events that are too large for the log
+    #[arg(long)]
+    pub audit_log_truncate_enabled: bool,
+    /// Largest event of the log in bytes; one that is larger even without its objects is left out
+    #[arg(long, default_value_t = 102_400)]
+    pub audit_log_truncate_max_event_size: usize,
     /// Events that may wait for the audit webhook
     #[arg(long, default_value_t = 10000)]
     pub audit_webhook_batch_buffer_size: usize,
@@ -171,13 +156,43 @@ pub struct Flags {
     /// Only batch: requests never wait for the audit webhook
     #[arg(long, default_value = "batch", value_parser = ["batch"])]
     pub audit_webhook_mode: String,
+    /// Leave the objects out of events that are too large for the webhook
+    #[arg(long)]
+    pub audit_webhook_truncate_enabled: bool,
+    /// Largest event for the webhook in bytes; one that is larger even without its objects is left out
+    #[arg(long, default_value_t = 102_400)]
+    pub audit_webhook_truncate_max_event_size: usize,
     /// File that says what is audited
     #[arg(long)]
     pub audit_policy_file: Option<PathBuf>,
-    /// File that configures authentication (its `anonymous` part is used)
+    /// File that configures authentication: OpenID issuers without expressions, and anonymous requests
     #[arg(long)]
     pub authentication_config: Option<PathBuf>,
-    /// Ordered list of authorizers: Node, RBAC, AlwaysAllow, AlwaysDeny
+    /// How long answers of the token webhook are remembered
+    #[arg(long, default_value = "2m0s")]
+    pub authentication_token_webhook_cache_ttl: GoDuration,
+    /// A kubeconfig that says who knows bearer tokens
+    #[arg(long)]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// Version of the TokenReviews that are sent to it
+    #[arg(long, default_value = "v1beta1", value_parser = ["v1", "v1beta1"])]
+    pub authentication_token_webhook_version: String,
+    /// File that configures authorization, instead of the other flags of it
+    #[arg(long)]
+    pub authorization_config: Option<PathBuf>,
+    /// How long a yes of the authorization webhook is remembered
+    #[arg(long, default_value = "5m0s")]
+    pub authorization_webhook_cache_authorized_ttl: GoDuration,
+    /// How long another answer of it is remembered
+    #[arg(long, default_value = "30s")]
+    pub authorization_webhook_cache_unauthorized_ttl: GoDuration,
+    /// A kubeconfig that says who is asked by mode Webhook
+    #[arg(long)]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// Version of the SubjectAccessReviews that are sent to it
+    #[arg(long, default_value = "v1beta1", value_parser = ["v1", "v1beta1"])]
+    pub authorization_webhook_version: String,
+    /// Ordered list of authorizers: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny
     #[arg(long, value_delimiter = ',')]
     pub authorization_mode: Vec<String>,
     /// The address on which to listen
@@ -210,6 +225,9 @@ pub struct Flags {
     /// Let priority levels share the request limits fairly
     #[arg(long, default_value_t = true)]
     pub enable_priority_and_fairness: bool,
+    /// Whether this server is one of the endpoints of the kubernetes Service, as long as its lease lasts: lease or none
+    #[arg(long, default_value = "lease", value_parser = ["lease", "none"])]
+    pub endpoint_reconciler_type: String,
     /// File that says how resources are encrypted in etcd
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
@@ -270,6 +288,9 @@ pub struct Flags {
     /// Timeout of kubelet connections
     #[arg(long, default_value = "5s")]
     pub kubelet_timeout: GoDuration,
+    /// Node port of the kubernetes Service; 0 for none
+    #[arg(long, default_value_t = 0)]
+    pub kubernetes_service_node_port: u16,
     /// How long liveness is reported although start-up is not done
     #[arg(long, default_value = "0s")]
     pub livez_grace_period: GoDuration,
@@ -285,6 +306,33 @@ pub struct Flags {
     /// Seconds that a watch lasts at least
     #[arg(long, default_value_t = 1800)]
     pub min_request_timeout: u64,
+    /// Authorities of the OpenID issuer's certificate; the system's when not given
+    #[arg(long)]
+    pub oidc_ca_file: Option<PathBuf>,
+    /// The audience that ID tokens must be for
+    #[arg(long, default_value = "")]
+    pub oidc_client_id: String,
+    /// Claim with the user's groups
+    #[arg(long, default_value = "")]
+    pub oidc_groups_claim: String,
+    /// Put before the groups
+    #[arg(long, default_value = "")]
+    pub oidc_groups_prefix: String,
+    /// An OpenID issuer whose tokens are believed, an https URL
+    #[arg(long, default_value = "")]
+    pub oidc_issuer_url: String,
+    /// Claims that a token must have: claim=value
+    #[arg(long, value_delimiter = ',')]
+    pub oidc_required_claim: Vec<String>,
+    /// Algorithms that tokens may be signed with
+    #[arg(long, value_delimiter = ',', default_value = "RS256")]
+    pub oidc_signing_algs: Vec<String>,
+    /// Claim with the user's name
+    #[arg(long, default_value = "sub")]
+    pub oidc_username_claim: String,
+    /// Put before the name; `-` for nothing, the issuer when not given and the claim is not the e-mail address
+    #[arg(long, default_value = "")]
+    pub oidc_username_prefix: String,
     /// Certificate that proves the server's identity to extension servers
     #[arg(long)]
     pub proxy_client_cert_file: Option<PathBuf>,
@@ -348,6 +396,9 @@ pub struct Flags {
     /// How long the server keeps serving after it said that it is not ready any more
     #[arg(long, default_value = "0s")]
     pub shutdown_delay_duration: GoDuration,
+    /// Refuse requests with 429 and Retry-After while those under way end, instead of closing the port
+    #[arg(long)]
+    pub shutdown_send_retry_after: bool,
     /// How long watches get to end at shutdown
     #[arg(long, default_value = "0s")]
     pub shutdown_watch_termination_grace_period: GoDuration,

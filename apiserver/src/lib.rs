@@ -19,6 +19,7 @@ pub mod flowcontrol;
 pub mod http;
 pub mod objects;
 pub mod registry;
+pub mod remembered;
 pub mod resources;
 pub mod run;
 pub mod storage;

@@ -1,12 +1,13 @@
 //! Start-up order and wiring, top to bottom; returns when shutdown is complete.
 //!
 //! Order: bind the port (so that a port in use is said before anything is written), etcd, caches, registry, who may come in
-//! and what they may do, admission, then the background tasks, and last serving. On shutdown: readiness fails, watches end,
-//! requests in flight end, then the background tasks.
+//! and what they may do, admission, then the background tasks, and last serving. On shutdown: what [`http::closing`] says,
+//! then the background tasks end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use component_base::metrics;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +16,7 @@ use crate::audit;
 use crate::authn;
 use crate::authz;
 use crate::bootstrap::desired::{Facts, UnreadableFile};
+use crate::bootstrap::progress::{Hook, Progress};
 use crate::bootstrap::{self, RegistryStore};
 use crate::config::{Config, EtcdConfig};
 use crate::endpoints::discovery::Discovery;
@@ -29,7 +31,7 @@ use crate::http::limits::InFlight;
 use crate::http::metrics::RequestMetrics;
 use crate::http::server::SecurePort;
 use crate::objects::Objects;
-use crate::registry::{Registry, caches};
+use crate::registry::{Registry, allocators, caches};
 use crate::resources::{self, SharedTable};
 use crate::storage::StorageError;
 use crate::storage::clock::Clock;
@@ -90,7 +92,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
 
     let authz = Arc::new(authz::build(&config.authz)?);
     authz.follow(&registry);
-    let authn = Arc::new(authn::build(&config.authn, &objects)?);
+    let (uses, noted) = tokens::tracking::Uses::channel();
+    let authn = Arc::new(authn::build(&config.authn, &objects, uses)?);
     let feeds = Arc::new(admission::dynamic::Feeds::default());
     feeds.follow(&registry);
     let dynamic = Arc::new(admission::dynamic::Shared {
@@ -142,23 +145,27 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
         }
         None => Room::Bounds(InFlight::new(&config.limits)),
     };
+    let progress: Arc<Progress> = Arc::default();
     let filters = http::chain::Chain {
         authn,
         authz,
         room,
         audit: audit::build(&config.audit)?,
-        health: health(&clock, &objects, extensions.synced()),
+        health: health(&clock, &progress, extensions.synced(), fairness.is_some()),
         metrics: RequestMetrics::default(),
         timeout: config.limits.timeout,
         route,
+        closing: Arc::default(),
+        impersonation: authn::impersonation::Impersonation::default(),
     };
+    count_objects(&clock, etcd.clone(), registry.table().clone());
     let facts = Facts::of(&config, address.port())?;
     tracing::info!(%address, revision = clock.revision(), "Serving securely");
     serve(
         &config,
         port,
         filters,
-        Background { extensions, etcd, clock, registry, aggregator, fairness, facts },
+        Background { extensions, etcd, clock, registry, aggregator, fairness, facts, progress, noted },
         stop_watches,
         shutdown,
     )
@@ -187,6 +194,9 @@ struct Background {
     aggregator: Arc<Aggregator>,
     fairness: Option<Arc<Fairness>>,
     facts: Facts,
+    progress: Arc<Progress>,
+    /// Uses of legacy tokens, to be written down.
+    noted: tokio::sync::mpsc::Receiver<tokens::tracking::Used>,
 }
 
 async fn serve(
@@ -199,23 +209,25 @@ async fn serve(
 ) {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    let Background { extensions, etcd, clock, registry, aggregator, fairness, facts } = background;
+    let Background { extensions, etcd, clock, registry, aggregator, fairness, facts, progress, noted } = background;
     tasks.spawn(Arc::clone(&clock).run(stop.clone()));
-    let (transform, reload_stop) = (Arc::clone(etcd.transform()), stop.clone());
-    tasks.spawn(async move { transform.follow_file(reload_stop).await });
     if let Some(interval) = config.etcd.compaction_interval {
         tasks.spawn(compaction::run(etcd.clone(), clock, interval, stop.clone()));
     }
     tasks.spawn(extensions.run(stop.clone()));
     tasks.spawn(bootstrap::dangling::run(Arc::clone(&registry), stop.clone()));
+    let (allocators, repaired, repair_stop) = (registry.allocators().clone(), Arc::clone(&progress), stop.clone());
+    tasks.spawn(async move { allocators::repair::run(allocators, &repaired, repair_stop).await });
     let store = Arc::new(RegistryStore::new(registry, etcd));
+    let (tracking, tracking_stop) = (Arc::clone(&store), stop.clone());
+    tasks.spawn(async move { tokens::tracking::record(&*tracking, noted, tracking_stop).await });
     let (aggregating, aggregator_stop) = (Arc::clone(&store), stop.clone());
     tasks.spawn(async move { aggregator.run(&*aggregating, aggregator_stop).await });
     if let Some(fairness) = fairness {
         tasks.spawn(fairness.run(stop.clone()));
     }
     let bootstrap_stop = stop.clone();
-    tasks.spawn(async move { bootstrap::run(&*store, &facts, bootstrap_stop).await });
+    tasks.spawn(async move { bootstrap::run(&*store, &facts, &progress, bootstrap_stop).await });
     port.serve(config, Arc::new(filters), stop_watches, shutdown).await;
     stop.cancel();
     tasks.close();
@@ -233,32 +245,68 @@ fn external_address(config: &Config, port: u16) -> String {
     format!("{}:{port}", config.external_host)
 }
 
-/// The checks, under upstream's names.
-fn health(clock: &Arc<Clock>, objects: &Arc<dyn Objects>, definitions: Arc<AtomicBool>) -> Health {
-    let health = Health::default();
-    health.add("log", || Ok(()));
-    let followed = Arc::clone(clock);
-    health.add(
-        "etcd",
-        move || {
-            if followed.is_following() { Ok(()) } else { Err("no events arrive from etcd".to_owned()) }
-        },
+/// Shows how many objects there are whenever metrics are asked for.
+fn count_objects(clock: &Arc<Clock>, etcd: Etcd, table: SharedTable) {
+    let (stored, held) = (
+        metrics::gauge("apiserver_storage_objects", "Objects by resource", &["resource"]),
+        metrics::gauge("apiserver_resource_objects", "Objects by group and resource", &["group", "resource"]),
     );
-    let found = |objects: &Arc<dyn Objects>, resource, name: &'static str| {
-        let objects = Arc::clone(objects);
-        move || match objects.get(resource, "", name) {
-            Some(_) => Ok(()),
-            None => Err("not finished".to_owned()),
+    let clock = Arc::downgrade(clock);
+    metrics::on_render(move || {
+        let Some(clock) = clock.upgrade() else { return false };
+        for resource in table.load().iter() {
+            let Some(storage) = &resource.storage else { continue };
+            let Some(cache) = clock.cache(&etcd.key_prefix(&storage.key_prefix)) else { continue };
+            let count = cache.snapshot(0).map.len() as f64;
+            let (group, plural) = (resource.group.as_str(), resource.plural.as_str());
+            let name = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+            stored.with(&[name.as_str()]).set(count);
+            held.with(&[group, plural]).set(count);
         }
+        true
+    });
+}
+
+/// Upstream's post-start hooks for what is done here before the port is served: indexes and caches are filled by then.
+const DONE_BEFORE_SERVING: [&str; 13] = [
+    "start-apiserver-admission-initializer",
+    "generic-apiserver-start-informers",
+    "storage-object-count-tracker-hook",
+    "start-apiextensions-informers",
+    "start-apiextensions-controllers",
+    "aggregator-reload-proxy-client-cert",
+    "start-kube-aggregator-informers",
+    "apiservice-status-local-available-controller",
+    "apiservice-status-remote-available-controller",
+    "apiservice-registration-controller",
+    "apiservice-discovery-controller",
+    "apiservice-openapi-controller",
+    "apiservice-openapiv3-controller",
+];
+
+/// The checks, under upstream's names.
+fn health(clock: &Arc<Clock>, progress: &Arc<Progress>, definitions: Arc<AtomicBool>, fair: bool) -> Health {
+    let health = Health::default();
+    health.add_done("log");
+    let followed = Arc::clone(clock);
+    let following = move || {
+        if followed.is_following() { Ok(()) } else { Err("no events arrive from etcd".to_owned()) }
     };
-    let namespaces = found(objects, ("", "namespaces"), "default");
-    health.add_ready("poststarthook/start-system-namespaces-controller", namespaces);
-    let roles = found(objects, ("rbac.authorization.k8s.io", "clusterrolebindings"), "system:node-proxier");
-    health.add_ready("poststarthook/rbac/bootstrap-roles", roles);
-    let classes = found(objects, ("scheduling.k8s.io", "priorityclasses"), "system-node-critical");
-    health.add_ready("poststarthook/scheduling/bootstrap-system-priority-classes", classes);
-    health.add_ready("poststarthook/crd-informer-synced", move || {
+    health.add("etcd", following.clone());
+    health.add_ready("etcd-readiness", following);
+    health.add_ready("informer-sync", || Ok(()));
+    let fairness = ["priority-and-fairness-config-consumer", "priority-and-fairness-filter"];
+    for name in DONE_BEFORE_SERVING.iter().chain(fairness.iter().filter(|_| fair)) {
+        health.add_done(&format!("poststarthook/{name}"));
+    }
+    health.add("poststarthook/crd-informer-synced", move || {
         if definitions.load(Ordering::Relaxed) { Ok(()) } else { Err("not finished".to_owned()) }
     });
+    for (hook, names) in Hook::CHECKS {
+        for name in names {
+            let progress = Arc::clone(progress);
+            health.add(name, move || progress.check(hook));
+        }
+    }
     health
 }

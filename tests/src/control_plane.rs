@@ -25,6 +25,14 @@ pub struct ControlPlane {
     dir: TempDir,
 }
 
+/// A further API server of a [`ControlPlane`].
+pub struct Peer {
+    /// It runs.
+    pub process: Process,
+    /// Its URL.
+    pub server: String,
+}
+
 impl ControlPlane {
     /// Starts both and waits until the API server is ready.
     ///
@@ -133,6 +141,23 @@ impl ControlPlane {
         ];
         flags.extend(self.options.api_flags.iter().cloned());
         flags
+    }
+
+    /// Starts one more API server on the same etcd; it ends when dropped, as by a crash.
+    pub fn start_peer(&self, name: &str, more_flags: &[String]) -> Peer {
+        let port = free_port();
+        let mut command = Command::new(bin("kube-apiserver"));
+        let own = [more_flags, &[format!("--secure-port={port}")]].concat();
+        let name_of = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let ours = |flag: &String| own.iter().any(|own| name_of(own) == name_of(flag));
+        command.args(self.api_flags().into_iter().filter(|flag| !ours(flag))).args(&own);
+        let log = self.path(&format!("{name}.log"));
+        let peer = Peer { process: Process::start(&mut command, &log), server: format!("https://127.0.0.1:{port}") };
+        eventually("the other API server's readiness", || {
+            self.kubectl(&["--server", &peer.server, "get", "--raw", "/readyz"])
+                .map_err(|why| format!("{why}\n{}", tail(&log)))
+        });
+        peer
     }
 
     /// Starts the API server (again).

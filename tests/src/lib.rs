@@ -11,7 +11,7 @@ mod raw;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-pub use control_plane::{ControlPlane, Options};
+pub use control_plane::{ControlPlane, Options, Peer};
 pub use netns::Netns;
 pub use process::{Process, free_port, output, run};
 pub use raw::Raw;

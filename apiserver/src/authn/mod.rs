@@ -6,14 +6,19 @@
 
 pub mod anonymous;
 pub mod bootstrap_token;
+mod config_file;
 pub mod impersonation;
+mod measure;
+pub mod oidc;
 pub mod request_header;
 pub mod service_account;
 pub mod static_token;
+pub mod webhook;
 pub mod x509;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use apimachinery::status::Status;
 use component_base::serving::ConnInfo;
@@ -22,6 +27,7 @@ use http::HeaderMap;
 use http::request::Parts;
 
 use self::anonymous::Anonymous;
+pub(crate) use self::measure::SECONDS;
 use self::request_header::RequestHeader;
 use self::service_account::ServiceAccounts;
 use self::static_token::StaticTokens;
@@ -29,6 +35,7 @@ use self::x509::ClientCertificates;
 use crate::http::request::UserInfo;
 use crate::objects::Objects;
 use crate::tokens::KeyError;
+use crate::tokens::tracking::Uses;
 
 /// Group of everybody who proved who they are.
 pub const AUTHENTICATED: &str = "system:authenticated";
@@ -42,7 +49,8 @@ pub const ANONYMOUS: &str = "system:anonymous";
 #[error("{0}")]
 pub struct Refused(pub String);
 
-/// A user, and the audiences for which a token vouches (empty for other credentials).
+/// A user, and the audiences for which a token vouches. Empty for other credentials, and from authenticators whose tokens
+/// say nothing of audiences: those count for this server's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Who.
@@ -90,6 +98,10 @@ pub struct AuthnConfig {
     pub api_audiences: Vec<String>,
     /// `--requestheader-client-ca-file` and companions; off without it.
     pub request_header: Option<request_header::Config>,
+    /// `--oidc-issuer-url` and companions.
+    pub oidc: Option<oidc::Issuer>,
+    /// `--authentication-token-webhook-config-file` and companions.
+    pub webhook: Option<webhook::Config>,
 }
 
 /// Why authentication could not be set up.
@@ -124,6 +136,17 @@ pub enum ConfigError {
         /// What is wrong.
         why: String,
     },
+    /// The webhook's kubeconfig is bad.
+    #[error("--authentication-token-webhook-config-file: {0}")]
+    Webhook(#[from] crate::webhook::CallError),
+    /// Two places to say whose tokens are believed.
+    #[error("--oidc-issuer-url and jwt in --authentication-config exclude each other; move the issuer to the file")]
+    IssuersTwice,
+    /// Our own tokens would be another issuer's.
+    #[error(
+        "{0:?} is the issuer of service account tokens (--service-account-issuer) and cannot be an OpenID issuer too"
+    )]
+    OwnIssuer(String),
     /// Two settings exclude each other.
     #[error("--anonymous-auth and anonymous in --authentication-config exclude each other; remove the flag")]
     AnonymousTwice,
@@ -139,11 +162,11 @@ pub struct Union {
     pub api_audiences: Vec<String>,
 }
 
-/// Sets authentication up.
+/// Sets authentication up. Uses of legacy tokens are noted.
 ///
 /// # Errors
 /// A file that cannot be used, named with its flag.
-pub fn build(config: &AuthnConfig, objects: &Arc<dyn Objects>) -> Result<Union, ConfigError> {
+pub fn build(config: &AuthnConfig, objects: &Arc<dyn Objects>, uses: Uses) -> Result<Union, ConfigError> {
     let certificates = match &config.client_ca_file {
         Some(path) => Some(ClientCertificates::new("--client-ca-file", path)?),
         None => None,
@@ -152,18 +175,45 @@ pub fn build(config: &AuthnConfig, objects: &Arc<dyn Objects>) -> Result<Union, 
         Some(config) => Some(RequestHeader::new(config)?),
         None => None,
     };
+    let file = config.config_file.as_deref().map(config_file::load).transpose()?.unwrap_or_default();
+    let anonymous = Anonymous::new(config.anonymous_auth, file.anonymous)?;
+    let tokens = token_authenticators(config, file.issuers, objects, uses)?;
+    Ok(Union { request_header, certificates, tokens, anonymous, api_audiences: config.api_audiences.clone() })
+}
+
+/// In upstream's order.
+fn token_authenticators(
+    config: &AuthnConfig,
+    mut issuers: Vec<oidc::Issuer>,
+    objects: &Arc<dyn Objects>,
+    uses: Uses,
+) -> Result<Vec<Box<dyn TokenAuthenticator>>, ConfigError> {
     let mut tokens: Vec<Box<dyn TokenAuthenticator>> = Vec::new();
     if let Some(path) = &config.token_auth_file {
         tokens.push(Box::new(StaticTokens::load(path)?));
     }
     if !config.service_account_key_files.is_empty() {
-        tokens.push(Box::new(ServiceAccounts::new(config, Arc::clone(objects))?));
+        tokens.push(Box::new(ServiceAccounts::new(config, Arc::clone(objects), uses)?));
     }
     if config.bootstrap_tokens {
         tokens.push(Box::new(bootstrap_token::BootstrapTokens::new(Arc::clone(objects))));
     }
-    let anonymous = Anonymous::new(config.anonymous_auth, config.config_file.as_deref())?;
-    Ok(Union { request_header, certificates, tokens, anonymous, api_audiences: config.api_audiences.clone() })
+    if let Some(issuer) = &config.oidc {
+        if !issuers.is_empty() {
+            return Err(ConfigError::IssuersTwice);
+        }
+        issuers.push(issuer.clone());
+    }
+    for issuer in issuers {
+        if config.service_account_issuers.contains(&issuer.url) {
+            return Err(ConfigError::OwnIssuer(issuer.url));
+        }
+        tokens.push(Box::new(oidc::Oidc::new(issuer)));
+    }
+    if let Some(webhook) = &config.webhook {
+        tokens.push(Box::new(webhook::TokenWebhook::new(webhook.clone(), config.api_audiences.clone())?));
+    }
+    Ok(tokens)
 }
 
 /// The bearer token of `Authorization`, or of a WebSocket's subprotocol (browsers cannot send the header).
@@ -191,12 +241,25 @@ impl Union {
         let mut refused: Vec<String> = Vec::new();
         for authenticator in &self.tokens {
             match authenticator.authenticate_token(token, audiences).await {
-                Ok(Some(identity)) => return Ok(Some(authenticated(identity))),
+                Ok(Some(identity)) => {
+                    if let Some(identity) = self.for_audiences(identity, audiences) {
+                        return Ok(Some(authenticated(identity)));
+                    }
+                }
                 Ok(None) => {}
                 Err(Refused(why)) => refused.push(why),
             }
         }
         if refused.is_empty() { Ok(None) } else { Err(Refused(refused.join("; "))) }
+    }
+
+    /// A token that says nothing of audiences is one for this server.
+    fn for_audiences(&self, mut identity: Identity, wanted: &[String]) -> Option<Identity> {
+        if identity.audiences.is_empty() {
+            identity.audiences =
+                wanted.iter().filter(|audience| self.api_audiences.contains(audience)).cloned().collect();
+        }
+        (wanted.is_empty() || !identity.audiences.is_empty()).then_some(identity)
     }
 
     async fn identify(&self, parts: &Parts, conn: &ConnInfo) -> Result<Option<Identity>, Refused> {
@@ -235,9 +298,16 @@ fn authenticated(mut identity: Identity) -> Identity {
 impl Authenticator for Union {
     fn authenticate<'a>(&'a self, parts: &'a Parts, conn: &'a ConnInfo) -> BoxFuture<'a, Result<UserInfo, Status>> {
         Box::pin(async move {
-            match self.identify(parts, conn).await {
-                Ok(Some(identity)) => Ok(identity.user),
-                Ok(None) => self.anonymous.user(parts.uri.path()).ok_or_else(Status::unauthorized),
+            let begun = Instant::now();
+            let identified = self.identify(parts, conn).await;
+            let user = match identified {
+                Ok(Some(identity)) => Ok(Some(identity.user)),
+                Ok(None) => Ok(self.anonymous.user(parts.uri.path())),
+                Err(why) => Err(why),
+            };
+            measure::attempt(&user, begun.elapsed());
+            match user {
+                Ok(user) => user.ok_or_else(Status::unauthorized),
                 Err(Refused(why)) => {
                     tracing::warn!(peer = %conn.peer, path = parts.uri.path(), err = %why, "Unable to authenticate the request");
                     Err(Status::unauthorized())
@@ -250,6 +320,33 @@ impl Authenticator for Union {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Knows(Vec<String>);
+
+    impl TokenAuthenticator for Knows {
+        fn authenticate_token<'a>(
+            &'a self,
+            _: &'a str,
+            _: &'a [String],
+        ) -> BoxFuture<'a, Result<Option<Identity>, Refused>> {
+            let user = UserInfo { name: "u".to_owned(), ..UserInfo::default() };
+            Box::pin(std::future::ready(Ok(Some(Identity { user, audiences: self.0.clone() }))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_without_audiences_is_for_this_server_only() {
+        let api = || vec!["api".to_owned()];
+        let ask = |own: Vec<String>, wanted: &'static str| async move {
+            let tokens: Vec<Box<dyn TokenAuthenticator>> = vec![Box::new(Knows(own))];
+            let (request_header, certificates) = (None, None);
+            let union = Union { request_header, certificates, tokens, anonymous: Anonymous::Off, api_audiences: api() };
+            union.token("t", &[wanted.to_owned()]).await.unwrap().map(|identity| identity.audiences)
+        };
+        assert_eq!(ask(Vec::new(), "api").await, Some(api()));
+        assert_eq!(ask(Vec::new(), "vault").await, None);
+        assert_eq!(ask(vec!["vault".to_owned()], "vault").await, Some(vec!["vault".to_owned()]));
+    }
 
     #[test]
     fn bearer_tokens() {

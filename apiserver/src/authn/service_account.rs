@@ -1,84 +1,88 @@
 //! Service-account tokens: signature, issuer, audience, time, and that everything the token is bound to still exists.
 //!
 //! Guarantees: a token dies with its service account, pod, secret or node, also when a new object takes the name (uids are
-//! compared), at latest a minute after the deletion begins. A verified signature is remembered (keys do not change while the
-//! daemon runs); times and objects are looked at on every use.
+//! compared), at latest a minute after the deletion begins. Key files are read again when they change. A verified signature is
+//! remembered as long as the keys stay the same; times and objects are looked at on every use.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
+use component_base::reload::Reloading;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{AuthnConfig, ConfigError, Identity, Refused, TokenAuthenticator};
 use crate::objects::{Objects, ResourceName, find};
+use crate::remembered::Remembered;
 use crate::tokens::claims::{LEGACY_ISSUER, LegacyClaims, user_info};
 use crate::tokens::jwt::{Unverified, Verifier, check_times, common_audiences};
-use pki::token_keys as keys;
-
-use crate::tokens::{BoundObject, Claims, TokenSubject};
+use crate::tokens::tracking::{self, Uses};
+use crate::tokens::{self, BoundObject, Claims, KeyError, TokenSubject};
 
 const MAX_REMEMBERED: usize = 8192;
 /// An object whose deletion began this long ago no longer carries a token.
 const DELETION_LEEWAY_SECONDS: i64 = 60;
 
+/// As long as the keys stay the same.
+const FOR_LONG: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The keys, and the claims whose signatures they verified, by the token's digest.
+struct Keys {
+    verifier: Verifier,
+    verified: Remembered<[u8; 32], Arc<Claims>>,
+}
+
 /// Verifies service-account tokens.
 pub struct ServiceAccounts {
-    verifier: Verifier,
+    keys: Reloading<Keys>,
     issuers: Vec<String>,
     lookup: bool,
     objects: Arc<dyn Objects>,
-    verified: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
+    uses: Uses,
 }
 
 impl ServiceAccounts {
-    /// Reads the key files.
+    /// Reads the key files. Uses of legacy tokens are noted.
     ///
     /// # Errors
     /// A file cannot be used.
-    pub fn new(config: &AuthnConfig, objects: Arc<dyn Objects>) -> Result<Self, ConfigError> {
-        let mut all = Vec::new();
-        for path in &config.service_account_key_files {
-            all.extend(keys::public_keys("--service-account-key-file", path)?);
-        }
+    pub fn new(config: &AuthnConfig, objects: Arc<dyn Objects>, uses: Uses) -> Result<Self, ConfigError> {
+        let files = config.service_account_key_files.clone();
+        let load = {
+            let files = files.clone();
+            move || {
+                let verifier = Verifier::read(tokens::KEYS, &files)?;
+                Ok::<_, KeyError>(Keys { verifier, verified: Remembered::new(MAX_REMEMBERED) })
+            }
+        };
         Ok(Self {
-            verifier: Verifier::new(all),
+            keys: Reloading::new("keys of service accounts", files, load)?,
             issuers: config.service_account_issuers.clone(),
             lookup: config.service_account_lookup,
             objects,
-            verified: Mutex::default(),
+            uses,
         })
-    }
-
-    fn remembered(&self, digest: &[u8; 32]) -> Option<Arc<Claims>> {
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(digest).map(Arc::clone)
-    }
-
-    fn remember(&self, digest: [u8; 32], claims: &Arc<Claims>) {
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        if verified.len() >= MAX_REMEMBERED {
-            verified.clear();
-        }
-        verified.insert(digest, Arc::clone(claims));
     }
 
     async fn authenticate(&self, token: &str, audiences: &[String]) -> Result<Option<Identity>, Refused> {
         let digest: [u8; 32] = Sha256::digest(token).into();
-        let claims = match self.remembered(&digest) {
+        let keys = self.keys.get();
+        let claims = match keys.verified.get(&digest) {
             Some(claims) => claims,
-            None => match self.verify(token).await? {
+            None => match self.verify(&keys.verifier, token).await? {
                 Verified::NotMine => return Ok(None),
-                Verified::Legacy(identity) => return Ok(Some(Identity { audiences: audiences.to_vec(), ..*identity })),
+                Verified::Legacy(identity) => return Ok(Some(*identity)),
                 Verified::Bound(claims) => {
-                    self.remember(digest, &claims);
+                    keys.verified.insert(digest, Arc::clone(&claims), FOR_LONG);
                     claims
                 }
             },
         };
         let refuse = |err: crate::tokens::JwtError| Refused(format!("service account token of {}: {err}", claims.sub));
-        let now = jiff::Timestamp::now().as_second();
+        let now = Timestamp::now().as_second();
         check_times(&claims, now).map_err(refuse)?;
         let accepted = common_audiences(&claims.aud, audiences).map_err(refuse)?;
         let Some(subject) = &claims.kubernetes else {
@@ -91,18 +95,25 @@ impl ServiceAccounts {
         if self.lookup {
             self.check_bound(subject, now).await?;
         }
+        count("serviceaccount_valid_tokens_total", "Uses of tokens that are bound and end");
+        if subject.warnafter.is_some_and(|after| now > after) {
+            count(
+                "serviceaccount_stale_tokens_total",
+                "Uses of tokens whose client should have read a new one long ago",
+            );
+        }
         Ok(Some(Identity { user: user_info(namespace, account, Some(&claims)), audiences: accepted }))
     }
 
     /// Signature and issuer.
-    async fn verify(&self, token: &str) -> Result<Verified, Refused> {
+    async fn verify(&self, verifier: &Verifier, token: &str) -> Result<Verified, Refused> {
         let Ok(read) = Unverified::parse(token) else { return Ok(Verified::NotMine) };
         let Ok(claims) = read.claims::<Claims>() else { return Ok(Verified::NotMine) };
         let legacy = claims.iss == LEGACY_ISSUER;
         if !legacy && !self.issuers.contains(&claims.iss) {
             return Ok(Verified::NotMine);
         }
-        self.verifier.verify(&read).map_err(|err| Refused(err.to_string()))?;
+        verifier.verify(&read).map_err(|err| Refused(err.to_string()))?;
         if !legacy {
             return Ok(Verified::Bound(Arc::new(claims)));
         }
@@ -138,7 +149,7 @@ impl ServiceAccounts {
         if object["metadata"]["uid"].as_str() != Some(&bound.uid) {
             return Err(Refused(format!("{} was made anew since the token was issued", what())));
         }
-        let deleted = object["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok());
+        let deleted = object["metadata"]["deletionTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok());
         if deleted.is_some_and(|t| t.as_second() < now - DELETION_LEEWAY_SECONDS) {
             return Err(Refused(format!("{} of the token is being deleted", what())));
         }
@@ -153,18 +164,45 @@ impl ServiceAccounts {
             return Err(Refused("the legacy service account token's claims are incomplete".to_owned()));
         }
         if self.lookup {
-            let found = find(&*self.objects, ("", "secrets"), &claims.namespace, &claims.secret).await;
-            let secret = found.map_err(|err| Refused(err.to_string()))?;
-            if !secret.is_some_and(|secret| holds(&secret, token)) {
-                return Err(Refused(format!(
-                    "secret {}/{} no longer holds this token",
-                    claims.namespace, claims.secret
-                )));
-            }
-            let now = jiff::Timestamp::now().as_second();
-            self.alive(("", "serviceaccounts"), &claims.namespace, &account, now).await?;
+            self.check_secret(token, claims, &account).await?;
         }
+        count("serviceaccount_legacy_tokens_total", "Uses of legacy tokens");
         Ok(Identity { user: user_info(&claims.namespace, &account, None), audiences: Vec::new() })
+    }
+
+    /// That the secret of a legacy token still holds it and the account is the same; notes the use.
+    async fn check_secret(&self, token: &str, claims: &LegacyClaims, account: &BoundObject) -> Result<(), Refused> {
+        let (namespace, name) = (&claims.namespace, &claims.secret);
+        let found = find(&*self.objects, ("", "secrets"), namespace, name).await;
+        let found = found.map_err(|err| Refused(err.to_string()))?;
+        let Some(secret) = found.filter(|secret| holds(secret, token)) else {
+            return Err(Refused(format!("secret {namespace}/{name} no longer holds this token")));
+        };
+        let now = Timestamp::now();
+        self.alive(("", "serviceaccounts"), namespace, account, now.as_second()).await?;
+        self.uses.note(&secret, now);
+        let invalid = &secret["metadata"]["labels"][tracking::INVALID_SINCE];
+        if let Some(since) = invalid.as_str().filter(|since| !since.is_empty()) {
+            count(
+                "serviceaccount_invalid_legacy_auto_token_uses_total",
+                "Uses of legacy tokens that are taken no more",
+            );
+            let label = tracking::INVALID_SINCE;
+            return Err(Refused(format!(
+                "the token in secret {namespace}/{name} is invalid since {since}; use the TokenRequest API, or remove the label {label}"
+            )));
+        }
+        let account = self.objects.get(("", "serviceaccounts"), namespace, &claims.account);
+        let made_for_it = account.is_some_and(|account| {
+            let mut own = account["secrets"].as_array().into_iter().flatten();
+            own.any(|reference| reference["name"].as_str() == Some(name))
+        });
+        if made_for_it {
+            count("serviceaccount_legacy_auto_token_uses_total", "Uses of legacy tokens that were generated");
+        } else {
+            count("serviceaccount_legacy_manual_token_uses_total", "Uses of legacy tokens that were asked for");
+        }
+        Ok(())
     }
 }
 
@@ -174,15 +212,16 @@ enum Verified {
     Legacy(Box<Identity>),
 }
 
-/// Whether the secret, not being deleted or marked invalid, holds the token.
+fn count(name: &'static str, help: &'static str) {
+    component_base::metrics::counter(name, help, &[]).one().inc();
+}
+
+/// Whether the secret, not being deleted, holds the token.
 fn holds(secret: &Value, token: &str) -> bool {
     use base64::Engine as _;
-    let invalidated = &secret["metadata"]["labels"]["kubernetes.io/legacy-token-invalid-since"];
     let stored = secret["data"]["token"].as_str().unwrap_or_default();
     let stored = base64::engine::general_purpose::STANDARD.decode(stored).unwrap_or_default();
-    secret["metadata"]["deletionTimestamp"].is_null()
-        && invalidated.is_null()
-        && bool::from(stored.as_slice().ct_eq(token.as_bytes()))
+    secret["metadata"]["deletionTimestamp"].is_null() && bool::from(stored.as_slice().ct_eq(token.as_bytes()))
 }
 
 impl TokenAuthenticator for ServiceAccounts {
@@ -224,7 +263,7 @@ mod tests {
     }
 
     fn claims() -> Claims {
-        let now = jiff::Timestamp::now().as_second();
+        let now = Timestamp::now().as_second();
         Claims {
             aud: vec!["api".into(), "vault".into()],
             exp: Some(now + 600),
@@ -252,7 +291,7 @@ mod tests {
     }
 
     async fn ask(world: &World, cluster: Fake, claims: &Claims, audience: &str) -> Result<Option<Identity>, Refused> {
-        let auth = ServiceAccounts::new(&world.config, Arc::new(cluster)).unwrap();
+        let auth = ServiceAccounts::new(&world.config, Arc::new(cluster), Uses::channel().0).unwrap();
         auth.authenticate(&world.signer.sign(claims).unwrap(), &[audience.to_owned()]).await
     }
 
@@ -296,7 +335,7 @@ mod tests {
     async fn another_key() {
         let ours = world();
         let theirs = world();
-        let auth = ServiceAccounts::new(&ours.config, Arc::new(cluster("u-p", None))).unwrap();
+        let auth = ServiceAccounts::new(&ours.config, Arc::new(cluster("u-p", None)), Uses::channel().0).unwrap();
         let token = theirs.signer.sign(&claims()).unwrap();
         assert!(auth.authenticate(&token, &["api".to_owned()]).await.is_err());
     }
@@ -304,11 +343,51 @@ mod tests {
     #[tokio::test]
     async fn a_remembered_token_still_dies_with_its_pod() {
         let world = world();
-        let auth = ServiceAccounts::new(&world.config, Arc::new(cluster("u-p", None))).unwrap();
+        let auth = ServiceAccounts::new(&world.config, Arc::new(cluster("u-p", None)), Uses::channel().0).unwrap();
         let token = world.signer.sign(&claims()).unwrap();
         let api = ["api".to_owned()];
         assert!(auth.authenticate(&token, &api).await.is_ok());
         let gone = ServiceAccounts { objects: Arc::new(Fake::default()), ..auth };
         assert!(gone.authenticate(&token, &api).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn keys_are_read_again() {
+        let (ours, theirs) = (world(), world());
+        let auth = ServiceAccounts::new(&ours.config, Arc::new(cluster("u-p", None)), Uses::channel().0).unwrap();
+        let (old, new) = (ours.signer.sign(&claims()).unwrap(), theirs.signer.sign(&claims()).unwrap());
+        let api = ["api".to_owned()];
+        assert!(auth.authenticate(&old, &api).await.is_ok() && auth.authenticate(&new, &api).await.is_err());
+        let [own, other] = [&ours, &theirs].map(|world| world.config.service_account_key_files[0].clone());
+        std::fs::rename(other, own).unwrap();
+        assert!(auth.keys.reload_if_changed());
+        assert!(auth.authenticate(&old, &api).await.is_err() && auth.authenticate(&new, &api).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn legacy_tokens_live_in_their_secret_and_their_use_is_noted() {
+        use base64::Engine as _;
+        let world = world();
+        let claims = json!({"iss": LEGACY_ISSUER, "sub": "system:serviceaccount:ns:sa",
+            "kubernetes.io/serviceaccount/namespace": "ns", "kubernetes.io/serviceaccount/secret.name": "s",
+            "kubernetes.io/serviceaccount/service-account.name": "sa", "kubernetes.io/serviceaccount/service-account.uid": "u-sa"});
+        let token = world.signer.sign(&claims).unwrap();
+        let ask = |token: String, held: String, labels: Value| {
+            let data = json!({"token": base64::engine::general_purpose::STANDARD.encode(held)});
+            let metadata = json!({"namespace": "ns", "name": "s", "uid": "u-s", "labels": labels});
+            let cluster = cluster("u-p", None).with(("", "secrets"), json!({"metadata": metadata, "data": data}));
+            let (uses, mut notes) = Uses::channel();
+            let auth = ServiceAccounts::new(&world.config, Arc::new(cluster), uses).unwrap();
+            async move {
+                let outcome = auth.authenticate(&token, &[]).await;
+                (outcome.map(|identity| identity.map(|identity| identity.user.name)), notes.try_recv().is_ok())
+            }
+        };
+        let (good, noted) = ask(token.clone(), token.clone(), json!({})).await;
+        assert_eq!((good.unwrap().as_deref(), noted), (Some("system:serviceaccount:ns:sa"), true));
+        let (other, noted) = ask(token.clone(), "another".to_owned(), json!({})).await;
+        assert!(other.is_err() && !noted);
+        let (invalid, noted) = ask(token.clone(), token, json!({tracking::INVALID_SINCE: "2026-01-01"})).await;
+        assert!(invalid.is_err_and(|Refused(why)| why.contains("invalid since 2026-01-01")) && noted);
     }
 }

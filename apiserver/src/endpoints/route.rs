@@ -47,9 +47,10 @@ impl Documents for super::openapi::OpenApi {
 /// What verifiers of service-account tokens ask for.
 impl Documents for crate::tokens::Discovery {
     fn respond(&self, path: &str, _: &str, _: &HeaderMap) -> Option<Response<Bytes>> {
+        let documents = self.documents();
         let (media, document) = match path {
-            "/.well-known/openid-configuration" => ("application/json", &self.configuration),
-            "/openid/v1/jwks" => ("application/jwk-set+json", &self.key_set),
+            "/.well-known/openid-configuration" => ("application/json", &documents.configuration),
+            "/openid/v1/jwks" => ("application/jwk-set+json", &documents.key_set),
             _ => return None,
         };
         let builder = Response::builder().header("content-type", media).header("cache-control", "public, max-age=3600");

@@ -1,10 +1,11 @@
 //! A watch as a stream of lines: first what is there, then what happens, bookmarks in between.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use component_base::BoxError;
+use component_base::metrics::{self, Counter, Family, Gauge};
 use component_base::serving::Body;
 use futures::StreamExt as _;
 use http::header::CONTENT_TYPE;
@@ -33,6 +34,22 @@ pub struct WatchStream {
     deadline: Instant,
     stop: CancellationToken,
     first: bool,
+    open: Arc<Gauge>,
+    sent: Arc<Counter>,
+}
+
+static OPEN: LazyLock<Family<Gauge>> = LazyLock::new(|| {
+    let labels = &["component", "group", "resource", "scope", "subresource", "verb", "version"];
+    metrics::gauge("apiserver_longrunning_requests", "Watches that are open", labels)
+});
+static SENT: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    metrics::counter("apiserver_watch_events_total", "Events sent to watches", &["group", "resource", "version"])
+});
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
 }
 
 impl WatchStream {
@@ -47,7 +64,13 @@ impl WatchStream {
         let encoding = presenter.encoding();
         let now = Instant::now();
         let next_bookmark = now + BOOKMARKS;
-        Self { watch, presenter, encoding, bookmarks, next_bookmark, deadline: now + timeout, stop, first: true }
+        let (info, resource) = (&presenter.ctx.info, &presenter.resource);
+        let (group, plural, version) = (resource.group.as_str(), resource.plural.as_str(), info.api_version.as_str());
+        let open = OPEN.with(&["apiserver", group, plural, crate::http::metrics::scope(info), "", "WATCH", version]);
+        let sent = SENT.with(&[group, plural, version]);
+        open.inc();
+        let (deadline, first) = (now + timeout, true);
+        Self { watch, presenter, encoding, bookmarks, next_bookmark, deadline, stop, first, open, sent }
     }
 
     /// The answer.
@@ -71,6 +94,7 @@ impl WatchStream {
                 Next::Event(event, delivery) => {
                     let Some((event, delivery)) = self.converted(event, delivery).await else { continue };
                     let bytes = self.presenter.event(&event, delivery, &self.encoding, self.first);
+                    self.sent.inc();
                     self.first = false;
                     return Some(self.with_waiting(bytes).await);
                 }
@@ -107,6 +131,7 @@ impl WatchStream {
             let Some((event, delivery)) = self.converted(event, delivery).await else { continue };
             let batch = batch.get_or_insert_with(|| BytesMut::from(&bytes[..]));
             batch.extend_from_slice(&self.presenter.event(&event, delivery, &self.encoding, false));
+            self.sent.inc();
         }
         batch.map_or(bytes, BytesMut::freeze)
     }

@@ -12,13 +12,15 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use jiff::Timestamp;
 
+use super::closing::Closing;
 use super::health::Health;
 use super::limits::{InFlight, is_long_running};
 use super::metrics::RequestMetrics;
 use super::request::{Annotations, Query, RequestContext, RequestInfo, UserInfo, Warnings, percent_decode};
 use super::respond;
 use crate::audit::{Audit, Record};
-use crate::authn::{Authenticator, impersonation};
+use crate::authn::Authenticator;
+use crate::authn::impersonation::Impersonation;
 use crate::authz::{self, Attributes, Authorizer as _, Decision};
 use crate::flowcontrol::Fairness;
 
@@ -46,6 +48,10 @@ pub struct Chain {
     pub timeout: Duration,
     /// What is served.
     pub route: Arc<dyn Route>,
+    /// How it ends.
+    pub closing: Arc<Closing>,
+    /// Who may act as somebody else.
+    pub impersonation: Impersonation,
 }
 
 /// How much is done at once.
@@ -72,7 +78,11 @@ impl Chain {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let path = percent_decode(request.uri().path());
         let info = Arc::new(RequestInfo::parse(request.method(), &path, &query));
-        let warnings = Warnings::default();
+        if self.closing.refuses(&path) {
+            return respond::shutting_down();
+        }
+        let _under_way = (!is_long_running(&info)).then(|| self.closing.request());
+        let (warnings, annotations) = (Warnings::default(), Annotations::default());
         let audit_id = audit_id(request.headers());
         let dry_run = query.all("dryRun").any(|v| v == "All");
         let _counted = self.metrics.begin(&info.verb);
@@ -80,7 +90,7 @@ impl Chain {
             user: Arc::default(),
             info: Arc::clone(&info),
             warnings: warnings.clone(),
-            annotations: Annotations::default(),
+            annotations: annotations.clone(),
             now: Timestamp::now(),
             dry_run,
             audit: Record::default(),
@@ -91,6 +101,9 @@ impl Chain {
         let mut traces = Traces::default();
         let outcome = self.pass(context, request, &mut traces).await;
         let response = respond::in_form(outcome.unwrap_or_else(|refusal| respond::status(&refusal)), &accept);
+        for (key, note) in annotations.list() {
+            traces.record.annotate(&key, &note);
+        }
         let mut response = traces.record.answered(response, is_long_running(&info), traces.refused).await;
         response.headers_mut().extend(traces.headers);
         respond::finish(&mut response, &audit_id, &warnings);
@@ -114,10 +127,12 @@ impl Chain {
             context.audit = traces.record.clone();
         }
         let requester = Arc::new(authenticated?);
-        traces.record.received();
-        context.user = impersonation::apply(&self.authz, Arc::clone(&requester), &parts.headers).await?;
+        traces.record.received()?;
+        let acting =
+            self.impersonation.apply(&self.authz, Arc::clone(&requester), &context.info, &parts.headers).await?;
+        context.user = acting.user;
         if !Arc::ptr_eq(&requester, &context.user) {
-            traces.record.impersonated(&context.user);
+            traces.record.impersonated(&context.user, acting.constraint.as_deref());
         }
         let (user, info) = (&context.user, &context.info);
         let place = match &self.room {
@@ -126,7 +141,9 @@ impl Chain {
         };
         let Ok(_place) = place else { return Ok(respond::too_many_requests()) };
         let attributes = Attributes::of(Arc::clone(user), info);
+        let asked = Instant::now();
         let decision = self.authz.authorize(&attributes).await;
+        authz::measure::attempt(&decision, asked.elapsed());
         let (Decision::Allow { reason } | Decision::Deny { reason } | Decision::NoOpinion { reason }) = &decision;
         traces.record.authorized(decision.is_allowed(), reason);
         if !decision.is_allowed() {

@@ -42,6 +42,15 @@ impl Default for RequestMetrics {
     }
 }
 
+/// How much a request is about.
+pub fn scope(info: &RequestInfo) -> &'static str {
+    match (info.name.is_empty(), info.namespace.is_empty()) {
+        (false, _) => "resource",
+        (true, false) => "namespace",
+        (true, true) => "cluster",
+    }
+}
+
 /// Counts a request as in flight until dropped.
 pub struct InFlightGuard(std::sync::Arc<Gauge>);
 
@@ -70,11 +79,6 @@ impl RequestMetrics {
             "update" => "PUT".to_owned(),
             verb => verb.to_ascii_uppercase(),
         };
-        let scope = match (info.name.is_empty(), info.namespace.is_empty()) {
-            (false, _) => "resource",
-            (true, false) => "namespace",
-            (true, true) => "cluster",
-        };
         let dry = if dry_run { "All" } else { "" };
         let labels = [
             verb.as_str(),
@@ -83,7 +87,7 @@ impl RequestMetrics {
             info.api_version.as_str(),
             info.resource.as_str(),
             info.subresource.as_str(),
-            scope,
+            scope(info),
             "apiserver",
         ];
         self.duration.with(&labels).observe_duration(took);

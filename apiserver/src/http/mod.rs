@@ -4,6 +4,7 @@
 //! Knows credentials and URLs, and of everything below only [`chain::Route`].
 
 pub mod chain;
+pub mod closing;
 pub mod health;
 pub mod limits;
 pub mod metrics;

@@ -54,6 +54,15 @@ pub fn in_form(response: Response<Body>, accept: &http::HeaderMap) -> Response<B
     Response::from_parts(parts, body)
 }
 
+/// 429: the server is ending, another one will answer.
+pub fn shutting_down() -> Response<Body> {
+    let text = "The apiserver is shutting down, please try again later.\n".to_owned();
+    let mut response = self::text(StatusCode::TOO_MANY_REQUESTS, text);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
 /// 429: there is no room now.
 pub fn too_many_requests() -> Response<Body> {
     let text = "Too many requests, please try again later.\n".to_owned();

@@ -1,8 +1,6 @@
 //! The secure port, and the order in which it closes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use component_base::serving::{BindError, Limits, Server, service_fn};
 use http::Request;
@@ -35,8 +33,7 @@ impl SecurePort {
         self.server.local_addr()
     }
 
-    /// Serves until `shutdown`, then in this order: readiness fails, the delay passes (so that load balancers notice),
-    /// `stop_watches` is cancelled, no connection is accepted any more, requests in flight end.
+    /// Serves until `shutdown`, then ends as [`super::closing`] says; requests in flight when the port closes still end.
     pub async fn serve(
         self,
         config: &Config,
@@ -44,31 +41,18 @@ impl SecurePort {
         stop_watches: CancellationToken,
         shutdown: CancellationToken,
     ) {
-        let closing = Arc::new(AtomicBool::new(false));
+        let closing = Arc::clone(&chain.closing);
         let seen = Arc::clone(&closing);
         chain.health.add_ready("shutdown", move || {
-            if seen.load(Ordering::Relaxed) { Err("the server is shutting down".to_owned()) } else { Ok(()) }
+            if seen.has_begun() { Err("the server is shutting down".to_owned()) } else { Ok(()) }
         });
-        let close = CancellationToken::new();
-        tokio::spawn(close_in_order(closing, config.shutdown_delay, stop_watches, close.clone(), shutdown));
+        let (close, settings) = (CancellationToken::new(), config.shutdown);
+        let close_too = close.clone();
+        tokio::spawn(async move { closing.in_order(settings, shutdown, stop_watches, close_too).await });
         let service = service_fn(move |request: Request<Incoming>| {
             let chain = Arc::clone(&chain);
             async move { Ok::<_, std::convert::Infallible>(chain.handle(request).await) }
         });
         self.server.serve(Some(config.tls.clone()), service, close).await;
     }
-}
-
-async fn close_in_order(
-    closing: Arc<AtomicBool>,
-    delay: Duration,
-    stop_watches: CancellationToken,
-    close: CancellationToken,
-    shutdown: CancellationToken,
-) {
-    shutdown.cancelled().await;
-    closing.store(true, Ordering::Relaxed);
-    tokio::time::sleep(delay).await;
-    stop_watches.cancel();
-    close.cancel();
 }

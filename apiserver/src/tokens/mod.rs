@@ -5,14 +5,21 @@
 
 pub mod claims;
 pub mod issuer;
+pub mod jwks;
 pub mod jwt;
+pub mod tracking;
 
 pub use claims::{BoundObject, Claims, TokenSubject};
 pub use issuer::{Discovery, Issuer};
 pub use jwt::{JwtError, Verifier};
 pub use pki::token_keys::{KeyError, PublicKey, Signer};
 
+use component_base::reload::Reloading;
+
 use crate::config::TokenConfig;
+
+/// The flag of the keys that verify.
+pub const KEYS: &str = "--service-account-key-file";
 
 /// What issues tokens and what tells others how to verify them.
 #[derive(Default)]
@@ -23,24 +30,18 @@ pub struct Tokens {
     pub discovery: Option<Discovery>,
 }
 
-/// Reads the keys. `base_url` is where clients reach this server.
+/// Reads the keys, and again when their files change. `base_url` is where clients reach this server.
 ///
 /// # Errors
 /// A key file cannot be used.
 pub fn build(config: &TokenConfig, base_url: &str) -> Result<Tokens, KeyError> {
     const SIGNING: &str = "--service-account-signing-key-file";
-    let mut keys = Vec::new();
-    for path in &config.key_files {
-        keys.extend(pki::token_keys::public_keys("--service-account-key-file", path)?);
-    }
     let name = config.issuers.first().cloned().unwrap_or_default();
-    let issuer = match &config.signing_key_file {
+    let issuer = match config.signing_key_file.clone() {
         Some(path) => {
-            let signer = Signer::read(SIGNING, path)?;
-            if !keys.contains(&signer.public) {
-                tracing::warn!(
-                    "{SIGNING} is none of --service-account-key-file: tokens issued here will be refused here"
-                );
+            let signer = Reloading::new(SIGNING, vec![path.clone()], move || Signer::read(SIGNING, &path))?;
+            if !Verifier::read(KEYS, &config.key_files)?.keys().contains(&signer.get().public) {
+                tracing::warn!("{SIGNING} is none of {KEYS}: tokens issued here will be refused here");
             }
             let max = config.max_expiration.and_then(|max| i64::try_from(max.as_secs()).ok());
             let audiences = config.api_audiences.clone();
@@ -50,5 +51,10 @@ pub fn build(config: &TokenConfig, base_url: &str) -> Result<Tokens, KeyError> {
     };
     let jwks_uri =
         if config.jwks_uri.is_empty() { format!("{base_url}/openid/v1/jwks") } else { config.jwks_uri.clone() };
-    Ok(Tokens { issuer, discovery: Discovery::new(&name, &jwks_uri, &Verifier::new(keys)) })
+    // Nobody could look up an issuer that is no URL.
+    let discovery = match name.starts_with("https://") {
+        true => Some(Discovery::new(name, jwks_uri, config.key_files.clone())?),
+        false => None,
+    };
+    Ok(Tokens { issuer, discovery })
 }
