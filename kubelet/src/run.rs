@@ -32,7 +32,7 @@ use crate::pods::admission::NodeView;
 use crate::pods::env::ServiceInfo;
 use crate::pods::hosts::ClusterDns;
 use crate::pods::manager::{self, Message};
-use crate::pods::resources::{Amounts, LimitOptions};
+use crate::pods::resources::{Amounts, LimitOptions, cpu_shares, huge_page_name};
 use crate::pods::security::Defaults;
 use crate::pods::sources;
 use crate::pods::types::Source;
@@ -160,6 +160,8 @@ fn context(
             cfs_quota: file.cpu_cfs_quota,
             cfs_period_microseconds: i64::try_from(file.cpu_cfs_quota_period.as_micros()).unwrap_or(100_000),
             memory_capacity_bytes: facts.capacity.get("memory").copied().unwrap_or(0),
+            huge_pages: machine::huge_pages().into_iter().map(|(bytes, _)| huge_page_name(bytes)).collect(),
+            group_oom_kill: cgroups.is_v2() && file.single_process_oom_kill != Some(true),
         },
         security: Defaults {
             seccomp_default: file.seccomp_default,
@@ -372,7 +374,7 @@ fn cgroups(config: &Config, driver: Driver, allocatable: &Amounts) -> Result<Cgr
     }
     let enforce = file.enforce_node_allocatable.iter().any(|e| e == "pods");
     let limits = enforce.then(|| Limits {
-        cpu_shares: crate::pods::resources::cpu_shares(allocatable.get("cpu").copied().unwrap_or(0)),
+        cpu_shares: cpu_shares(allocatable.get("cpu").copied().unwrap_or(0)),
         memory_bytes: allocatable.get("memory").copied().unwrap_or(0),
         ..Limits::default()
     });

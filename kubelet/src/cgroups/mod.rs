@@ -83,9 +83,20 @@ impl Cgroups {
     pub fn set_up_node(&self, allocatable: Option<Limits>) -> Result<(), String> {
         let (Some(root), Driver::Cgroupfs) = (&self.root, self.driver) else { return Ok(()) };
         self.hierarchy.make(root, &allocatable.unwrap_or_default())?;
-        for (class, shares) in [("burstable", 0), ("besteffort", 2)] {
+        self.share_cpu(0)
+    }
+
+    /// Gives the burstable pods together the CPU that they ask for, in thousandths of a core; best-effort ones share what
+    /// others leave.
+    ///
+    /// # Errors
+    /// The cgroup that cannot be made.
+    pub fn share_cpu(&self, burstable_milli: i64) -> Result<(), String> {
+        let (Some(root), Driver::Cgroupfs) = (&self.root, self.driver) else { return Ok(()) };
+        let shares = resources::cpu_shares(burstable_milli);
+        for (class, cpu_shares) in [("burstable", shares), ("besteffort", resources::cpu_shares(0))] {
             let names: Vec<String> = root.iter().cloned().chain([class.to_owned()]).collect();
-            self.hierarchy.make(&names, &Limits { cpu_shares: shares, ..Limits::default() })?;
+            self.hierarchy.make(&names, &Limits { cpu_shares, ..Limits::default() })?;
         }
         Ok(())
     }
@@ -152,7 +163,7 @@ mod tests {
         assert_eq!(systemd.parent(&pod), "kubepods-burstable-poda_b.slice");
         assert_eq!(Cgroups::new(Driver::Cgroupfs, false, "/", -1).parent(&pod), "");
         let options =
-            LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, memory_capacity_bytes: 1 << 30 };
+            LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, ..LimitOptions::default() };
         let limits = pod_limits(&pod, &options, None);
         assert_eq!((limits.cpu_shares, limits.cpu_quota_microseconds, limits.memory_bytes), (102, 50_000, 64 << 20));
     }

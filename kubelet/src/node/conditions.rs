@@ -63,6 +63,23 @@ pub fn generate(health: &Health, previous: &[NodeCondition], now: Timestamp) -> 
     all.into_iter().map(condition).collect()
 }
 
+/// The events of conditions that changed: upstream's reasons, in the conditions' order.
+pub fn events(old: &[NodeCondition], new: &[NodeCondition]) -> Vec<&'static str> {
+    let changed = |c: &&NodeCondition| !old.iter().any(|o| o.type_ == c.type_ && o.status == c.status);
+    let reason = |c: &NodeCondition| match (c.type_.as_str(), c.status == "True") {
+        ("MemoryPressure", true) => Some("NodeHasInsufficientMemory"),
+        ("MemoryPressure", false) => Some("NodeHasSufficientMemory"),
+        ("DiskPressure", true) => Some("NodeHasDiskPressure"),
+        ("DiskPressure", false) => Some("NodeHasNoDiskPressure"),
+        ("PIDPressure", true) => Some("NodeHasInsufficientPID"),
+        ("PIDPressure", false) => Some("NodeHasSufficientPID"),
+        ("Ready", true) => Some("NodeReady"),
+        ("Ready", false) => Some("NodeNotReady"),
+        _ => None,
+    };
+    new.iter().filter(changed).filter_map(reason).collect()
+}
+
 /// What the runtime's own conditions say against readiness.
 pub fn runtime_causes(conditions: &[crate::cri::api::RuntimeCondition]) -> Vec<String> {
     let mut causes = Vec::new();
@@ -124,6 +141,9 @@ mod tests {
         assert_eq!((ready.status.as_str(), ready.message.as_deref()), ("False", Some("x")));
         assert_eq!(ready.last_transition_time, Some(Time(at(9))));
         assert_eq!(later[0].last_transition_time, Some(Time(at(1))));
+        let all = ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"];
+        assert_eq!(events(&[], &first), all);
+        assert_eq!(events(&first, &later), ["NodeNotReady"]);
     }
 
     #[test]

@@ -74,22 +74,30 @@ pub fn capacity(root_dir: &Path, max_pods: i64, pods_per_core: i64) -> Amounts {
     if let Ok((size, _)) = crate::images::gc::disk(root_dir) {
         amounts.insert("ephemeral-storage".to_owned(), i64::try_from(size).unwrap_or(i64::MAX));
     }
-    for entry in std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(kib) = name.strip_prefix("hugepages-").and_then(|n| n.strip_suffix("kB")?.parse::<i64>().ok()) else {
-            continue;
-        };
-        let pages: i64 = read(&format!("/sys/kernel/mm/hugepages/{name}/nr_hugepages")).parse().unwrap_or(0);
-        let unit = if kib >= 1 << 20 { format!("{}Gi", kib >> 20) } else { format!("{}Mi", kib >> 10) };
-        amounts.insert(format!("hugepages-{unit}"), pages * kib * 1024);
+    for (size, pages) in huge_pages() {
+        let unit = if size >= 1 << 30 { format!("{}Gi", size >> 30) } else { format!("{}Mi", size >> 20) };
+        amounts.insert(format!("hugepages-{unit}"), pages * size);
     }
     amounts
 }
 
-/// Capacity without what is reserved.
+/// The kernel's huge page sizes in bytes, with how many there are of each.
+pub fn huge_pages() -> Vec<(i64, i64)> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    let size = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<i64>().ok()?;
+        Some((kib * 1024, read(&format!("/sys/kernel/mm/hugepages/{name}/nr_hugepages")).parse().unwrap_or(0)))
+    };
+    entries.filter_map(size).collect()
+}
+
+/// Capacity without what is reserved; huge pages are taken from memory.
 pub fn allocatable(capacity: &Amounts, reserved: &Amounts) -> Amounts {
+    let huge: i64 = capacity.iter().filter(|(name, _)| name.starts_with("hugepages-")).map(|(_, bytes)| bytes).sum();
     let rest = |(name, value): (&String, &i64)| {
-        let reserved = reserved.get(name).copied().unwrap_or(0);
+        let own = if name == "memory" { huge } else { 0 };
+        let reserved = reserved.get(name).copied().unwrap_or(0) + own;
         (name.clone(), (value - reserved).max(0))
     };
     capacity.iter().map(rest).collect()
@@ -160,5 +168,7 @@ mod tests {
         let capacity = Amounts::from([("cpu".into(), 2000), ("pods".into(), 110)]);
         let rest = allocatable(&capacity, &Amounts::from([("cpu".into(), 500)]));
         assert_eq!((rest["cpu"], rest["pods"]), (1500, 110));
+        let capacity = Amounts::from([("memory".into(), 100), ("hugepages-2Mi".into(), 30)]);
+        assert_eq!(allocatable(&capacity, &Amounts::new())["memory"], 70);
     }
 }

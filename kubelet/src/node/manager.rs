@@ -99,12 +99,17 @@ impl Report {
         let due = self.last.is_none_or(|at| at.elapsed() >= *parts.config.file.node_status_report_frequency);
         let mut next = status::generate(&parts.facts);
         next.volumes_in_use = Some(csi::in_use(&parts.config.root_dir));
-        let previous = self.known.conditions.clone().unwrap_or_default();
-        next.conditions = Some(conditions::generate(health, &previous, Timestamp::now()));
-        self.registered = self.registered || register(parts, client, &next).await;
         if !self.registered {
-            return false;
+            next.conditions = Some(conditions::generate(health, &[], Timestamp::now()));
+            let Some(existing) = register(parts, client, &next).await else { return false };
+            self.registered = true;
+            announce(parts, &existing);
+            self.known = existing;
         }
+        let previous = self.known.conditions.clone().unwrap_or_default();
+        let current = conditions::generate(health, &previous, Timestamp::now());
+        let reasons = conditions::events(&previous, &current);
+        next.conditions = Some(current);
         if !self.leasing {
             self.leasing = true;
             let duration = parts.config.file.node_lease_duration_seconds;
@@ -119,6 +124,11 @@ impl Report {
         }
         match write(client, &parts.config.node_name, &next).await {
             Ok(()) => {
+                let name = &parts.config.node_name;
+                for reason in reasons {
+                    let text = format!("Node {name} status is now: {reason}");
+                    parts.context.events.node(Kind::Normal, reason, &text);
+                }
                 self.known = next;
                 self.last = Some(Instant::now());
                 true
@@ -157,6 +167,9 @@ async fn look(parts: &mut Parts) -> Health {
         Ok(answer) => {
             causes.extend(conditions::runtime_causes(&answer.status.unwrap_or_default().conditions));
             parts.facts.runtime_handlers = handlers(answer.runtime_handlers);
+            let supplemental_groups_policy = answer.features.map(|f| f.supplemental_groups_policy);
+            parts.facts.features =
+                supplemental_groups_policy.map(|on| core::NodeFeatures { supplemental_groups_policy: Some(on) });
         }
         Err(error) => causes.push(conditions::runtime_down(&parts.config.runtime_socket, &error.to_string())),
     }
@@ -186,11 +199,6 @@ fn handlers(list: Vec<api::RuntimeHandler>) -> Vec<core::NodeRuntimeHandler> {
 fn explain(parts: &Parts, causes: &[String]) {
     if causes.is_empty() {
         tracing::info!(node = parts.config.node_name, "The node is ready");
-        parts.context.events.node(
-            Kind::Normal,
-            "NodeReady",
-            &format!("Node {} status is now: NodeReady", parts.config.node_name),
-        );
         return;
     }
     for cause in causes {
@@ -202,28 +210,43 @@ fn explain(parts: &Parts, causes: &[String]) {
     }
 }
 
-/// Creates the node, or brings the labels of an existing one up to date. False when it must be tried again.
-async fn register(parts: &Parts, client: &Client, status: &core::NodeStatus) -> bool {
+/// Creates the node, or brings the labels of an existing one up to date; its status before. None when it must be tried
+/// again.
+async fn register(parts: &Parts, client: &Client, status: &core::NodeStatus) -> Option<core::NodeStatus> {
     let object = status::node_object(&parts.config, status);
     let name = &parts.config.node_name;
     let result = match client.create::<Value>(&resources::NODES, None, &object).await {
         Err(error) if error.is_already_exists() => update_labels(client, name, &object).await,
-        other => other.map(|_| ()),
+        other => other.map(|_| core::NodeStatus::default()),
     };
     match result {
-        Ok(()) => {
+        Ok(existing) => {
             tracing::info!(node = name, "Successfully registered node");
-            true
+            Some(existing)
         }
         Err(error) => {
             tracing::warn!(node = name, %error, "Unable to register node with API server; trying again");
-            false
+            None
         }
     }
 }
 
-async fn update_labels(client: &Client, name: &str, object: &Value) -> Result<(), ClientError> {
-    let existing: Value = client.get(&resources::NODES, None, name).await?;
+/// Tells of this start, and of the machine's own start since the node was last seen.
+fn announce(parts: &Parts, existing: &core::NodeStatus) {
+    let events = &parts.context.events;
+    events.node(Kind::Normal, "Starting", "Starting kubelet.");
+    let before = existing.node_info.as_ref().map(|i| i.boot_id.as_str()).unwrap_or_default();
+    let now = &parts.facts.identity.boot_id;
+    if !before.is_empty() && before != now {
+        let text = format!("Node {} has been rebooted, boot id: {now}", parts.config.node_name);
+        events.node(Kind::Warning, "Rebooted", &text);
+    }
+}
+
+async fn update_labels(client: &Client, name: &str, object: &Value) -> Result<core::NodeStatus, ClientError> {
+    let mut existing: Value = client.get(&resources::NODES, None, name).await?;
+    // What cannot be read of it is written anew.
+    let status = serde_json::from_value(existing["status"].take()).unwrap_or_default();
     let mut changes = json!({});
     for part in ["labels", "annotations"] {
         for (key, value) in object["metadata"][part].as_object().into_iter().flatten() {
@@ -232,10 +255,10 @@ async fn update_labels(client: &Client, name: &str, object: &Value) -> Result<()
             }
         }
     }
-    if changes.get("metadata").is_none() {
-        return Ok(());
+    if changes.get("metadata").is_some() {
+        client.patch::<Value>(&resources::NODES, None, name, None, &Patch::Merge(changes)).await?;
     }
-    client.patch::<Value>(&resources::NODES, None, name, None, &Patch::Merge(changes)).await.map(|_| ())
+    Ok(status)
 }
 
 async fn write(client: &Client, name: &str, status: &core::NodeStatus) -> Result<(), ClientError> {

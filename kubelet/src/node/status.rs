@@ -26,8 +26,13 @@ pub struct Facts {
     pub runtime_version: String,
     pub images: Vec<core::ContainerImage>,
     pub runtime_handlers: Vec<core::NodeRuntimeHandler>,
+    /// What the runtime says it can do; none from runtimes that say nothing.
+    pub features: Option<core::NodeFeatures>,
     pub port: i32,
 }
+
+/// What pods and clients may ask of this kubelet that older ones cannot do: upstream's names, in order.
+const DECLARED_FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
 /// Amounts as quantities, in the form that people expect: cores, Ki.
 pub fn quantities(amounts: &Amounts) -> BTreeMap<String, ApiQuantity> {
@@ -68,6 +73,8 @@ pub fn generate(facts: &Facts) -> core::NodeStatus {
         }),
         images: Some(facts.images.clone()),
         runtime_handlers: Some(facts.runtime_handlers.clone()).filter(|h| !h.is_empty()),
+        features: facts.features.clone(),
+        declared_features: Some(DECLARED_FEATURES.map(str::to_owned).to_vec()),
         ..core::NodeStatus::default()
     }
 }

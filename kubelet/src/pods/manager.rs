@@ -5,6 +5,8 @@
 //! per pod and one timer for the next pod that asked to be looked at. Pods that only the runtime knows are ended and
 //! removed once every source of pods has spoken.
 
+mod accept;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -17,15 +19,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::time::{DelayQueue, delay_queue};
 
-use super::admission::{self, NodeView};
+use super::admission::NodeView;
 use super::plan::{ProbeKind, ProbeResults};
-use super::resize;
 use super::types::{Desired, Mirror, Pod, Source, Termination};
 use super::worker::{Goal, Memory, Outcome, Pass};
 use crate::context::Context;
 use crate::cri::events::RuntimeReport;
 use crate::cri::labels;
-use crate::events::Kind;
 use crate::node::manager::Pressure;
 use crate::probes::prober::Targets;
 use crate::status;
@@ -110,6 +110,8 @@ struct Manager {
     queue: DelayQueue<String>,
     awaited: HashSet<&'static str>,
     in_runtime: HashSet<String>,
+    /// What the burstable pods ask for together, in thousandths of a core; their cgroup has it.
+    burstable_milli: i64,
 }
 
 /// Runs until shutdown; running containers are left as they are.
@@ -125,6 +127,7 @@ pub async fn run(mut parts: Parts, shutdown: CancellationToken) {
         queue: DelayQueue::new(),
         awaited,
         in_runtime: HashSet::new(),
+        burstable_milli: 0,
     };
     loop {
         tokio::select! {
@@ -300,87 +303,6 @@ impl Manager {
         }
     }
 
-    /// Takes a pod object; a new pod is looked at before it may start.
-    fn insert(&mut self, pod: Arc<Pod>) {
-        let uid = pod.uid().to_owned();
-        if let Some(slot) = self.slots.get_mut(&uid) {
-            slot.desired.pod = resize::with_resources_of(&pod, &slot.desired.pod);
-            slot.asked = pod;
-            slot.reached = false;
-            self.consider(&uid);
-            return;
-        }
-        let mut slot = Slot::new(Arc::clone(&pod));
-        if was_accepted(&pod) {
-            slot.desired.pod = resize::as_told(&pod);
-        }
-        slot.api_uid = (!pod.is_static()).then(|| uid.clone());
-        if pod.is_terminal() {
-            slot.goal = Goal::Stop;
-            slot.desired.termination =
-                Some(Termination { grace_seconds: pod.grace_seconds(), ..Termination::default() });
-        } else if !pod.deletion_requested()
-            && !was_accepted(&pod)
-            && let Err((reason, message)) = self.admit(&pod)
-        {
-            self.parts.context.events.pod(&pod, Kind::Warning, &reason, &message);
-            slot.goal = Goal::Stop;
-            slot.desired.termination = Some(Termination { failed: Some((reason, message)), ..Termination::default() });
-        }
-        self.slots.insert(uid.clone(), slot);
-        self.consider(&uid);
-    }
-
-    /// Gives a running pod what it asks for by now, or notes why not.
-    fn consider(&mut self, uid: &str) {
-        let Some(slot) = self.slots.get(uid).filter(|s| s.goal == Goal::Run && s.asked.source == Source::Api) else {
-            return;
-        };
-        let asked = Arc::clone(&slot.asked);
-        let refused = if slot.desired.pod.spec == asked.spec {
-            None
-        } else {
-            let others = self.slots.values().filter(|s| s.goal == Goal::Run && s.asked.uid() != uid);
-            resize::consider(&asked, others.map(|s| &*s.desired.pod), &self.parts.node.borrow().allocatable)
-        };
-        let Some(slot) = self.slots.get_mut(uid) else { return };
-        let event = match &refused {
-            Some(r) if slot.desired.refused.as_ref() != Some(r) => {
-                let reason = if r.reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
-                Some((Kind::Warning, reason, resize::summary(&asked, r.reason, &r.message)))
-            }
-            None if slot.desired.pod.spec != asked.spec => {
-                slot.desired.pod = Arc::clone(&asked);
-                Some((Kind::Normal, "ResizeStarted", resize::summary(&asked, "started", "")))
-            }
-            _ => None,
-        };
-        let changed = slot.desired.refused != refused || event.is_some();
-        slot.desired.refused = refused;
-        if let Some((kind, reason, text)) = event {
-            self.parts.context.events.pod(&asked, kind, reason, &text);
-        }
-        if changed {
-            self.wake(uid);
-        }
-    }
-
-    /// Looks again at pods that wait for room.
-    fn reconsider(&mut self) {
-        let waiting = self.slots.iter().filter(|(_, s)| s.desired.refused.is_some());
-        for uid in waiting.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
-            self.consider(&uid);
-        }
-    }
-
-    fn admit(&self, pod: &Pod) -> Result<(), admission::Refusal> {
-        let node = self.parts.node.borrow().clone();
-        let running = self.slots.values().filter(|s| s.goal == Goal::Run).map(|s| &*s.desired.pod);
-        let labels_known = !node.labels.is_empty();
-        admission::under_pressure(pod, *self.parts.pressure.borrow())?;
-        admission::admit(pod, running, &node, labels_known)
-    }
-
     async fn upsert(&mut self, pod: Arc<Pod>) {
         let uid = pod.uid().to_owned();
         let deleting = pod.deletion_requested();
@@ -501,6 +423,7 @@ impl Manager {
         }
         if slot.reached && goal == Goal::Remove {
             self.slots.remove(uid);
+            self.share_cpu();
             self.reconsider();
             return;
         }
@@ -574,12 +497,6 @@ impl Job {
         // A closed channel means that the kubelet ends.
         let _ = self.out.send(Message::Finished { uid, memory: self.memory, outcome }).await;
     }
-}
-
-/// A pod that already ran here was accepted by an earlier life of the kubelet.
-fn was_accepted(pod: &Pod) -> bool {
-    let statuses = [&pod.status.container_statuses, &pod.status.init_container_statuses];
-    statuses.into_iter().flatten().flatten().any(|s| s.container_id.is_some())
 }
 
 /// Uids of pods that have a directory here, from an earlier life of the kubelet.

@@ -57,9 +57,8 @@ fn of_container(container: &Container, side: Side) -> Amounts {
     amounts(container.resources.as_ref().and_then(side))
 }
 
-/// The pod's sum: regular containers and sidecars together, or the largest moment of initialization, plus overhead;
-/// pod-level values replace it.
-fn total(spec: &PodSpec, side: Side) -> Amounts {
+/// The containers' sum: regular ones and sidecars together, or the largest moment of initialization.
+fn containers_total(spec: &PodSpec, side: Side) -> Amounts {
     let mut sum = Amounts::new();
     for container in &spec.containers {
         add(&mut sum, &of_container(container, side));
@@ -79,6 +78,12 @@ fn total(spec: &PodSpec, side: Side) -> Amounts {
         }
     }
     at_least(&mut sum, &peak);
+    sum
+}
+
+/// The pod's sum: its containers', replaced by pod-level values, plus overhead.
+fn total(spec: &PodSpec, side: Side) -> Amounts {
+    let mut sum = containers_total(spec, side);
     sum.extend(amounts(spec.resources.as_ref().and_then(side)));
     for (name, amount) in amounts(spec.overhead.as_ref()) {
         if std::ptr::fn_addr_eq(side, requests as Side) || sum.contains_key(&name) {
@@ -139,51 +144,82 @@ pub fn cpu_quota(milli: i64, period_microseconds: i64) -> i64 {
 }
 
 /// The node's settings that container limits depend on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 pub struct LimitOptions {
     pub cfs_quota: bool,
     pub cfs_period_microseconds: i64,
     pub memory_capacity_bytes: i64,
+    /// Names of the kernel's huge page sizes as cgroups have them (`2MB`).
+    pub huge_pages: Vec<String>,
+    /// The kernel ends a container whole when it runs out of memory.
+    pub group_oom_kill: bool,
 }
 
-/// A container's limits as the runtime wants them.
+/// A container's limits as the runtime wants them; what it does not limit itself, its pod limits.
 pub fn linux_resources(spec: &PodSpec, container: &Container, options: &LimitOptions) -> api::LinuxContainerResources {
     let requests = of_container(container, requests);
-    let limits = of_container(container, limits);
-    let get = |from: &Amounts, name: &str| from.get(name).copied();
-    let cpu_limit = get(&limits, "cpu").unwrap_or(0);
-    let cpu_request = get(&requests, "cpu").unwrap_or(cpu_limit);
+    let mut bounds = amounts(spec.resources.as_ref().and_then(limits));
+    bounds.extend(of_container(container, limits).into_iter().filter(|(_, amount)| *amount > 0));
+    let limit = |name: &str| bounds.get(name).copied().unwrap_or(0);
+    let cpu_limit = limit("cpu");
+    let cpu_request = requests.get("cpu").copied().unwrap_or(cpu_limit);
     let mut result = api::LinuxContainerResources {
         cpu_shares: cpu_shares(cpu_request),
-        memory_limit_in_bytes: get(&limits, "memory").unwrap_or(0),
+        memory_limit_in_bytes: limit("memory"),
         oom_score_adj: oom_score_adj(spec, container, options.memory_capacity_bytes),
         ..Default::default()
     };
-    if options.cfs_quota && cpu_limit > 0 {
+    if options.cfs_quota {
         result.cpu_period = options.cfs_period_microseconds;
         result.cpu_quota = cpu_quota(cpu_limit, options.cfs_period_microseconds);
     }
-    result.hugepage_limits = limits
-        .iter()
-        .filter_map(|(name, bytes)| {
-            let size = name.strip_prefix("hugepages-")?;
-            Some(api::HugepageLimit { page_size: format!("{size}B"), limit: u64::try_from(*bytes).unwrap_or(0) })
-        })
-        .collect();
+    if options.group_oom_kill {
+        result.unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+    }
+    let pages = |size: &String| {
+        let wanted = bounds.iter().find(|(name, _)| huge_page_size(name).as_ref() == Some(size));
+        let bytes = wanted.and_then(|(_, bytes)| u64::try_from(*bytes).ok());
+        api::HugepageLimit { page_size: size.clone(), limit: bytes.unwrap_or(0) }
+    };
+    result.hugepage_limits = options.huge_pages.iter().map(pages).collect();
     result
 }
 
+/// The cgroup name of the page size in a resource's name: `hugepages-2Mi` is `2MB`.
+fn huge_page_size(resource: &str) -> Option<String> {
+    let size = resource.strip_prefix("hugepages-")?.parse::<apimachinery::quantity::Quantity>().ok()?;
+    Some(huge_page_name(size.value()))
+}
+
+/// The cgroup name of a page size in bytes.
+pub fn huge_page_name(bytes: i64) -> String {
+    let units = [(1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")];
+    let unit = units.into_iter().find(|(unit, _)| bytes % unit == 0 && bytes > 0);
+    unit.map_or_else(|| format!("{bytes}B"), |(unit, name)| format!("{}{name}", bytes / unit))
+}
+
 /// How early the kernel kills the container when memory runs out.
+///
+/// What a pod asks for beyond its containers is shared among them; a sidecar lives as long as the regular container that
+/// asks for least.
 pub fn oom_score_adj(spec: &PodSpec, container: &Container, capacity_bytes: i64) -> i64 {
-    if spec.priority.is_some_and(|p| p >= 2_000_001_000) {
+    if spec.priority_class_name.as_deref() == Some("system-node-critical") {
         return -997;
     }
     match qos_class(spec) {
         "Guaranteed" => -997,
         "BestEffort" => 1000,
         _ => {
-            let request = of_container(container, requests).get("memory").copied().unwrap_or(0);
-            let share = if capacity_bytes > 0 { 1000 * request / capacity_bytes } else { 0 };
+            let own = |c: &Container| of_container(c, requests).get("memory").copied().unwrap_or(0);
+            let init = spec.init_containers.as_deref().unwrap_or_default();
+            let whole = amounts(spec.resources.as_ref().and_then(requests)).get("memory").copied().unwrap_or(0);
+            let count = i64::try_from(spec.containers.len() + init.len()).unwrap_or(i64::MAX).max(1);
+            let extra = if whole > 0 { (whole - containers_total(spec, requests).get("memory").copied().unwrap_or(0)) / count } else { 0 };
+            let mut request = own(container);
+            if is_sidecar(container) && init.iter().any(|c| c.name == container.name) {
+                request = request.max(spec.containers.iter().map(own).min().unwrap_or(0));
+            }
+            let share = if capacity_bytes > 0 { 1000 * (request + extra) / capacity_bytes } else { 0 };
             (1000 - share).clamp(3, 999)
         }
     }
@@ -227,9 +263,37 @@ mod tests {
     fn numbers_for_the_runtime() {
         let spec = spec(&json!({"containers": [{"name": "a", "resources":
             {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "1500m", "memory": "2Gi"}}}]}));
-        let options =
-            LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, memory_capacity_bytes: 4 << 30 };
+        let options = LimitOptions {
+            cfs_quota: true,
+            cfs_period_microseconds: 100_000,
+            memory_capacity_bytes: 4 << 30,
+            huge_pages: vec!["2MB".into(), "1GB".into()],
+            group_oom_kill: true,
+        };
         let r = linux_resources(&spec, &spec.containers[0], &options);
         assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_in_bytes, r.oom_score_adj), (256, 150_000, 2 << 30, 750));
+        assert_eq!(r.unified["memory.oom.group"], "1");
+        let pages: Vec<_> = r.hugepage_limits.iter().map(|l| (l.page_size.as_str(), l.limit)).collect();
+        assert_eq!(pages, [("2MB", 0), ("1GB", 0)]);
+    }
+
+    #[test]
+    fn containers_inherit_from_their_pod() {
+        let spec = spec(&json!({"resources": {"requests": {"memory": "2Gi"},
+            "limits": {"cpu": "2", "memory": "3Gi", "hugepages-2Mi": "4Mi"}},
+            "containers": [{"name": "a", "resources": {"requests": {"memory": "1Gi"}, "limits": {"cpu": "1"}}}],
+            "initContainers": [{"name": "s", "restartPolicy": "Always"}]}));
+        let options = LimitOptions {
+            cfs_quota: true,
+            cfs_period_microseconds: 100_000,
+            memory_capacity_bytes: 10 << 30,
+            huge_pages: vec!["2MB".into()],
+            group_oom_kill: false,
+        };
+        let r = linux_resources(&spec, &spec.containers[0], &options);
+        assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_in_bytes), (1024, 100_000, 3 << 30));
+        assert_eq!((r.hugepage_limits[0].limit, r.oom_score_adj), (4 << 20, 850));
+        let sidecar = &spec.init_containers.as_ref().unwrap()[0];
+        assert_eq!(oom_score_adj(&spec, sidecar, 10 << 30), 850);
     }
 }
