@@ -162,8 +162,7 @@ mod tests {
         let systemd = Cgroups::new(Driver::Systemd, true, "/", -1);
         assert_eq!(systemd.parent(&pod), "kubepods-burstable-poda_b.slice");
         assert_eq!(Cgroups::new(Driver::Cgroupfs, false, "/", -1).parent(&pod), "");
-        let options =
-            LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, ..LimitOptions::default() };
+        let options = LimitOptions { cfs_quota: true, cfs_period_microseconds: 100_000, ..LimitOptions::default() };
         let limits = pod_limits(&pod, &options, None);
         assert_eq!((limits.cpu_shares, limits.cpu_quota_microseconds, limits.memory_bytes), (102, 50_000, 64 << 20));
     }

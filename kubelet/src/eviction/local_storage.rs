@@ -1,7 +1,6 @@
 //! Local storage that a pod limits itself: emptyDir sizes and ephemeral-storage limits of containers and pods.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -12,7 +11,7 @@ use crate::pods::container::log_directory;
 use crate::pods::manager::PodView;
 use crate::pods::resources::{amount, pod_limits};
 use crate::pods::types::Pod;
-use crate::volumes::volume_dir;
+use crate::volumes::{usage, volume_dir};
 
 const STORAGE: &str = "ephemeral-storage";
 
@@ -58,21 +57,9 @@ fn verdict(pod: &Pod, used: &Used) -> Option<String> {
     })
 }
 
-/// Bytes that a directory takes on its own file system.
+/// Bytes that a directory takes; none when it is not there.
 fn disk_usage(path: &Path) -> u64 {
-    let Ok(root) = path.symlink_metadata() else { return 0 };
-    let mut total = root.blocks() * 512;
-    let mut open: Vec<PathBuf> = if root.is_dir() { vec![path.to_owned()] } else { Vec::new() };
-    while let Some(dir) = open.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let Some(meta) = entry.metadata().ok().filter(|m| m.dev() == root.dev()) else { continue };
-            total += meta.blocks() * 512;
-            if meta.is_dir() {
-                open.push(entry.path());
-            }
-        }
-    }
-    total
+    usage::directory(path).map_or(0, |u| u.used_bytes)
 }
 
 /// Ends the pods that use more than they may; true when one was.

@@ -29,6 +29,7 @@ use crate::cri::labels;
 use crate::node::manager::Pressure;
 use crate::probes::prober::Targets;
 use crate::status;
+use crate::volumes::Volumes;
 
 static RUNNING_PODS: LazyLock<Family<Gauge>> =
     LazyLock::new(|| metrics::gauge("kubelet_running_pods", "Number of pods that have a running pod sandbox", &[]));
@@ -61,6 +62,8 @@ pub enum Message {
 pub struct PodView {
     pub pod: Arc<Pod>,
     pub status: Arc<PodStatus>,
+    /// Where its volumes are.
+    pub volumes: Arc<Volumes>,
     /// Nothing of it runs.
     pub finished: bool,
 }
@@ -75,6 +78,8 @@ struct Slot {
     running: Option<(CancellationToken, Goal)>,
     dirty: bool,
     memory: Memory,
+    /// The volumes after the last pass.
+    volumes: Arc<Volumes>,
     probes: ProbeResults,
     status: Arc<PodStatus>,
     timer: Option<delay_queue::Key>,
@@ -169,6 +174,7 @@ impl Manager {
                     self.slots.values().filter(|s| s.desired.pod.source != Source::Runtime).map(|slot| PodView {
                         pod: Arc::clone(&slot.desired.pod),
                         status: Arc::clone(&slot.status),
+                        volumes: Arc::clone(&slot.volumes),
                         finished: slot.goal != Goal::Run && slot.reached,
                     });
                 // The asker may be gone.
@@ -415,6 +421,9 @@ impl Manager {
     async fn finished(&mut self, uid: &str, memory: Memory, outcome: Outcome) {
         let Some(slot) = self.slots.get_mut(uid) else { return };
         let goal = slot.running.take().map_or(slot.goal, |(_, goal)| goal);
+        if memory.volumes != *slot.volumes {
+            slot.volumes = Arc::new(memory.volumes.clone());
+        }
         slot.memory = memory;
         slot.reached = outcome.reached && goal == slot.goal;
         if let Some(termination) = outcome.terminate {
@@ -448,6 +457,7 @@ impl Slot {
             running: None,
             dirty: false,
             memory: Memory::default(),
+            volumes: Arc::default(),
             probes: ProbeResults::new(),
             status: Arc::default(),
             timer: None,

@@ -214,7 +214,11 @@ pub fn oom_score_adj(spec: &PodSpec, container: &Container, capacity_bytes: i64)
             let init = spec.init_containers.as_deref().unwrap_or_default();
             let whole = amounts(spec.resources.as_ref().and_then(requests)).get("memory").copied().unwrap_or(0);
             let count = i64::try_from(spec.containers.len() + init.len()).unwrap_or(i64::MAX).max(1);
-            let extra = if whole > 0 { (whole - containers_total(spec, requests).get("memory").copied().unwrap_or(0)) / count } else { 0 };
+            let extra = if whole > 0 {
+                (whole - containers_total(spec, requests).get("memory").copied().unwrap_or(0)) / count
+            } else {
+                0
+            };
             let mut request = own(container);
             if is_sidecar(container) && init.iter().any(|c| c.name == container.name) {
                 request = request.max(spec.containers.iter().map(own).min().unwrap_or(0));

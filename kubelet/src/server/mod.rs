@@ -145,7 +145,7 @@ impl KubeletServer {
             ["pods"] => json(&find::pod_list(state).await?),
             ["runningpods"] => json(&find::running_pods(state).await?),
             ["configz"] => json(&value!({"kubeletconfig": state.configuration})),
-            ["metrics"] => metrics_text(metrics::render()),
+            ["metrics"] => metrics_text(metrics::render() + &stats::volume_metrics(state).await?),
             ["metrics", "resource"] => metrics_text(stats::resource_metrics(state).await?),
             ["metrics", "cadvisor"] => metrics_text(stats::cadvisor_metrics(state).await?),
             ["metrics", "probes"] => metrics_text(metrics::render_families(|name| name.starts_with("prober_"))),

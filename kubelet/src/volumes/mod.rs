@@ -14,6 +14,7 @@ pub mod nfs;
 pub mod ownership;
 pub mod payload;
 pub mod subpath;
+pub mod usage;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
