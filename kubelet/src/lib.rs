@@ -3,6 +3,7 @@
 //! `run` wires everything; `pods` plans and performs what a pod needs; `node` keeps the node object; `server` answers the
 //! API server. Whatever the kubelet must know after a restart is in the runtime and on disk, under upstream's names.
 
+mod beneath;
 mod bootstrap;
 mod cgroups;
 pub mod config;

@@ -8,8 +8,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::{IMMEDIATE_SECONDS, Parts, end, pods};
 use crate::cri::{api, labels};
 use crate::pods::container::log_directory;
+use crate::pods::hosts::hosts_path;
 use crate::pods::manager::PodView;
-use crate::pods::resources::{amount, pod_limits};
+use crate::pods::resources::{amount, sum_of_limits};
 use crate::pods::types::Pod;
 use crate::volumes::{usage, volume_dir};
 
@@ -34,6 +35,8 @@ fn empty_dirs(pod: &Pod) -> impl Iterator<Item = (&str, Option<&Quantity>)> {
 struct Used {
     volumes: BTreeMap<String, u64>,
     containers: BTreeMap<String, u64>,
+    /// The hosts file, which containers may write to.
+    hosts: u64,
 }
 
 /// Why the pod must end, if it must.
@@ -44,8 +47,8 @@ fn verdict(pod: &Pod, used: &Used) -> Option<String> {
             return Some(format!("Usage of EmptyDir volume \"{name}\" exceeds the limit \"{}\". ", size.0));
         }
     }
-    let total = used.volumes.values().chain(used.containers.values()).sum::<u64>();
-    let whole = pod_limits(&pod.spec).get(STORAGE).copied().and_then(|l| u64::try_from(l).ok()).filter(|l| *l > 0);
+    let total = used.volumes.values().chain(used.containers.values()).sum::<u64>() + used.hosts;
+    let whole = sum_of_limits(&pod.spec).get(STORAGE).copied().and_then(|l| u64::try_from(l).ok()).filter(|l| *l > 0);
     if whole.is_some_and(|limit| total > limit) {
         let limit = whole.unwrap_or(0);
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
@@ -93,7 +96,8 @@ fn measure(pod: &Pod, root: &Path, logs: &str, stats: &[api::ContainerStats]) ->
     let volume = |(name, _): (&str, Option<&Quantity>)| {
         (name.to_owned(), disk_usage(&volume_dir(root, pod.uid(), "empty-dir", name)))
     };
-    let mut used = Used { volumes: empty_dirs(pod).map(volume).collect(), ..Used::default() };
+    let hosts = disk_usage(&hosts_path(root, pod.uid()));
+    let mut used = Used { volumes: empty_dirs(pod).map(volume).collect(), hosts, ..Used::default() };
     for stat in stats {
         let Some(attributes) = &stat.attributes else { continue };
         let label = |name: &str| attributes.labels.get(name).map_or("", String::as_str);
@@ -122,9 +126,13 @@ mod tests {
         let used = |volume, container| Used {
             volumes: BTreeMap::from([("v".into(), volume)]),
             containers: BTreeMap::from([("a".into(), container)]),
+            hosts: 0,
         };
         assert_eq!(verdict(&pod, &used(1024, 2048)), None);
         assert!(verdict(&pod, &used(1025, 0)).unwrap().contains("EmptyDir volume \"v\" exceeds the limit \"1Ki\""));
-        assert!(verdict(&pod, &used(0, 2049)).unwrap().contains("Container a exceeded"));
+        let error = verdict(&pod, &used(0, 2049)).unwrap();
+        assert!(error.contains("exceeds the total limit of containers 2048"), "{error}");
+        // CVE-2020-8557: what a container writes to its hosts file counts.
+        assert!(verdict(&pod, &Used { hosts: 4096, ..used(0, 0) }).is_some());
     }
 }

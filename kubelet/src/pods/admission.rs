@@ -85,13 +85,6 @@ pub fn admit<'a>(
         let message = format!("Predicate NodePorts failed: host port {port} is in use");
         return refuse("NodePorts", message);
     }
-    let count = i64::try_from(others.clone().count()).unwrap_or(i64::MAX) + 1;
-    let max = node.allocatable.get("pods").copied().unwrap_or(i64::MAX);
-    if count > max {
-        let message =
-            format!("Node didn't have enough resource: pods, requested: 1, used: {}, capacity: {max}", count - 1);
-        return refuse("OutOfpods", message);
-    }
     match lacking(pod, others, &node.allocatable) {
         Some((name, message)) => refuse(&format!("OutOf{name}"), message),
         None => Ok(()),
@@ -120,31 +113,51 @@ pub fn under_pressure(pod: &Pod, pressure: Pressure) -> Result<(), Refusal> {
     Err(("Evicted".to_owned(), format!("Pod was rejected: The node had condition: [{}]. ", on.join(" "))))
 }
 
-/// The resource that the pod would not find beside the others, and a message about it.
+/// A resource that the pod would not find.
+struct Need {
+    name: String,
+    wanted: i64,
+    used: i64,
+    capacity: i64,
+}
+
+/// The resources that the pod would not find beside the others; places for pods first.
+fn needs<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>, allocatable: &Amounts) -> Vec<Need> {
+    let mut used = Amounts::new();
+    for other in others {
+        *used.entry("pods".to_owned()).or_default() += 1;
+        for (name, amount) in pod_requests(&other.spec) {
+            *used.entry(name).or_default() += amount;
+        }
+    }
+    let need = |(name, wanted): (String, i64)| {
+        let used = used.get(&name).copied().unwrap_or(0);
+        // A resource that the node does not list is the scheduler's business, except the node's own.
+        let otherwise = (!name.contains('/')).then_some(if name == "pods" { i64::MAX } else { 0 });
+        let capacity = allocatable.get(&name).copied().or(otherwise)?;
+        (wanted > 0 && used + wanted > capacity).then_some(Need { name, wanted, used, capacity })
+    };
+    let place = std::iter::once(("pods".to_owned(), 1));
+    place.chain(pod_requests(&pod.spec)).filter_map(need).collect()
+}
+
+/// The first resource that the pod would not find beside the others, and a message about it.
 pub fn lacking<'a>(
     pod: &Pod,
     others: impl Iterator<Item = &'a Pod>,
     allocatable: &Amounts,
 ) -> Option<(String, String)> {
-    let mut used = Amounts::new();
-    for other in others {
-        for (name, amount) in pod_requests(&other.spec) {
-            *used.entry(name).or_default() += amount;
-        }
-    }
-    for (name, wanted) in pod_requests(&pod.spec) {
-        let used = used.get(&name).copied().unwrap_or(0);
-        let capacity = allocatable.get(&name).copied();
-        // A resource that the node does not list is the scheduler's business, except the node's own.
-        let Some(capacity) = capacity.or_else(|| (!name.contains('/')).then_some(0)) else { continue };
-        if wanted > 0 && used + wanted > capacity {
-            let message = format!(
-                "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
-            );
-            return Some((name, message));
-        }
-    }
-    None
+    needs(pod, others, allocatable).into_iter().next().map(|Need { name, wanted, used, capacity }| {
+        let message = format!(
+            "Node didn't have enough resource: {name}, requested: {wanted}, used: {used}, capacity: {capacity}"
+        );
+        (name, message)
+    })
+}
+
+/// How much of each resource the pod would not find beside the others.
+pub fn shortage<'a>(pod: &Pod, others: impl Iterator<Item = &'a Pod>, allocatable: &Amounts) -> Amounts {
+    needs(pod, others, allocatable).into_iter().map(|n| (n.name, n.used + n.wanted - n.capacity)).collect()
 }
 
 /// What the pod asks for that this kubelet cannot give, where running it without would be less than was asked for.

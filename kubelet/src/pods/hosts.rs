@@ -1,7 +1,10 @@
 //! Names inside a pod: host name, `/etc/hosts`, and the DNS settings of its sandbox. Pure.
 
+use std::path::{Path, PathBuf};
+
 use super::types::Pod;
 use crate::cri::api;
+use crate::volumes::pod_dir;
 
 /// Longest host name the kernel and DNS take, in bytes.
 const MAX_HOSTNAME_BYTES: usize = 63;
@@ -31,6 +34,11 @@ pub fn host_name(pod: &Pod, cluster_domain: &str) -> (String, Option<String>) {
         Some(domain) if pod.spec.set_hostname_as_fqdn == Some(true) => (format!("{name}.{domain}"), Some(domain)),
         domain => (name, domain),
     }
+}
+
+/// Where a pod's hosts file is kept.
+pub fn hosts_path(root: &Path, uid: &str) -> PathBuf {
+    pod_dir(root, uid).join("etc-hosts")
 }
 
 /// The text of the pod's hosts file; `node_hosts` is the node's own, for pods in its network.

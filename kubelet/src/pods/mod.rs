@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod manager;
 pub mod mirror;
 pub mod plan;
+pub mod preemption;
 pub mod resize;
 pub mod resources;
 pub mod sandbox;

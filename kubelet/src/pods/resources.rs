@@ -98,6 +98,11 @@ pub fn pod_requests(spec: &PodSpec) -> Amounts {
     total(spec, requests)
 }
 
+/// The limits that containers have, added up, or the pod's own.
+pub fn sum_of_limits(spec: &PodSpec) -> Amounts {
+    total(spec, limits)
+}
+
 /// What the pod may use; a resource is listed only when every container limits it, or the pod does.
 pub fn pod_limits(spec: &PodSpec) -> Amounts {
     let mut sum = total(spec, limits);

@@ -269,7 +269,7 @@ fn file_mount(container_path: &str, file: &Path) -> api::Mount {
 }
 
 fn write_hosts(context: &Context, pod: &Pod, ips: &[String]) -> Result<PathBuf, String> {
-    let file = volumes::pod_dir(&context.dirs.root, pod.uid()).join("etc-hosts");
+    let file = hosts::hosts_path(&context.dirs.root, pod.uid());
     let node =
         if pod.host_network() { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
     let text = hosts::hosts_file(pod, &context.dns.domain, ips, &node);

@@ -2,9 +2,11 @@
 //!
 //! Bounds are upstream's: 4 KiB of the file, 2 KiB or 80 lines of the log.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::beneath;
 use crate::cri::labels;
 use crate::cri::snapshot::{Container, PodActual, State};
 use crate::server::logs;
@@ -15,28 +17,30 @@ const MAX_LOG_BYTES: u64 = 2048;
 const MAX_LOG_LINES: usize = 80;
 
 /// Fills the messages of exited containers from their files.
-pub fn enrich(actual: &mut PodActual) {
+///
+/// `logs` is the directory of all pods' logs.
+pub fn enrich(actual: &mut PodActual, logs: &Path) {
     for container in actual.containers.iter_mut().filter(|c| c.state == State::Exited) {
-        if let Some(message) = last_words(container).filter(|m| !m.is_empty()) {
+        if let Some(message) = last_words(container, logs).filter(|m| !m.is_empty()) {
             container.message = message;
         }
     }
 }
 
-fn last_words(container: &Container) -> Option<String> {
-    let file = termination_message_host_path(container).and_then(|path| tail(Path::new(path), MAX_MESSAGE_BYTES));
+fn last_words(container: &Container, logs: &Path) -> Option<String> {
+    let file = termination_message_host_path(container).and_then(|path| tail(File::open(path), MAX_MESSAGE_BYTES));
     let from_file = file.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).filter(|m| !m.is_empty());
     let policy = container.annotations.get(labels::TERMINATION_MESSAGE_POLICY).map(String::as_str);
     if from_file.is_some() || policy != Some("FallbackToLogsOnError") || container.exit_code == 0 {
         return from_file;
     }
-    let bytes = tail(Path::new(&container.log_path), 4 * MAX_LOG_BYTES)?;
+    let bytes = tail(beneath::file(logs, Path::new(&container.log_path)), 4 * MAX_LOG_BYTES)?;
     Some(log_text(&bytes))
 }
 
 /// The last bytes of a file.
-fn tail(path: &Path, max_bytes: u64) -> Option<Vec<u8>> {
-    let mut file = std::fs::File::open(path).ok()?;
+fn tail(file: io::Result<File>, max_bytes: u64) -> Option<Vec<u8>> {
+    let mut file = file.ok()?;
     let length = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(max_bytes))).ok()?;
     let mut bytes = Vec::new();

@@ -3,6 +3,7 @@
 //! A worker runs only while there is work and holds no state of its own: what it learns goes into the pod's memory,
 //! which the manager keeps. Its future may be dropped between any two steps; the next pass looks at the world again.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -157,7 +158,7 @@ impl Pass<'_> {
 
     async fn look(&self) -> Result<PodActual, Failed> {
         let mut actual = snapshot::fetch(&self.context.runtime, self.pod().uid()).await.map_err(|e| e.to_string())?;
-        termination::enrich(&mut actual);
+        termination::enrich(&mut actual, Path::new(&self.context.dirs.pod_logs));
         Ok(actual)
     }
 

@@ -7,6 +7,7 @@ use component_base::serving::{Body, full};
 use http::{Response, StatusCode};
 
 use super::Refusal;
+use crate::beneath;
 
 const ROOT: &str = "/var/log";
 /// Most bytes of a file that are served.
@@ -19,8 +20,9 @@ pub fn answer(segments: &[&str]) -> Result<Response<Body>, Refusal> {
         return Err(Refusal(StatusCode::BAD_REQUEST, "invalid path\n".into()));
     }
     let missing = |_| Refusal(StatusCode::NOT_FOUND, "404 page not found\n".into());
-    let path = Path::new(ROOT).join(&relative).canonicalize().map_err(missing)?;
-    if !path.starts_with(ROOT) {
+    let root = Path::new(ROOT).canonicalize().map_err(missing)?;
+    let path = root.join(&relative).canonicalize().map_err(missing)?;
+    if !path.starts_with(&root) {
         return Err(Refusal(StatusCode::FORBIDDEN, "the path leaves the log directory\n".into()));
     }
     if path.is_dir() {
@@ -35,7 +37,8 @@ pub fn answer(segments: &[&str]) -> Result<Response<Body>, Refusal> {
         return Ok(Response::new(full(format!("<pre>\n{}</pre>\n", lines.concat()))));
     }
     let mut bytes = Vec::new();
-    let file = std::fs::File::open(&path).map_err(missing)?;
+    // The path has no links by now; one that is put there meanwhile does not lead out.
+    let file = beneath::file(&root, &path).map_err(missing)?;
     file.take(MAX_FILE_BYTES).read_to_end(&mut bytes).map_err(missing)?;
     Ok(Response::new(full(bytes)))
 }

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Refusal, State, find, parameters};
+use crate::beneath;
 use crate::cri::snapshot::{Container, State as ContainerState};
 use crate::cri::{Runtime, api};
 
@@ -107,7 +108,8 @@ pub async fn answer(
         })?
     };
     let (sender, receiver) = mpsc::channel(8);
-    let reader = Reader { runtime: state.context.runtime.clone(), container: chosen.clone(), options, out: sender };
+    let (runtime, root) = (state.context.runtime.clone(), PathBuf::from(&state.context.dirs.pod_logs));
+    let reader = Reader { runtime, root, container: chosen.clone(), options, out: sender };
     tokio::spawn(reader.run());
     let frames = ReceiverStream::new(receiver).map(|bytes| Ok::<_, BoxError>(Frame::data(bytes)));
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
@@ -121,6 +123,8 @@ struct Done;
 
 struct Reader {
     runtime: Runtime,
+    /// Directory of all pods' logs.
+    root: PathBuf,
     container: Container,
     options: Options,
     out: mpsc::Sender<Bytes>,
@@ -135,7 +139,7 @@ impl Reader {
     }
 
     async fn copy(&self, path: &Path) -> std::io::Result<()> {
-        let mut file = File::open(path).await?;
+        let mut file = self.open(path)?;
         if let Some(lines) = self.options.tail_lines {
             let start = tail_start(&mut file, lines).await?;
             file.seek(SeekFrom::Start(start)).await?;
@@ -159,7 +163,7 @@ impl Reader {
                 if let Ok(Err(Done)) = self.drain(&mut file, &mut pending, &mut left).await {
                     return Ok(());
                 }
-                file = File::open(path).await?;
+                file = self.open(path)?;
                 continue;
             }
             if quiet >= LOOKS_PER_ASK {
@@ -174,6 +178,11 @@ impl Reader {
                 () = self.out.closed() => return Ok(()),
             }
         }
+    }
+
+    /// Never what a link that a pod put in the log's place leads to.
+    fn open(&self, path: &Path) -> std::io::Result<File> {
+        beneath::file(&self.root, path).map(File::from_std)
     }
 
     async fn still_running(&self) -> bool {

@@ -2,13 +2,14 @@
 //!
 //! Guarantees: every request but health is authenticated and, with mode Webhook, authorized by the API server before
 //! anything else happens; exec, attach and port-forward are byte tunnels to the runtime's streaming server, so that
-//! protocols and refusals are the runtime's.
+//! protocols and refusals are the runtime's; WebSocket protocols that it lacks are translated.
 
 mod auth;
 mod files;
 mod find;
 pub mod logs;
 mod stats;
+mod streams;
 mod tunnel;
 
 use std::convert::Infallible;

@@ -7,10 +7,11 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::{mounts, pod_dir};
+use crate::beneath;
 
 /// What to bind.
 pub struct Request<'a> {
@@ -31,11 +32,11 @@ pub struct Request<'a> {
 pub fn bind(request: &Request<'_>) -> Result<PathBuf, String> {
     let sub_path = request.sub_path;
     let fail = |e: Errno| format!("failed to prepare subPath for volumeMount \"{}\" ({sub_path}): {e}", request.volume);
-    let volume = rustix::fs::open(request.volume_path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(fail)?;
-    let opened = match open_beneath(&volume, sub_path) {
+    let volume = beneath::directory(request.volume_path).map_err(fail)?;
+    let opened = match beneath::place(&volume, sub_path) {
         Err(Errno::NOENT) => {
             make_beneath(&volume, sub_path).map_err(fail)?;
-            open_beneath(&volume, sub_path).map_err(fail)?
+            beneath::place(&volume, sub_path).map_err(fail)?
         }
         other => other.map_err(fail)?,
     };
@@ -61,31 +62,19 @@ pub fn bind(request: &Request<'_>) -> Result<PathBuf, String> {
     Ok(place)
 }
 
-fn open_beneath(volume: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(volume, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
-}
-
 /// The text of a file inside a volume, never of one outside that a link leads to; none when it is not there.
 ///
 /// # Errors
 /// A path that leaves the volume, or a file that cannot be read or is too large.
 pub fn read(volume: &Path, path: &str, max_bytes: u64) -> Result<Option<String>, String> {
     let fail = |e: &dyn std::fmt::Display| format!("cannot read {path} of the volume: {e}");
-    let dir = match rustix::fs::open(volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(None),
+    let file = match beneath::file(volume, Path::new(path)) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| fail(&e))?,
     };
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    // Without blocking: a pipe in place of the file must not hold the kubelet.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = match rustix::fs::openat2(&dir, path, flags, Mode::empty(), resolve) {
-        Err(Errno::NOENT) => return Ok(None),
-        other => std::fs::File::from(other.map_err(|e| fail(&e))?),
-    };
     let meta = file.metadata().map_err(|e| fail(&e))?;
-    if !meta.is_file() || meta.len() > max_bytes {
-        return Err(fail(&format_args!("it is no file of at most {max_bytes} bytes")));
+    if meta.len() > max_bytes {
+        return Err(fail(&format_args!("it is larger than {max_bytes} bytes")));
     }
     let mut text = String::new();
     file.take(max_bytes).read_to_string(&mut text).map_err(|e| fail(&e))?;
@@ -98,7 +87,7 @@ fn make_beneath(volume: &OwnedFd, path: &str) -> Result<(), Errno> {
     let mut done = String::new();
     for part in path.split('/').filter(|p| !p.is_empty()) {
         let parent = if done.is_empty() { "." } else { &done };
-        let dir = open_beneath(volume, parent)?;
+        let dir = beneath::place(volume, parent)?;
         match rustix::fs::mkdirat(&dir, part, mode) {
             Ok(()) => rustix::fs::chmodat(&dir, part, mode, AtFlags::empty())?,
             Err(Errno::EXIST) => {}
@@ -119,15 +108,38 @@ mod tests {
         std::os::unix::fs::symlink("/etc", dir.path().join("out")).unwrap();
         std::os::unix::fs::symlink("in", dir.path().join("inside")).unwrap();
         std::fs::create_dir(dir.path().join("in")).unwrap();
-        let volume = rustix::fs::open(dir.path(), OFlags::PATH, Mode::empty()).unwrap();
-        assert!(open_beneath(&volume, "out").is_err());
-        assert!(open_beneath(&volume, "../x").is_err());
-        assert!(open_beneath(&volume, "inside").is_ok());
+        let volume = beneath::directory(dir.path()).unwrap();
+        assert!(make_beneath(&volume, "out/x").is_err() && make_beneath(&volume, "../x").is_err());
         std::fs::write(dir.path().join("in/f"), "x").unwrap();
         assert_eq!(read(dir.path(), "inside/f", 9).unwrap().as_deref(), Some("x"));
         assert_eq!(read(dir.path(), "none", 9).unwrap(), None);
         assert!(read(dir.path(), "out/passwd", 1 << 20).is_err() && read(dir.path(), "in", 9).is_err());
         make_beneath(&volume, "a/b").unwrap();
         assert!(dir.path().join("a/b").is_dir());
+    }
+
+    /// A pod that swaps a directory for a link between the look and the mount (CVE-2017-1002101, CVE-2021-25741) gets
+    /// what was looked at or a refusal, never what the link leads to.
+    #[test]
+    fn a_swap_while_binding_gains_nothing() {
+        use std::os::unix::fs::{MetadataExt, symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let (real, evil) = (dir.path().join("d"), dir.path().join("evil"));
+        std::fs::create_dir(&real).unwrap();
+        symlink("/etc", &evil).unwrap();
+        let inside = std::fs::metadata(&real).unwrap().ino();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let volume = beneath::directory(dir.path()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &real, rustix::fs::CWD, &evil, exchange).unwrap();
+                }
+            });
+            let opened: Vec<_> = (0..5000).filter_map(|_| beneath::place(&volume, "d").ok()).collect();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(opened.iter().all(|fd| rustix::fs::fstat(fd).unwrap().st_ino == inside));
+        });
     }
 }

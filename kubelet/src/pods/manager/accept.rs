@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{Manager, Slot};
 use crate::events::Kind;
 use crate::pods::admission;
+use crate::pods::preemption;
 use crate::pods::resize;
-use crate::pods::resources::{pod_requests, qos_class};
+use crate::pods::resources::{Amounts, pod_requests, qos_class};
 use crate::pods::types::{Pod, Source, Termination};
 use crate::pods::worker::Goal;
 
@@ -86,12 +87,37 @@ impl Manager {
         }
     }
 
-    fn admit(&self, pod: &Pod) -> Result<(), admission::Refusal> {
+    fn admit(&mut self, pod: &Pod) -> Result<(), admission::Refusal> {
         let node = self.parts.node.borrow().clone();
-        let running = self.slots.values().filter(|s| s.goal == Goal::Run).map(|s| &*s.desired.pod);
         let labels_known = !node.labels.is_empty();
         admission::under_pressure(pod, *self.parts.pressure.borrow())?;
-        admission::admit(pod, running, &node, labels_known)
+        let running = || self.slots.values().filter(|s| s.goal == Goal::Run).map(|s| &s.desired.pod);
+        let others = running().map(|pod| &**pod);
+        match admission::admit(pod, others.clone(), &node, labels_known) {
+            Err((reason, _)) if reason.starts_with("OutOf") && pod.is_critical() => {
+                let lacking = admission::shortage(pod, others, &node.allocatable);
+                let victims = preemption::victims(pod, running(), &lacking);
+                self.preempt(victims.ok_or_else(|| no_victims(&lacking))?);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Ends pods in favour of a critical one.
+    fn preempt(&mut self, victims: Vec<Arc<Pod>>) {
+        const REASON: &str = "Preempting";
+        const MESSAGE: &str = "Preempted in order to admit critical pod";
+        const CONDITION: &str = "Pod was preempted by Kubelet to accommodate a critical pod.";
+        for victim in victims {
+            self.parts.context.events.pod(&victim, Kind::Warning, REASON, MESSAGE);
+            let termination = Termination {
+                grace_seconds: victim.grace_seconds(),
+                failed: Some((REASON.into(), MESSAGE.into())),
+                disruption: Some(("TerminationByKubelet".into(), CONDITION.into())),
+            };
+            self.terminate(victim.uid(), termination);
+        }
     }
 
     /// Gives the burstable pods together what they ask for by now.
@@ -107,6 +133,15 @@ impl Manager {
             Err(error) => tracing::warn!(%error, "Cannot share CPU out among the QoS classes"),
         }
     }
+}
+
+fn no_victims(lacking: &Amounts) -> admission::Refusal {
+    let list: String = lacking.iter().map(|(name, amount)| format!("(res: {name}, q: {amount}), ")).collect();
+    let message = format!(
+        "Pod was rejected: Unexpected error while attempting to recover from admission failure: preemption: error finding \
+         a set of pods to preempt: no set of running pods found to reclaim resources: [{list}]"
+    );
+    ("UnexpectedAdmissionError".to_owned(), message)
 }
 
 /// A pod that already ran here was accepted by an earlier life of the kubelet.

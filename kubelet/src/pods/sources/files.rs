@@ -11,6 +11,7 @@ use std::time::Duration;
 use apimachinery::meta;
 use component_base::config_file;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
 use rustix::fs::inotify::WatchFlags;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::cri::labels;
+use crate::pods::env;
 use crate::pods::manager::Message;
 use crate::pods::types::{Pod, Source};
 use crate::watch_dir::WatchDir;
@@ -110,8 +112,56 @@ fn parse(path: &Path, text: &str, node: &str) -> Result<Pod, String> {
         None => object["spec"]["tolerations"] = json!([everything]),
     }
     object["status"] = json!({"phase": "Pending"});
-    let pod = serde_json::from_value(object).map_err(|e| e.to_string())?;
-    Ok(Pod::new(pod, Source::File))
+    let pod = Pod::new(serde_json::from_value(object).map_err(|e| e.to_string())?, Source::File);
+    match api_reference(&pod) {
+        Some(what) => Err(format!("static pods may not reference {what}")),
+        None => Ok(pod),
+    }
+}
+
+/// What of the API a pod needs. A static pod is nobody's in the API: with a reference it would get what the node may read
+/// without anyone having allowed it.
+fn api_reference(pod: &Pod) -> Option<&'static str> {
+    let spec = &pod.spec;
+    if spec.service_account_name.as_ref().is_some_and(|n| !n.is_empty()) {
+        return Some("serviceaccounts");
+    }
+    let references: Vec<_> = pod.containers().map(|(_, c)| env::references(c)).collect();
+    if spec.image_pull_secrets.as_ref().is_some_and(|s| !s.is_empty()) || references.iter().any(|(_, s)| !s.is_empty())
+    {
+        return Some("secrets");
+    }
+    if references.iter().any(|(maps, _)| !maps.is_empty()) {
+        return Some("configmaps");
+    }
+    if spec.resource_claims.as_ref().is_some_and(|c| !c.is_empty()) {
+        return Some("resourceclaims");
+    }
+    spec.volumes.iter().flatten().find_map(volume_reference)
+}
+
+fn volume_reference(volume: &core::Volume) -> Option<&'static str> {
+    let kinds = [
+        (volume.config_map.is_some(), "configmaps (via configmap volumes)"),
+        (volume.secret.is_some(), "secrets (via secret volumes)"),
+        (volume.csi.is_some(), "csidrivers (via CSI volumes)"),
+        (volume.glusterfs.is_some(), "endpoints (via glusterFS volumes)"),
+        (volume.persistent_volume_claim.is_some(), "persistentvolumeclaims"),
+        (volume.ephemeral.is_some(), "persistentvolumeclaims (via ephemeral volumes)"),
+        (volume.azure_file.is_some(), "secrets (via azureFile volumes)"),
+    ];
+    let projected = |source: &core::VolumeProjection| {
+        let kinds = [
+            (source.config_map.is_some(), "configmaps (via projected volumes)"),
+            (source.secret.is_some(), "secrets (via projected volumes)"),
+            (source.service_account_token.is_some(), "serviceaccounts (via projected volumes)"),
+            (source.cluster_trust_bundle.is_some(), "clustertrustbundles"),
+            (source.pod_certificate.is_some(), "podcertificates"),
+        ];
+        kinds.into_iter().find(|(is, _)| *is).map(|(_, name)| name)
+    };
+    let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+    kinds.into_iter().find(|(is, _)| *is).map(|(_, name)| name).or_else(|| sources.into_iter().find_map(projected))
 }
 
 #[cfg(test)]
@@ -129,5 +179,25 @@ mod tests {
         assert_eq!(again.uid(), pod.uid());
         assert!(parse(Path::new("/m/x"), "kind: Pod\napiVersion: v1\n", "n1").is_err());
         assert!(parse(Path::new("/m/x"), "nonsense", "n1").is_err());
+    }
+
+    #[test]
+    fn what_only_the_api_can_give_is_refused() {
+        let base = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers: [{name: c, image: x, ";
+        for (more, what) in [
+            ("}]\n  serviceAccountName: a\n", "serviceaccounts"),
+            ("env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]}]\n", "secrets"),
+            ("envFrom: [{configMapRef: {name: m}}]}]\n", "configmaps"),
+            ("}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]\n", "persistentvolumeclaims"),
+            (
+                "}]\n  volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]\n",
+                "serviceaccounts (via projected volumes)",
+            ),
+        ] {
+            let error = parse(Path::new("/m/web.yaml"), &format!("{base}{more}"), "n1").unwrap_err();
+            assert_eq!(error, format!("static pods may not reference {what}"));
+        }
+        let own = "}]\n  volumes: [{name: v, emptyDir: {}}, {name: h, hostPath: {path: /}}]\n";
+        assert!(parse(Path::new("/m/web.yaml"), &format!("{base}{own}"), "n1").is_ok());
     }
 }
