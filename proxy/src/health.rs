@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::core::{Change, Family, Ports, ServiceKey, ServicePort};
+use crate::core::{Change, Family, Ports, ServiceKey};
 use crate::metrics;
 use crate::settings::{NodePortAddresses, Settings};
 
@@ -141,12 +141,9 @@ struct LocalEndpoints {
 
 /// The health check port of a Service and what it answers. Pure.
 fn wanted(ports: &Ports) -> Option<LocalEndpoints> {
-    let checked: Vec<_> = ports.iter().filter(|p| p.health_check_node_port != 0 && p.external_local).collect();
-    let local = |port: &ServicePort| {
-        port.local_endpoints.iter().filter(|e| e.local).map(|e| e.ip).collect::<BTreeSet<IpAddr>>().len()
-    };
-    let first = checked.first()?;
-    let count = checked.iter().map(|port| local(port)).max().unwrap_or(0);
+    let checked = || ports.iter().filter(|p| p.health_check_node_port != 0 && p.external_local);
+    let first = checked().next()?;
+    let count = checked().flat_map(|port| &port.ready_here).collect::<BTreeSet<_>>().len();
     Some(LocalEndpoints { service: first.service.clone(), port: first.health_check_node_port, count })
 }
 

@@ -1,11 +1,13 @@
 //! exec, attach, port-forward, logs and the proxies: what the API server only passes through.
 //!
 //! A tunnel is bytes in both directions. The backend's refusal travels back with its own status, headers and body; no
-//! redirect is followed; credentials of the client never leave this server. WebSocket clients that speak what container
+//! redirect is followed, but the proxies make links of their backends lead through themselves again; credentials of the
+//! client never leave this server. WebSocket clients that speak what container
 //! runtimes do not (`v5.channel.k8s.io`, port-forward over WebSocket) are translated to SPDY; any other protocol that
 //! runtimes do not speak is refused with 400, upon which clients fall back.
 
 pub mod kubelet;
+mod links;
 pub(crate) mod locate;
 mod proxy;
 pub(crate) mod relay;
@@ -68,6 +70,11 @@ impl Tunnels {
         request: Request<Incoming>,
     ) -> Result<Response<Body>, Status> {
         let info = &ctx.info;
+        if info.subresource == "proxy"
+            && let Some(redirect) = proxy::with_slash(info, &request)
+        {
+            return Ok(redirect);
+        }
         match (info.resource.as_str(), info.subresource.as_str()) {
             ("pods", "log") if info.verb != "get" => Err(method_not_allowed()),
             ("pods", "log") => self.log(ctx, query).await,
@@ -186,7 +193,8 @@ impl Tunnels {
         let path = proxy::rest_of_path(&ctx.info, request.uri());
         let own = kubelet::port(&node).to_string();
         if id.port.is_empty() || id.port == own {
-            return relay::forward(self.kubelets.target(&node, path)?, request).await;
+            let target = self.kubelets.target(&node, path.clone())?;
+            return proxy::forward(target, &path, request).await;
         }
         let host = self.kubelets.host(&node)?;
         proxy::forward_plain(&id, &host, path, request).await

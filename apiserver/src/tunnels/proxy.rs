@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::status::Status;
-use component_base::serving::Body;
+use component_base::serving::{Body, full};
 use component_base::tls::{ClientTlsOptions, client_config};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use rustls::pki_types::ServerName;
 
 use super::kubelet::join;
+use super::links::{self, Links};
 use super::locate::{SchemeNamePort, proxyable};
 use super::relay::{self, Security, Target};
 use crate::http::request::RequestInfo;
@@ -33,6 +34,41 @@ pub(super) fn rest_of_path(info: &RequestInfo, uri: &http::Uri) -> String {
         Some(query) => format!("{rest}?{query}"),
         None => rest.to_owned(),
     }
+}
+
+/// Where a client that asked for a proxy without a path is sent: the same with a slash, so that relative links are right.
+pub(super) fn with_slash(info: &RequestInfo, request: &Request<Incoming>) -> Option<Response<Body>> {
+    let (method, uri) = (request.method(), request.uri());
+    let asks = matches!(*method, http::Method::GET | http::Method::HEAD) && !relay::wants_upgrade(request.headers());
+    let bare = rest_of_path(info, uri).split('?').next() == Some("/") && !uri.path().ends_with('/');
+    if !asks || !bare {
+        return None;
+    }
+    let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
+    let location = http::HeaderValue::from_str(&format!("{}/{query}", uri.path())).ok()?;
+    let mut response = Response::new(full(""));
+    *response.status_mut() = http::StatusCode::MOVED_PERMANENTLY;
+    response.headers_mut().insert(http::header::LOCATION, location);
+    Some(response)
+}
+
+/// Passes a request on to a target whose path is `rest` behind the proxy's own; links in the answer lead through the proxy.
+pub(super) async fn forward(
+    target: Target,
+    rest: &str,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Status> {
+    let path = request.uri().path();
+    let rest = rest.split('?').next().unwrap_or_default();
+    let links = Links {
+        prefix: path.strip_suffix(rest).unwrap_or(path).to_owned(),
+        backend: target.authority.clone(),
+        asked: request.headers().get(http::header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned(),
+    };
+    if let Ok(uri) = http::HeaderValue::from_str(path) {
+        request.headers_mut().insert("x-forwarded-uri", uri);
+    }
+    links::rewritten(relay::forward(target, request).await?, &links).await
 }
 
 /// Passes a request on to `host`, on the port and with the scheme that the URL named.
@@ -58,8 +94,9 @@ pub(super) async fn forward_plain(
     };
     let identity = http::HeaderMap::new();
     let authority = join(host, port);
+    let rest = path_and_query.clone();
     let target = Target { authority, security, path_and_query, connect_timeout: CONNECT_TIMEOUT, identity };
-    relay::forward(target, request).await
+    forward(target, &rest, request).await
 }
 
 #[cfg(test)]

@@ -107,6 +107,12 @@ fn attachment_name(volume: &VolumeView, node: &str) -> Option<String> {
     Some(format!("csi-{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
 }
 
+/// Whether a name is of the form of [`attachment_name`]; attachments of other names were made by others.
+fn is_hash(name: &str) -> bool {
+    let digest = name.strip_prefix("csi-").unwrap_or_default();
+    digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// A node's attachments with their volumes, what it needs, and whether it may be robbed.
 struct Situation<'a> {
     name: &'a str,
@@ -280,9 +286,9 @@ impl AttachDetach {
         let wanted = node.as_deref().map(|n| self.wanted(n)).unwrap_or_default();
         let ours = |a: Arc<AttachmentView>| {
             let volume = self.volumes.get("", &a.spec.source.persistent_volume_name);
-            // Without its volume the name cannot be checked; such an attachment is nobody's use.
             let named = volume.as_deref().map(|v| attachment_name(v, &key.name));
-            let own = named.is_none_or(|name| name.as_ref() == Some(&a.metadata.name));
+            // Without its volume only the form of the name tells; such an attachment is of no use to anybody.
+            let own = named.map_or_else(|| is_hash(&a.metadata.name), |name| name.as_ref() == Some(&a.metadata.name));
             own.then_some((a, volume))
         };
         let attachments: Vec<_> = self.attachments.by_index(BY_NODE, &key.name).into_iter().filter_map(ours).collect();
@@ -338,6 +344,12 @@ mod tests {
         let attachments: Vec<_> = attachments.iter().map(|a| (a.clone(), Some(volume()))).collect();
         let overdue = overdue.then_some(name).into_iter().collect();
         reconcile(&Situation { name: "n", node, wanted: &wanted, attachments: &attachments, overdue: &overdue }).actions
+    }
+
+    #[test]
+    fn only_attachments_of_this_controller_are_its_own() {
+        assert!(is_hash(&attachment_name(&volume(), "n").unwrap()));
+        assert!(!is_hash("va-e2e") && !is_hash("csi-abc") && !is_hash(&format!("csi-{}", "x".repeat(64))));
     }
 
     #[test]

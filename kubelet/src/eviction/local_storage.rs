@@ -128,7 +128,7 @@ mod tests {
             containers: BTreeMap::from([("a".into(), container)]),
             hosts: 0,
         };
-        assert_eq!(verdict(&pod, &used(1024, 2048)), None);
+        assert_eq!(verdict(&pod, &used(1024, 1024)), None);
         assert!(verdict(&pod, &used(1025, 0)).unwrap().contains("EmptyDir volume \"v\" exceeds the limit \"1Ki\""));
         let error = verdict(&pod, &used(0, 2049)).unwrap();
         assert!(error.contains("exceeds the total limit of containers 2048"), "{error}");

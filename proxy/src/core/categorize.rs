@@ -55,6 +55,10 @@ pub fn fill(port: &mut ServicePort, node: &NodeView, candidates: &BTreeMap<(IpAd
     let uses_cluster = !port.internal_local || port.is_external();
     let uses_local = port.internal_local || (port.is_external() && port.external_local);
     port.has_endpoints = candidates.values().any(|c| c.ready || c.falls_back());
+    let ready_here = |c: &Candidate| c.ready && c.node == node.name;
+    if port.health_check_node_port != 0 {
+        port.ready_here = pick(node, candidates, ready_here).into_iter().map(|e| e.ip).collect();
+    }
     if uses_cluster {
         let hint = usable_hint(node, candidates);
         let meant = |c: &Candidate| match hint {
@@ -68,7 +72,7 @@ pub fn fill(port: &mut ServicePort, node: &NodeView, candidates: &BTreeMap<(IpAd
         }
     }
     if uses_local {
-        port.local_endpoints = pick(node, candidates, |c| c.ready && c.node == node.name);
+        port.local_endpoints = pick(node, candidates, ready_here);
         if port.local_endpoints.is_empty() {
             port.local_endpoints = pick(node, candidates, |c| c.falls_back() && c.node == node.name);
         }

@@ -80,6 +80,9 @@ pub struct ServicePort {
     pub local_endpoints: Vec<Endpoint>,
     /// Whether any endpoint of the Service could take traffic, on whatever node.
     pub has_endpoints: bool,
+    /// Addresses of ready endpoints on this node, where load balancers ask for them. Those that only still serve do not
+    /// count: the balancer is to send new connections elsewhere.
+    pub ready_here: BTreeSet<IpAddr>,
 }
 
 impl ServicePort {
@@ -250,6 +253,7 @@ fn service_port(
         cluster_endpoints: Vec::new(),
         local_endpoints: Vec::new(),
         has_endpoints: false,
+        ready_here: BTreeSet::new(),
     };
     if let Some(candidates) = endpoints.get(&(port.name.clone(), protocol)) {
         categorize::fill(&mut out, node, candidates);

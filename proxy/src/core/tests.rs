@@ -1,5 +1,7 @@
 //! Tables of "these Services and slices, this node: these endpoints".
 
+use std::net::IpAddr;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -161,6 +163,16 @@ fn ready_endpoints_or_else_those_that_still_serve() {
         let found = both(service(policy), &endpoints);
         assert_eq!((found.0.as_str(), found.1.as_str()), expected, "{policy} {endpoints:?}");
     }
+}
+
+#[test]
+fn load_balancers_are_told_of_ready_endpoints_only() {
+    let local = || service(&json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": 30000}));
+    let here = |endpoints: &[Value]| run(Family::V4, local(), &[slice("IPv4", endpoints)]);
+    let port = here(&[endpoint(1, "here", "rs"), endpoint(2, "here", "st"), endpoint(3, "there", "rs")]);
+    assert_eq!(port.ready_here.into_iter().collect::<Vec<_>>(), [IpAddr::from([10, 0, 0, 1])]);
+    let port = here(&[endpoint(2, "here", "st")]);
+    assert!(port.ready_here.is_empty() && last_digits(&port.local_endpoints) == "2");
 }
 
 #[test]
