@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::meta;
 use client::{Client, ClientError, DeleteOptions, Patch, resources};
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
@@ -121,7 +122,7 @@ async fn write(client: &Client, entry: &mut Entry) -> Result<Written, ClientErro
         let patch = Patch::Strategic(patch);
         match client.patch::<Value>(&resources::PODS, Some(pod.namespace()), pod.name(), Some("status"), &patch).await {
             Ok(_) => entry.known = wanted,
-            Err(error) if is_gone(&error) => return Ok(Written::Gone),
+            Err(error) if is_gone(client, &update, &error).await => return Ok(Written::Gone),
             Err(error) => return Err(error),
         }
     }
@@ -131,14 +132,22 @@ async fn write(client: &Client, entry: &mut Entry) -> Result<Written, ClientErro
     let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(&update.api_uid) };
     match client.delete(&resources::PODS, Some(pod.namespace()), pod.name(), &options).await {
         Ok(()) => Ok(Written::Gone),
-        Err(error) if is_gone(&error) => Ok(Written::Gone),
+        Err(error) if is_gone(client, &update, &error).await => Ok(Written::Gone),
         Err(error) => Err(error),
     }
 }
 
-/// The object does not exist, or its name belongs to another one now.
-fn is_gone(error: &ClientError) -> bool {
-    error.is_not_found() || error.is_conflict()
+/// Whether a write failed because the object does not exist, or its name belongs to another one now. A conflict alone
+/// does not say so: somebody else may have been writing at the same time.
+async fn is_gone(client: &Client, update: &Update, error: &ClientError) -> bool {
+    if !error.is_conflict() {
+        return error.is_not_found();
+    }
+    let pod = &update.pod;
+    match client.get::<Value>(&resources::PODS, Some(pod.namespace()), pod.name()).await {
+        Ok(found) => meta::uid(&found) != update.api_uid,
+        Err(error) => error.is_not_found(),
+    }
 }
 
 fn fields(status: &PodStatus) -> Map<String, Value> {

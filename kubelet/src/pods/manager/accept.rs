@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Manager, Slot};
+use super::{Manager, Slot, relevant_change};
 use crate::events::Kind;
 use crate::pods::admission;
 use crate::pods::preemption;
@@ -16,9 +16,7 @@ impl Manager {
     pub(super) fn insert(&mut self, pod: Arc<Pod>) {
         let uid = pod.uid().to_owned();
         if let Some(slot) = self.slots.get_mut(&uid) {
-            slot.desired.pod = resize::with_resources_of(&pod, &slot.desired.pod);
-            slot.asked = pod;
-            slot.reached = false;
+            slot.take(pod);
             self.consider(&uid);
             self.share_cpu();
             return;
@@ -135,6 +133,16 @@ impl Manager {
     }
 }
 
+impl Slot {
+    /// Takes a newer object of its pod. A goal that was reached stays reached when nothing changed that a pass would look
+    /// at: no pass follows then, so nothing else would say it again.
+    fn take(&mut self, pod: Arc<Pod>) {
+        self.reached &= !relevant_change(&self.asked, &pod);
+        self.desired.pod = resize::with_resources_of(&pod, &self.desired.pod);
+        self.asked = pod;
+    }
+}
+
 fn no_victims(lacking: &Amounts) -> admission::Refusal {
     let list: String = lacking.iter().map(|(name, amount)| format!("(res: {name}, q: {amount}), ")).collect();
     let message = format!(
@@ -148,4 +156,29 @@ fn no_victims(lacking: &Amounts) -> admission::Refusal {
 fn was_accepted(pod: &Pod) -> bool {
     let statuses = [&pod.status.container_statuses, &pod.status.init_container_statuses];
     statuses.into_iter().flatten().flatten().any(|s| s.container_id.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pods::types::tests::pod;
+    use serde_json::json;
+
+    /// The echo of the status that was written last must not hide that nothing of the pod runs any more: its deletion
+    /// would wait for ever.
+    #[test]
+    fn an_echo_of_the_status_leaves_the_goal_reached() {
+        let object = |generation: i64, phase: &str| {
+            let metadata = json!({"name": "p", "uid": "u", "generation": generation});
+            Arc::new(pod(json!({"metadata": metadata, "spec": {"containers": []}, "status": {"phase": phase}})))
+        };
+        let mut slot = Slot::new(object(1, "Succeeded"));
+        slot.reached = true;
+        let mut echo = object(1, "Succeeded");
+        Arc::make_mut(&mut echo).status.observed_generation = Some(1);
+        slot.take(echo);
+        assert!(slot.reached);
+        slot.take(object(2, "Succeeded"));
+        assert!(!slot.reached, "a change of the pod needs another pass");
+    }
 }
