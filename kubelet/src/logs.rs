@@ -1,5 +1,5 @@
 //! Rotation of container logs: a log that is larger than allowed is moved aside, the runtime opens a new one, and the
-//! oldest are deleted.
+//! oldest are deleted. Also where pods' logs are, and their end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Context;
+use crate::context::{Context, Dirs};
 use crate::cri::{CriError, api, labels};
 use crate::pods::container::{log_directory, log_path};
 
@@ -88,9 +88,69 @@ pub fn files_of(log: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// A directory of a pod's logs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Directory {
+    pub path: PathBuf,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+/// All directories of pods' logs, whoever made them.
+pub fn directories(root: &str) -> Vec<Directory> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let directory = |entry: std::fs::DirEntry| {
+        let file = entry.file_name().into_string().ok()?;
+        let mut parts = file.splitn(3, '_').map(str::to_owned);
+        let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Directory { path: entry.path(), namespace, name, uid })
+    };
+    entries.filter_map(directory).collect()
+}
+
+/// Deletes a pod's logs and the links that lead nowhere then. They are found by the uid alone, which is all that is known
+/// of a pod that nobody wants any more.
+pub fn remove_of(dirs: &Dirs, uid: &str) {
+    for logs in directories(&dirs.pod_logs).into_iter().filter(|l| l.uid == uid) {
+        // What is left is found again by the kubelet's next life.
+        let _ = std::fs::remove_dir_all(&logs.path);
+        let prefix = format!("{}_{}_", logs.name, logs.namespace);
+        let links = std::fs::read_dir(&dirs.container_logs).into_iter().flatten().flatten();
+        for link in links.filter(|l| l.file_name().to_string_lossy().starts_with(&prefix)) {
+            if !link.path().exists() {
+                let _ = std::fs::remove_file(link.path());
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_of_a_pod_that_nobody_knows_are_found_by_its_uid() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pods, links) = (dir.path().join("pods"), dir.path().join("containers"));
+        for name in ["ns_a_1/c", "ns_b_2/c"] {
+            std::fs::create_dir_all(pods.join(name)).unwrap();
+            std::fs::write(pods.join(name).join("0.log"), "").unwrap();
+        }
+        std::fs::create_dir(&links).unwrap();
+        for (link, log) in [("a_ns_c-x.log", "ns_a_1/c/0.log"), ("b_ns_c-y.log", "ns_b_2/c/0.log")] {
+            std::os::unix::fs::symlink(pods.join(log), links.join(link)).unwrap();
+        }
+        let dirs = Dirs {
+            root: dir.path().to_owned(),
+            pod_logs: pods.to_str().unwrap().to_owned(),
+            container_logs: links.clone(),
+        };
+        remove_of(&dirs, "1");
+        assert!(!pods.join("ns_a_1").exists() && pods.join("ns_b_2/c/0.log").exists());
+        let left: Vec<_> = std::fs::read_dir(&links).unwrap().map(|l| l.unwrap().file_name()).collect();
+        assert_eq!(left, ["b_ns_c-y.log"]);
+    }
 
     #[test]
     fn oldest_go() {

@@ -26,6 +26,7 @@ use super::worker::{Goal, Memory, Outcome, Pass};
 use crate::context::Context;
 use crate::cri::events::RuntimeReport;
 use crate::cri::labels;
+use crate::logs;
 use crate::node::manager::Pressure;
 use crate::probes::prober::Targets;
 use crate::status;
@@ -509,10 +510,11 @@ impl Job {
     }
 }
 
-/// Uids of pods that have a directory here, from an earlier life of the kubelet.
+/// Uids of pods that have a directory or logs here, from an earlier life of the kubelet.
 fn left_behind(context: &Context) -> Vec<String> {
     let entries = std::fs::read_dir(context.dirs.root.join("pods")).into_iter().flatten().flatten();
-    entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+    let logged = logs::directories(&context.dirs.pod_logs).into_iter().map(|l| l.uid);
+    entries.map(|e| e.file_name().to_string_lossy().into_owned()).chain(logged).collect()
 }
 
 /// Whether an update of a pod object can change what should be done: anything but the status we write ourselves.

@@ -22,6 +22,7 @@ use crate::cri::api;
 use crate::cri::snapshot::{self, PodActual, State};
 use crate::events::Kind;
 use crate::images::PullMemory;
+use crate::logs;
 use crate::probes::prober::{Target, Targets};
 use crate::status::generate::{self, Reasons};
 use crate::volumes::{self, Volumes};
@@ -463,18 +464,11 @@ impl Pass<'_> {
         self.context.objects.forget(self.pod().uid());
         let actual = self.look().await?;
         stop::remove(self.context, &actual).await.map_err(|e| e.to_string())?;
-        let context = self.context;
-        let pod = self.pod();
-        let logs = if actual.name.is_empty() {
-            super::container::log_directory(&context.dirs.pod_logs, pod.namespace(), pod.name(), pod.uid())
-        } else {
-            // All that is known of a pod that nobody wants any more is what the runtime tells.
-            super::container::log_directory(&context.dirs.pod_logs, &actual.namespace, &actual.name, pod.uid())
-        };
-        let (root, uid) = (context.dirs.root.clone(), pod.uid().to_owned());
+        let dirs = self.context.dirs.clone();
+        let uid = self.pod().uid().to_owned();
         let cleaned = tokio::task::spawn_blocking(move || {
-            let _ = std::fs::remove_dir_all(logs);
-            volumes::remove_pod_dir(&root, &uid)
+            logs::remove_of(&dirs, &uid);
+            volumes::remove_pod_dir(&dirs.root, &uid)
         });
         cleaned.await.map_err(|e| e.to_string())??;
         Ok(Outcome { reached: true, ..Outcome::default() })
