@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use apimachinery::meta;
 use client::{Client, ClientError, DeleteOptions, Patch, resources};
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
@@ -19,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pods::types::Pod;
 
+/// Writes at the same time; many pods that start at once wait for each other's writes otherwise.
+const MAX_WRITES: usize = 8;
 /// First and longest delay between two tries.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -84,19 +87,17 @@ fn note(entries: &mut HashMap<String, Entry>, update: Update) {
 
 async fn write_due(client: &Client, entries: &mut HashMap<String, Entry>) {
     let now = Instant::now();
-    let due: Vec<String> = entries
-        .iter()
-        .filter(|(_, e)| e.retry.map_or(e.dirty, |(at, _)| at <= now))
-        .map(|(uid, _)| uid.clone())
-        .collect();
-    for uid in due {
-        let Some(entry) = entries.get_mut(&uid) else { continue };
+    let due = entries.extract_if(|_, e| e.retry.map_or(e.dirty, |(at, _)| at <= now)).collect::<Vec<_>>();
+    let writes = futures::stream::iter(due).map(|(uid, mut entry)| async move {
         entry.dirty = false;
-        match write(client, entry).await {
+        let result = write(client, &mut entry).await;
+        (uid, entry, result)
+    });
+    let mut writes = std::pin::pin!(writes.buffer_unordered(MAX_WRITES));
+    while let Some((uid, mut entry, result)) = writes.next().await {
+        match result {
+            Ok(Written::Gone) => continue,
             Ok(Written::Kept) => entry.retry = None,
-            Ok(Written::Gone) => {
-                entries.remove(&uid);
-            }
             Err(error) => {
                 let delay = entry.retry.map_or(FIRST_RETRY, |(_, d)| (d * 2).min(LAST_RETRY));
                 let pod = entry.update.pod.full_name();
@@ -104,6 +105,7 @@ async fn write_due(client: &Client, entries: &mut HashMap<String, Entry>) {
                 entry.retry = Some((Instant::now() + delay, delay));
             }
         }
+        entries.insert(uid, entry);
     }
 }
 
