@@ -6,12 +6,11 @@
 use std::io::{self, Read as _, Write as _};
 
 use apimachinery::status::Status;
-use component_base::BoxError;
 use component_base::serving::{Body, full};
 use flate2::Compression;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use http::{Response, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 
 /// Longest page whose links are rewritten, before and after it is unpacked.
 const MAX_PAGE_BYTES: usize = 16 << 20;
@@ -207,6 +206,19 @@ fn text<'a>(response: &'a Response<Body>, name: &HeaderName) -> &'a str {
     response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// A body as a whole.
+async fn collect(mut body: Body) -> Result<Vec<u8>, Status> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let data = frame.map_err(|why| unreadable(&why))?.into_data().unwrap_or_default();
+        bytes.extend_from_slice(&data);
+        if bytes.len() > MAX_PAGE_BYTES {
+            return Err(unreadable(&format_args!("it is longer than {MAX_PAGE_BYTES} bytes")));
+        }
+    }
+    Ok(bytes)
+}
+
 /// The backend's answer with its links rewritten, and without its word on who may use it from other origins.
 ///
 /// # Errors
@@ -230,15 +242,12 @@ pub(super) async fn rewritten(mut response: Response<Body>, links: &Links) -> Re
         return Ok(response);
     }
     let (mut parts, body) = response.into_parts();
-    let unreadable =
-        |why: &dyn std::fmt::Display| Status::internal(format!("cannot rewrite the links of a page: {why}"));
-    let collected = Limited::new(body, MAX_PAGE_BYTES).collect().await.map_err(|e: BoxError| unreadable(&e))?;
-    let bytes = collected.to_bytes();
+    let bytes = collect(body).await?;
     let page = unpack(&bytes, &encoding).map_err(|e| e.kind());
     let page = match page {
         Ok(page) => pack(links.page(&page), &encoding).map_err(|e| unreadable(&e))?,
         // Not of the characters or form that it claims: as it came.
-        Err(_) => bytes.to_vec(),
+        Err(_) => bytes,
     };
     parts.headers.remove(CONTENT_LENGTH);
     Ok(Response::from_parts(parts, full(page)))
@@ -307,7 +316,7 @@ mod tests {
         let location = rewritten(answer("location", "/x", Vec::new()), &links()).await.unwrap();
         assert!(location.headers()["location"].to_str().unwrap().ends_with("/proxy/x"));
         assert!(!location.headers().contains_key("access-control-allow-origin"));
-        let text =
+        let read =
             |response: Response<Body>| async { response.into_body().collect().await.unwrap().to_bytes().to_vec() };
         let html = "text/html; charset=utf-8";
         let page = rewritten(answer("content-type", html, b"<a href='/x'>".to_vec()), &links()).await.unwrap();
