@@ -137,7 +137,7 @@ impl Links {
         }
         if TEXT_ELEMENTS.contains(&name.as_str()) {
             let end = format!("</{name}");
-            let content = rest[at..].as_bytes();
+            let content = &rest.as_bytes()[at..];
             let found = content.windows(end.len()).position(|w| w.eq_ignore_ascii_case(end.as_bytes()));
             let length = found.unwrap_or(content.len());
             out.push_str(&rest[at..at + length]);
