@@ -32,7 +32,7 @@ pub struct Facts {
 }
 
 /// What pods and clients may ask of this kubelet that older ones cannot do: upstream's names, in order.
-const DECLARED_FEATURES: [&str; 2] = ["ExtendWebSocketsToKubelet", "RestartAllContainersOnContainerExits"];
+const DECLARED_FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
 
 /// Amounts as quantities, in the form that people expect: cores, Ki.
 pub fn quantities(amounts: &Amounts) -> BTreeMap<String, ApiQuantity> {

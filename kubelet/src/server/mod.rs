@@ -2,14 +2,13 @@
 //!
 //! Guarantees: every request but health is authenticated and, with mode Webhook, authorized by the API server before
 //! anything else happens; exec, attach and port-forward are byte tunnels to the runtime's streaming server, so that
-//! protocols and refusals are the runtime's; WebSocket protocols that it lacks are translated.
+//! protocols and refusals are the runtime's.
 
 mod auth;
 mod files;
 mod find;
 pub mod logs;
 mod stats;
-mod streams;
 mod tunnel;
 
 use std::convert::Infallible;

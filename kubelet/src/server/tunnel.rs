@@ -1,22 +1,18 @@
 //! exec, attach and port-forward: asks the runtime for a streaming address and carries the bytes.
 //!
 //! The client's request goes on unchanged but for its path; the runtime's answer comes back unchanged. After a protocol
-//! switch both connections are joined until one side ends. What is spoken over them is no business of the kubelet, but for
-//! clients of WebSocket protocols that runtimes do not speak: those get a translation to SPDY.
+//! switch both connections are joined until one side ends. What is spoken over them is no business of the kubelet.
 
 use bytes::Bytes;
 use component_base::BoxError;
 use component_base::serving::{Body, full};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-use super::streams::translate::{self, Wanted};
-use super::streams::websocket;
 use super::{Refusal, State, find, parameters};
 use crate::cri::api;
 use crate::cri::snapshot::State as ContainerState;
@@ -47,12 +43,19 @@ async fn container_id(state: &State, rest: &[&str]) -> Result<String, Refusal> {
 }
 
 /// Which streams a request wants.
-fn streams(parameters: &[(String, String)]) -> Result<Wanted, Refusal> {
+struct Streams {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    tty: bool,
+}
+
+fn streams(parameters: &[(String, String)]) -> Result<Streams, Refusal> {
     let on = |names: [&str; 2]| {
         parameters.iter().any(|(n, v)| names.contains(&n.as_str()) && matches!(v.as_str(), "1" | "true"))
     };
     let tty = on(["tty", "tty"]);
-    let streams = Wanted {
+    let streams = Streams {
         stdin: on(["input", "stdin"]),
         stdout: on(["output", "stdout"]),
         // With a terminal both outputs are one.
@@ -84,7 +87,7 @@ pub async fn exec(state: &State, rest: &[&str], request: Request<Incoming>) -> R
         stderr: streams.stderr,
     };
     let url = state.context.runtime.exec(ask).await.map_err(internal)?.url;
-    carry_command(&url, request, streams).await
+    carry(&url, request).await
 }
 
 /// `/attach/NS/POD[/UID]/CONTAINER`
@@ -98,7 +101,7 @@ pub async fn attach(state: &State, rest: &[&str], request: Request<Incoming>) ->
         stderr: streams.stderr,
     };
     let url = state.context.runtime.attach(ask).await.map_err(internal)?.url;
-    carry_command(&url, request, streams).await
+    carry(&url, request).await
 }
 
 /// `/portForward/NS/POD[/UID]`
@@ -118,10 +121,6 @@ pub async fn port_forward(state: &State, rest: &[&str], request: Request<Incomin
     let port = ports.flat_map(|(_, v)| v.split(',')).filter_map(|p| p.parse().ok()).collect();
     let ask = api::PortForwardRequest { pod_sandbox_id: sandbox.id.clone(), port };
     let url = state.context.runtime.port_forward(ask).await.map_err(internal)?.url;
-    if websocket::offers(request.headers(), translate::TUNNEL_PROTOCOL) {
-        let protocols = [translate::TUNNEL_PROTOCOL, "portforward.k8s.io"];
-        return carry_translated(&url, request, protocols, translate::tunnel).await;
-    }
     carry(&url, request).await
 }
 
@@ -141,8 +140,8 @@ pub async fn run(state: &State, rest: &[&str], query: Option<&str>) -> Result<Re
     }
 }
 
-/// Sends a request on to the runtime's streaming server.
-async fn ask(url: &str, mut forward: Request<Empty<Bytes>>) -> Result<Response<Incoming>, Refusal> {
+/// Sends the request on to `url` and joins the connections when the protocol is switched.
+async fn carry(url: &str, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let to: Uri = url.parse().map_err(|e| internal(format!("the runtime's streaming address {url:?}: {e}")))?;
     let authority = to.authority().map(ToString::to_string).unwrap_or_default();
     let stream = TcpStream::connect(&authority).await.map_err(|e| {
@@ -154,36 +153,18 @@ async fn ask(url: &str, mut forward: Request<Empty<Bytes>>) -> Result<Response<I
         hyper::client::conn::http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(internal)?;
     tokio::spawn(connection.with_upgrades());
-    let path = to.path_and_query().map_or("/", |p| p.as_str());
-    *forward.uri_mut() = path.parse().map_err(internal)?;
-    forward.headers_mut().insert(header::HOST, HeaderValue::from_str(&authority).map_err(internal)?);
-    sender.send_request(forward).await.map_err(|e| Refusal(StatusCode::BAD_GATEWAY, e.to_string()))
-}
-
-/// The runtime's answer as it is.
-fn passed_on(response: Response<Incoming>) -> Response<Body> {
-    response.map(|body| Body::new(body.map_err(|e| -> BoxError { e.into() })))
-}
-
-/// Carries a command's streams, translated where the client speaks what the runtime does not.
-async fn carry_command(url: &str, request: Request<Incoming>, streams: Wanted) -> Result<Response<Body>, Refusal> {
-    if websocket::offers(request.headers(), translate::COMMAND_PROTOCOL) {
-        let protocols = [translate::COMMAND_PROTOCOL, "v4.channel.k8s.io"];
-        return carry_translated(url, request, protocols, move |c, r| translate::command(c, r, streams)).await;
-    }
-    carry(url, request).await
-}
-
-/// Sends the request on to `url` and joins the connections when the protocol is switched.
-async fn carry(url: &str, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
     let client_side = hyper::upgrade::on(&mut request);
     let mut forward = Request::new(Empty::<Bytes>::new());
     *forward.method_mut() = request.method().clone();
+    let path = to.path_and_query().map_or("/", |p| p.as_str());
+    *forward.uri_mut() = path.parse().map_err(internal)?;
     *forward.headers_mut() = request.headers().clone();
     forward.headers_mut().remove(header::AUTHORIZATION);
-    let mut response = ask(url, forward).await?;
+    forward.headers_mut().insert(header::HOST, HeaderValue::from_str(&authority).map_err(internal)?);
+    let mut response =
+        sender.send_request(forward).await.map_err(|e| Refusal(StatusCode::BAD_GATEWAY, e.to_string()))?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(passed_on(response));
+        return Ok(response.map(|body| Body::new(body.map_err(|e| -> BoxError { e.into() }))));
     }
     let runtime_side = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
@@ -196,51 +177,6 @@ async fn carry(url: &str, mut request: Request<Incoming>) -> Result<Response<Bod
     });
     let (parts, _) = response.into_parts();
     Ok(Response::from_parts(parts, full("")))
-}
-
-/// Makes the client's connection a WebSocket and the runtime's one of SPDY, and lets `translate` carry what flows.
-/// `protocols` are what the client and what the runtime speak inside.
-async fn carry_translated<F>(
-    url: &str,
-    mut request: Request<Incoming>,
-    protocols: [&'static str; 2],
-    translate: impl FnOnce(TokioIo<Upgraded>, TokioIo<Upgraded>) -> F + Send + 'static,
-) -> Result<Response<Body>, Refusal>
-where
-    F: Future<Output = std::io::Result<()>> + Send + 'static,
-{
-    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).and_then(|k| k.to_str().ok());
-    let key = key.ok_or_else(|| Refusal(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing".into()))?;
-    let accept = HeaderValue::from_str(&websocket::accept(key)).map_err(internal)?;
-    let [outer, inner] = protocols.map(HeaderValue::from_static);
-    let client_side = hyper::upgrade::on(&mut request);
-    let mut forward = Request::new(Empty::<Bytes>::new());
-    *forward.method_mut() = Method::POST;
-    forward.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    forward.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"));
-    forward.headers_mut().insert("x-stream-protocol-version", inner);
-    let mut response = ask(url, forward).await?;
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(passed_on(response));
-    }
-    let runtime_side = hyper::upgrade::on(&mut response);
-    tokio::spawn(async move {
-        let (Ok(client), Ok(runtime)) = tokio::join!(client_side, runtime_side) else { return };
-        if let Err(error) = translate(TokioIo::new(client), TokioIo::new(runtime)).await {
-            tracing::debug!(%error, "A stream over WebSocket ended");
-        }
-    });
-    let mut answer = Response::new(full(""));
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    for (name, value) in [
-        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
-        (header::UPGRADE, HeaderValue::from_static("websocket")),
-        (header::SEC_WEBSOCKET_ACCEPT, accept),
-        (header::SEC_WEBSOCKET_PROTOCOL, outer),
-    ] {
-        answer.headers_mut().insert(name, value);
-    }
-    Ok(answer)
 }
 
 #[cfg(test)]
