@@ -131,8 +131,22 @@ pub fn history(owner: &Subject, present: &Present<'_>, owned: &[Arc<ControllerRe
     History { name: current.metadata.name.clone(), hash, actions, old }
 }
 
+/// Which old revisions the history limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// All, as daemon sets do.
+    All,
+    /// Those that no pod uses any more, as stateful sets do.
+    Idle,
+}
+
 /// Deletes the oldest revisions beyond `limit` that no pod uses any more.
-pub fn clean_up(old: &[Arc<ControllerRevisionView>], limit: Option<i32>, in_use: &BTreeSet<&str>) -> Vec<Action> {
+pub fn clean_up(
+    old: &[Arc<ControllerRevisionView>],
+    limit: Option<i32>,
+    in_use: &BTreeSet<&str>,
+    counted: Counted,
+) -> Vec<Action> {
     let limit = usize::try_from(limit.unwrap_or(10)).unwrap_or(0);
     let idle: Vec<_> = old
         .iter()
@@ -141,7 +155,8 @@ pub fn clean_up(old: &[Arc<ControllerRevisionView>], limit: Option<i32>, in_use:
             !in_use.contains(hash) && !in_use.contains(revision.metadata.name.as_str())
         })
         .collect();
-    let excess = idle.len().saturating_sub(limit);
+    let counted = if counted == Counted::All { old.len() } else { idle.len() };
+    let excess = counted.saturating_sub(limit);
     idle.into_iter()
         .take(excess)
         .map(|revision| Action::Delete {

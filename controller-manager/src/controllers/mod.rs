@@ -5,6 +5,7 @@ pub mod certificates;
 pub mod clusterrole_aggregation_controller;
 pub mod cronjob_controller;
 pub mod daemonset_controller;
+pub mod deletion_order;
 pub mod deployment_controller;
 pub mod disruption_controller;
 pub mod endpoints_controller;

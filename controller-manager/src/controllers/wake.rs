@@ -1,6 +1,7 @@
 //! Which changes of dependents lead to which owner: the handlers that most controllers of dependents need.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use client::informer::Delta;
 
@@ -38,16 +39,33 @@ pub fn selecting<O: View, D: View>(
     }
 }
 
+/// Where changes of dependents lead.
+pub struct Wake {
+    /// The owners' queue.
+    pub queue: Queue,
+    /// What the owners' controller waits to see.
+    pub expectations: Arc<Expectations>,
+    /// How long further changes are awaited, so that a burst of them is one step.
+    pub delay: Duration,
+}
+
+impl Wake {
+    /// At once.
+    pub fn now(queue: &Queue, expectations: &Arc<Expectations>) -> Self {
+        Self { queue: queue.clone(), expectations: Arc::clone(expectations), delay: Duration::ZERO }
+    }
+}
+
 /// Dependents lead to the controller of kind `owner_kind` that owns them, before and after the change; orphans to those
 /// that `selecting` finds.
 pub fn watch_dependents<D: View>(
     dependents: &Store<D>,
     owner_kind: &str,
-    queue: &Queue,
-    expectations: &Arc<Expectations>,
+    wake: Wake,
     selecting: impl Fn(&D) -> Vec<Key> + Send + Sync + 'static,
 ) {
-    let (owner_kind, queue, expectations) = (owner_kind.to_owned(), queue.clone(), Arc::clone(expectations));
+    let owner_kind = owner_kind.to_owned();
+    let Wake { queue, expectations, delay } = wake;
     let owner_of = move |object: &D| {
         controller_of(object.meta())
             .filter(|owner| owner.kind == owner_kind)
@@ -68,10 +86,10 @@ pub fn watch_dependents<D: View>(
             && let Some(before) = owner_of(old)
             && Some(&before) != owner.as_ref()
         {
-            queue.add(before);
+            queue.add_after(before, delay);
         }
         if let Some(key) = owner {
-            return queue.add(key);
+            return queue.add_after(key, delay);
         }
         let interesting = match delta {
             Delta::Added(_) => true,
@@ -81,7 +99,7 @@ pub fn watch_dependents<D: View>(
             Delta::Deleted(_) => false,
         };
         if interesting && controller_of(meta).is_none() {
-            selecting(object).into_iter().for_each(|key| queue.add(key));
+            selecting(object).into_iter().for_each(|key| queue.add_after(key, delay));
         }
     });
 }

@@ -15,7 +15,7 @@ use client::{Client, ClientError, DeleteOptions, Patch, Preconditions, ResourceR
 use component_base::metrics::{Counter, Family};
 use futures::StreamExt;
 use http::{Method, Request, header};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -234,14 +234,31 @@ impl Executor {
         self.counted("adopt", target, result)
     }
 
-    async fn patch(&self, target: &Target, sub: Option<&'static str>, patch: &Patch) -> Result<(), ClientError> {
-        let namespace = target.key.namespace();
-        let result: Result<IgnoredAny, _> =
-            self.client.patch(&target.resource, namespace, &target.key.name, sub, patch).await;
-        result.map(drop)
+    /// Merges `change` into an object's status; returns the metadata after it.
+    pub async fn write_status(&self, target: &Target, change: &Value) -> Result<ObjectMeta, SyncError> {
+        let result = self.change(target, Some("status"), change).await;
+        self.count("change", &target.resource, result.is_ok());
+        Ok(result?)
     }
 
-    async fn change(&self, target: &Target, sub: Option<&'static str>, change: &Value) -> Result<(), ClientError> {
+    async fn patch(
+        &self,
+        target: &Target,
+        sub: Option<&'static str>,
+        patch: &Patch,
+    ) -> Result<ObjectMeta, ClientError> {
+        let namespace = target.key.namespace();
+        let result: Result<Created, _> =
+            self.client.patch(&target.resource, namespace, &target.key.name, sub, patch).await;
+        result.map(|answer| answer.metadata)
+    }
+
+    async fn change(
+        &self,
+        target: &Target,
+        sub: Option<&'static str>,
+        change: &Value,
+    ) -> Result<ObjectMeta, ClientError> {
         let place = (target.resource.to_string(), sub);
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&place);
         if !refused {
@@ -260,7 +277,7 @@ impl Executor {
         target: &Target,
         sub: Option<&'static str>,
         change: &Value,
-    ) -> Result<(), ClientError> {
+    ) -> Result<ObjectMeta, ClientError> {
         let (namespace, name) = (target.key.namespace(), target.key.name.as_str());
         let mut object: Value = self.client.get(&target.resource, namespace, name).await?;
         // A version in the change replaces the one just read, so that the server refuses when they differ.
@@ -268,13 +285,34 @@ impl Executor {
         self.put(target, sub, &object).await
     }
 
-    async fn put(&self, target: &Target, sub: Option<&'static str>, object: &Value) -> Result<(), ClientError> {
+    async fn put(&self, target: &Target, sub: Option<&'static str>, object: &Value) -> Result<ObjectMeta, ClientError> {
         let (namespace, name) = (target.key.namespace(), target.key.name.as_str());
-        let result: Result<IgnoredAny, _> = match sub {
+        let result: Result<Created, _> = match sub {
             Some(sub) => self.client.put_sub(&target.resource, namespace, name, sub, object).await,
             None => self.client.update(&target.resource, namespace, name, object).await,
         };
-        result.map(drop)
+        result.map(|answer| answer.metadata)
+    }
+
+    /// Deletes an object if it still is as `meta` says; a conflict when it is not. Its absence is success.
+    pub async fn delete_unchanged(
+        &self,
+        target: &Target,
+        meta: &ObjectMeta,
+        propagation: &'static str,
+    ) -> Result<(), SyncError> {
+        let (uid, version) = (Some(meta.uid.clone()), Some(meta.resource_version.clone()));
+        let options = DeleteOptions {
+            grace_period_seconds: None,
+            propagation_policy: Some(propagation.to_owned()),
+            preconditions: Preconditions { uid, resource_version: version },
+        };
+        let result = self.client.delete(&target.resource, target.key.namespace(), &target.key.name, &options).await;
+        self.count("delete", &target.resource, result.is_ok());
+        match result {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     async fn delete(
@@ -296,9 +334,9 @@ impl Executor {
         }
     }
 
-    fn counted(&self, action: &str, target: &Target, result: Result<(), ClientError>) -> Result<(), SyncError> {
+    fn counted<T>(&self, action: &str, target: &Target, result: Result<T, ClientError>) -> Result<(), SyncError> {
         self.count(action, &target.resource, result.is_ok());
-        result.map_err(SyncError::from)
+        result.map(drop).map_err(SyncError::from)
     }
 
     fn count(&self, action: &str, resource: &ResourceRef, ok: bool) {

@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod executor;
 pub mod expectations;
 pub mod plan;
+pub mod pod_control;
 pub mod runtime;
 pub mod store;
 

@@ -165,6 +165,11 @@ impl JobView {
         self.is("Complete") || self.is("Failed")
     }
 
+    /// Whether a pod that was asked to end counts, and is replaced, only once it has ended.
+    pub fn replaces_only_ended(&self) -> bool {
+        self.spec.pod_replacement_policy == "Failed" || self.spec.pod_failure_policy.is_some()
+    }
+
     /// Whether pods are numbered.
     pub fn is_indexed(&self) -> bool {
         self.spec.completion_mode == "Indexed"

@@ -15,9 +15,10 @@ use jiff::Timestamp;
 
 use self::placement::place;
 use self::reconcile::{Changes, Snapshot, manage, pod_for, revision_annotations, roll, status_change};
-use super::history::{HASH_LABEL, Present, clean_up, record};
-use super::wake::{selecting, watch_dependents, watch_owners};
+use super::history::{Counted, HASH_LABEL, Present, clean_up, record};
+use super::wake::{Wake, selecting, watch_dependents, watch_owners};
 use crate::framework::claim::claim_from;
+use crate::framework::pod_control::PodControl;
 use crate::framework::{
     Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
     SyncResult, Target, View,
@@ -42,13 +43,14 @@ pub fn register(setup: &mut Setup) {
     let expectations = Arc::new(Expectations::default());
     watch_owners(&sets, &queue, &expectations);
     let selects = selecting(&sets, |set| &set.spec.selector);
-    watch_dependents(&pods, DaemonSetView::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
+    watch_dependents(&pods, DaemonSetView::RESOURCE.kind.as_ref(), Wake::now(&queue, &expectations), selects);
     let unwatched = Arc::new(Expectations::default());
-    watch_dependents(&revisions, DaemonSetView::RESOURCE.kind.as_ref(), &queue, &unwatched, |_| Vec::new());
+    watch_dependents(&revisions, DaemonSetView::RESOURCE.kind.as_ref(), Wake::now(&queue, &unwatched), |_| Vec::new());
     watch_nodes(&sets, &nodes, &queue);
     let executor = setup.executor("daemon-set-controller");
     let workers = setup.config.concurrent.daemon_set;
-    let controller = DaemonSets { sets, pods, nodes, revisions, expectations, executor, failures: Mutex::default() };
+    let (control, failures) = (PodControl::new(&executor, &expectations), Mutex::default());
+    let controller = DaemonSets { sets, pods, nodes, revisions, expectations, executor, control, failures };
     setup.workers(queue, workers, controller);
 }
 
@@ -83,6 +85,7 @@ struct DaemonSets {
     revisions: Store<ControllerRevisionView>,
     expectations: Arc<Expectations>,
     executor: Executor,
+    control: PodControl,
     /// When and how often pods of a set failed on a node, by `uid/node`.
     failures: Mutex<HashMap<String, (u32, Timestamp)>>,
 }
@@ -105,6 +108,10 @@ impl DaemonSets {
             self.executor.event(&subject, EventKind::Warning, "SelectingAll", note);
             return Ok(None);
         }
+        if is_deleting(&set.metadata) {
+            // Its revisions may be gone already, so that nothing can be said about which pods are new.
+            return Ok(None);
+        }
         let owner = (&subject, &set.metadata, &set.spec.selector);
         let revisions = claim_from(&self.executor, &self.revisions, owner, |_| true).await?;
         let now = Present {
@@ -113,21 +120,21 @@ impl DaemonSets {
             hash_label: HASH_LABEL,
             annotations: revision_annotations(&set),
         };
-        let history = record(&self.executor, &subject, &now, &revisions, is_deleting(&set.metadata)).await?;
+        let history = record(&self.executor, &subject, &now, &revisions, false).await?;
         let Some(history) = history else { return Ok(None) };
         let settled = self.expectations.satisfied(key);
         let pods = claim_from(&self.executor, &self.pods, owner, |_| true).await?;
         let nodes = self.nodes.list();
         let snapshot = Snapshot { set: &set, nodes: &nodes, pods: &pods, hash: &history.hash, now: Timestamp::now() };
         let mut again = None;
-        if settled && !is_deleting(&set.metadata) {
+        if settled {
             again = self.act(&snapshot, &subject).await?;
             let in_use: BTreeSet<&str> =
                 pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH_LABEL)).map(String::as_str).collect();
-            let actions = clean_up(&history.old, set.spec.revision_history_limit, &in_use);
+            let actions = clean_up(&history.old, set.spec.revision_history_limit, &in_use, Counted::All);
             self.executor.run(Plan { actions, again_after: None }).await?;
         }
-        if let Some(change) = status_change(&snapshot) {
+        if let Some(change) = status_change(&snapshot, settled) {
             let target = Target::of(&DaemonSetView::RESOURCE, &set.metadata);
             self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
         }
@@ -182,20 +189,8 @@ impl DaemonSets {
         if changes.create_on.is_empty() && changes.delete.is_empty() {
             return Ok(());
         }
-        let (key, count) = (&subject.key, changes.create_on.len());
-        self.expectations.expect(key, count, changes.delete.iter().map(|pod| pod.metadata.uid.clone()));
         let make = |index: usize| pod_for(snapshot.set, subject, snapshot.hash, &changes.create_on[index]);
-        let started = self.executor.slow_start(subject, &PodView::RESOURCE, count, make).await;
-        for _ in 0..count - started.succeeded {
-            self.expectations.creation_observed(key);
-        }
-        let mut error = started.error.filter(|error| !error.is_namespace_terminating());
-        for (pod, result) in changes.delete.iter().zip(self.executor.delete_pods(subject, &changes.delete).await) {
-            if let Err(failed) = result {
-                self.expectations.deletion_observed(key, &pod.metadata.uid);
-                error.get_or_insert(failed);
-            }
-        }
-        error.map_or(Ok(()), Err)
+        let done = self.control.perform(subject, changes.create_on.len(), make, &changes.delete).await;
+        done.error.map_or(Ok(()), Err)
     }
 }

@@ -1,7 +1,7 @@
 //! One step of a daemon set, purely: which nodes need a pod, which pods must go, how far a rolling update may go now, and
 //! what to say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -50,7 +50,8 @@ type ByNode = BTreeMap<String, Vec<Arc<PodView>>>;
 impl Snapshot<'_> {
     fn by_node(&self) -> ByNode {
         let mut by_node = ByNode::new();
-        for pod in self.pods {
+        // An ended pod that is being deleted only waits for its finalizers.
+        for pod in self.pods.iter().filter(|pod| !(pod.is_terminal() && is_deleting(&pod.metadata))) {
             by_node.entry(pod.target_node().to_owned()).or_default().push(Arc::clone(pod));
         }
         for pods in by_node.values_mut() {
@@ -140,6 +141,9 @@ fn manage_node(
     if !surges {
         return changes.delete.extend(running.into_iter().skip(1).cloned());
     }
+    if running.is_empty() && placement.run {
+        return changes.create_on.push(node.to_owned());
+    }
     let (new, old): (Vec<_>, Vec<_>) = running.into_iter().partition(|pod| snapshot.is_new(pod));
     changes.delete.extend(new.iter().skip(1).chain(old.iter().skip(1)).map(|pod| Arc::clone(pod)));
     if let (Some(new), Some(old)) = (new.first(), old.first())
@@ -152,7 +156,7 @@ fn manage_node(
 /// How far a rolling update may go now.
 pub fn roll(snapshot: &Snapshot<'_>) -> Changes {
     let (surge, unavailable) = snapshot.limits();
-    let mut rolling = Rolling { snapshot, busy: 0, at_once: Vec::new(), candidates: Vec::new(), delete: Vec::new() };
+    let mut rolling = Rolling::new(snapshot);
     for (node, pods) in snapshot.by_node() {
         let live = pods.iter().filter(|pod| !is_deleting(&pod.metadata));
         let (new, old): (Vec<_>, Vec<_>) = live.cloned().partition(|pod| snapshot.is_new(pod));
@@ -165,6 +169,7 @@ pub fn roll(snapshot: &Snapshot<'_>) -> Changes {
             rolling.replace(new.into_iter().next(), old.into_iter().next(), &node);
         }
     }
+    rolling.leave_forsaken_nodes();
     let allowed = if surge > 0 { surge } else { unavailable };
     let more = usize::try_from(allowed - rolling.busy).unwrap_or(0);
     let chosen = rolling.at_once.into_iter().chain(rolling.candidates.into_iter().take(more));
@@ -180,18 +185,44 @@ pub fn roll(snapshot: &Snapshot<'_>) -> Changes {
 
 struct Rolling<'a> {
     snapshot: &'a Snapshot<'a>,
+    /// The nodes where a pod should run.
+    wanted_on: BTreeSet<&'a str>,
     busy: i32,
+    /// Nodes with a pod that serves.
+    serving: usize,
     at_once: Vec<(String, Option<Arc<PodView>>)>,
     candidates: Vec<(String, Option<Arc<PodView>>)>,
     delete: Vec<Arc<PodView>>,
+    /// Pods that serve where none should be.
+    forsaken: Vec<Arc<PodView>>,
 }
 
-impl Rolling<'_> {
+impl<'a> Rolling<'a> {
+    fn new(snapshot: &'a Snapshot<'a>) -> Self {
+        let wanted = snapshot.nodes.iter().filter(|node| place(node, &snapshot.set.spec.template).run);
+        Self {
+            snapshot,
+            wanted_on: wanted.map(|node| node.metadata.name.as_str()).collect(),
+            busy: 0,
+            serving: 0,
+            at_once: Vec::new(),
+            candidates: Vec::new(),
+            delete: Vec::new(),
+            forsaken: Vec::new(),
+        }
+    }
+
+    /// Pods where none should be go once as many serve elsewhere.
+    fn leave_forsaken_nodes(&mut self) {
+        let spare = self.serving.saturating_sub(self.wanted_on.len());
+        self.delete.extend(self.forsaken.drain(..).take(spare));
+    }
+
     /// Without surge the old pod goes first; what does not serve may go at once.
     fn replace(&mut self, new: Option<Arc<PodView>>, old: Option<Arc<PodView>>, node: &str) {
         match (new, old) {
-            (None, None) => self.busy += 1,
-            (Some(new), _) => self.busy += i32::from(!self.snapshot.is_available(&new)),
+            (None, None) | (Some(_), Some(_)) => self.busy += 1,
+            (Some(new), None) => self.busy += i32::from(!self.snapshot.is_available(&new)),
             (None, Some(old)) if !self.snapshot.is_available(&old) => {
                 self.busy += 1;
                 self.at_once.push((node.to_owned(), Some(old)));
@@ -202,12 +233,17 @@ impl Rolling<'_> {
 
     /// With surge the new pod comes first, and the old one goes when the new one serves.
     fn surge_on(&mut self, node: &str, new: Option<Arc<PodView>>, old: Option<Arc<PodView>>, surge: i32) {
+        let serves = |pod: &Arc<PodView>| self.snapshot.is_available(pod);
+        self.serving += usize::from(old.as_ref().or(new.as_ref()).is_some_and(serves));
+        let wanted = self.wanted_on.contains(node);
         match (new, old) {
             (_, None) => {}
-            (None, Some(old)) if !self.snapshot.is_available(&old) => self.at_once.push((node.to_owned(), None)),
+            (None, Some(old)) if !wanted && serves(&old) => self.forsaken.push(old),
+            (None, Some(old)) if !wanted => self.delete.push(old),
+            (None, Some(old)) if !serves(&old) => self.at_once.push((node.to_owned(), None)),
             (None, Some(_)) if self.busy < surge => self.candidates.push((node.to_owned(), None)),
             (None, Some(_)) => {}
-            (Some(new), Some(old)) if self.snapshot.is_available(&new) => self.delete.push(old),
+            (Some(new), Some(old)) if serves(&new) => self.delete.push(old),
             (Some(_), Some(_)) => self.busy += 1,
         }
     }
@@ -235,12 +271,12 @@ pub fn pod_for(set: &DaemonSetView, subject: &Subject, hash: &str, node: &str) -
     pod
 }
 
-/// The status to write; None when it is what is stored.
-pub fn status_change(snapshot: &Snapshot<'_>) -> Option<Value> {
+/// The status to write; None when it is what is stored. The generation counts as seen only when the step acted on it.
+pub fn status_change(snapshot: &Snapshot<'_>, acted: bool) -> Option<Value> {
     let by_node = snapshot.by_node();
     let stored = &snapshot.set.status;
     let mut status = DaemonSetStatus {
-        observed_generation: snapshot.set.metadata.generation,
+        observed_generation: if acted { snapshot.set.metadata.generation } else { stored.observed_generation },
         collision_count: stored.collision_count,
         ..DaemonSetStatus::default()
     };

@@ -101,3 +101,30 @@ fn updates_respect_unavailability_and_surge() {
     let changes = roll(&Snapshot { set: &set, nodes: &nodes, pods: &both, hash: "new", now: now() });
     assert_eq!((names(&changes.delete), changes.create_on.len()), (vec!["old0"], 0), "one surge at a time");
 }
+
+#[test]
+fn surging_sets_keep_a_pod_on_every_node_and_leave_nodes_where_they_do_not_belong() {
+    let set = set(json!({"maxUnavailable": 0, "maxSurge": 1}));
+    let mut nodes = nodes(2);
+    let deleting = |pod: &Arc<PodView>| {
+        let mut pod = (**pod).clone();
+        pod.metadata.deletion_timestamp = Some(now());
+        Arc::new(pod)
+    };
+    let going = [deleting(&pod(0, "new", true)), pod(1, "new", true)];
+    let changes = manage(&Snapshot { set: &set, nodes: &nodes, pods: &going, hash: "new", now: now() });
+    assert_eq!(changes.create_on, ["n0"]);
+    nodes[1] = Arc::new(
+        serde_json::from_value(
+            json!({"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}}),
+        )
+        .unwrap(),
+    );
+    let deleted = |pods: &[Arc<PodView>]| {
+        let changes = roll(&Snapshot { set: &set, nodes: &nodes, pods, hash: "new", now: now() });
+        names(&changes.delete).join(" ")
+    };
+    assert_eq!(deleted(&[pod(0, "new", true), pod(1, "old", true)]), "old1");
+    assert_eq!(deleted(&[pod(0, "new", false), pod(1, "old", true)]), "", "nothing else serves yet");
+    assert_eq!(deleted(&[pod(0, "new", false), pod(1, "old", false)]), "old1");
+}

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::backoff::{Backoff, ended_at};
 use super::indexes;
-use super::policy::{Verdict, is_success, judge};
+use super::policy::{Verdict, judge, success_rule};
 use crate::framework::backoff::remaining;
 use crate::views::batch::JobView;
-use crate::views::meta::{condition, count, is_deleting};
+use crate::views::meta::{condition, count};
 use crate::views::pod::PodView;
 
 /// Keeps an ended pod until it is in the job's numbers.
@@ -19,6 +20,8 @@ pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// How often the index failed before this pod.
 pub const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+/// How often it failed in a way that the policy ignores.
+pub const INDEX_IGNORED_FAILURES: &str = "batch.kubernetes.io/job-index-ignored-failure-count";
 
 /// What a job's next step depends on.
 pub struct Snapshot<'a> {
@@ -28,8 +31,32 @@ pub struct Snapshot<'a> {
     pub pods: &'a [Arc<PodView>],
     /// Pods whose finalizer is already removed, though the cache still shows it.
     pub released: &'a HashSet<String>,
+    /// Failures in a row so far.
+    pub backoff: Backoff,
     /// The time.
     pub now: Timestamp,
+}
+
+impl Snapshot<'_> {
+    /// Whether the pod still has the finalizer: it is not in the job's numbers yet.
+    pub fn holds(&self, pod: &PodView) -> bool {
+        holds_finalizer(pod) && !self.released.contains(&pod.metadata.uid)
+    }
+
+    /// The pod's number, where it is one of this job.
+    pub fn index_of(&self, pod: &PodView) -> Option<i32> {
+        index_of(pod).filter(|index| *index < self.job.spec.completions.unwrap_or(0))
+    }
+
+    /// Whether the pod counts as far as its number says: always without numbers.
+    pub fn in_range(&self, pod: &PodView) -> bool {
+        !self.job.is_indexed() || self.index_of(pod).is_some()
+    }
+}
+
+/// Whether the pod has the finalizer.
+pub fn holds_finalizer(pod: &PodView) -> bool {
+    pod.metadata.finalizers.iter().any(|name| name == FINALIZER)
 }
 
 /// Why and how a job ends.
@@ -48,8 +75,8 @@ impl Finish {
         Self { success: false, reason: reason.to_owned(), message: message.into() }
     }
 
-    fn succeeded(reason: &str, message: &str) -> Self {
-        Self { success: true, reason: reason.to_owned(), message: message.to_owned() }
+    fn succeeded(reason: &str, message: impl Into<String>) -> Self {
+        Self { success: true, reason: reason.to_owned(), message: message.into() }
     }
 }
 
@@ -61,7 +88,7 @@ pub struct Assessment {
     /// Of these, ready ones.
     pub ready: i32,
     /// On their way out.
-    pub terminating: i32,
+    pub leaving: Vec<Arc<PodView>>,
     /// All successes, the new ones included.
     pub succeeded: i32,
     /// All failures, the new ones included.
@@ -70,16 +97,10 @@ pub struct Assessment {
     pub succeeded_indexes: BTreeSet<i32>,
     /// Indexes that failed for good.
     pub failed_indexes: BTreeSet<i32>,
-    /// Failures of indexes that may be tried again.
-    pub index_failures: BTreeMap<i32, i32>,
-    /// uids that left the list of uncounted ones: (succeeded, failed).
-    pub settled: (i32, i32),
-    /// uids that are still uncounted: succeeded.
-    pub uncounted_succeeded: Vec<String>,
-    /// uids that are still uncounted: failed.
-    pub uncounted_failed: Vec<String>,
-    /// Ended pods that may be let go once they are written down.
-    pub release: Vec<Arc<PodView>>,
+    /// Failed pods of indexes that are tried again: kept until a replacement has taken over the count of failures.
+    pub to_replace: BTreeMap<i32, Arc<PodView>>,
+    /// Failures in a row, the new ones included.
+    pub backoff: Backoff,
     /// The job ends.
     pub finish: Option<Finish>,
     /// Look again then.
@@ -88,15 +109,19 @@ pub struct Assessment {
 
 /// The pod's number.
 pub fn index_of(pod: &PodView) -> Option<i32> {
-    pod.metadata.annotations.get(INDEX)?.parse().ok()
+    pod.metadata.annotations.get(INDEX)?.parse().ok().filter(|index| *index >= 0)
+}
+
+/// The failures before this pod of its index: those that count, and those that the policy ignores.
+pub fn failures_before(pod: &PodView) -> (i32, i32) {
+    let number =
+        |name| pod.metadata.annotations.get(name).and_then(|text| text.parse::<i32>().ok()).unwrap_or(0).max(0);
+    (number(INDEX_FAILURES), number(INDEX_IGNORED_FAILURES))
 }
 
 /// Whether the pod counts as failed. By the default policy one that is asked to end does.
 pub fn is_failed(job: &JobView, pod: &PodView) -> bool {
-    pod.status.phase == "Failed"
-        || (job.spec.pod_replacement_policy != "Failed"
-            && is_deleting(&pod.metadata)
-            && pod.status.phase != "Succeeded")
+    pod.status.phase == "Failed" || (!job.replaces_only_ended() && pod.is_terminating())
 }
 
 /// Sorts out the pods and judges the job.
@@ -104,146 +129,105 @@ pub fn assess(snapshot: &Snapshot<'_>) -> Assessment {
     let job = snapshot.job;
     let mut a = Assessment {
         active: snapshot.pods.iter().filter(|pod| pod.is_active()).cloned().collect(),
-        terminating: count(snapshot.pods.iter().filter(|pod| pod.is_terminating()).count()),
-        succeeded_indexes: indexes::parse(&job.status.completed_indexes, job.spec.completions.unwrap_or(0)),
-        failed_indexes: indexes::parse(
-            job.status.failed_indexes.as_deref().unwrap_or_default(),
-            job.spec.completions.unwrap_or(0),
-        ),
+        leaving: snapshot.pods.iter().filter(|pod| pod.is_terminating()).cloned().collect(),
         ..Assessment::default()
     };
     a.ready = count(a.active.iter().filter(|pod| pod.is_ready()).count());
-    settle(snapshot, &mut a);
-    let mut fail_job = None;
-    let decided = decided(job);
-    for pod in snapshot.pods.iter().filter(|pod| holds(snapshot, pod)) {
-        if pod.status.phase == "Succeeded" {
-            note_success(job, pod, &mut a);
-        } else if let Some(finish) = decided.as_ref().filter(|_| is_failed(job, pod)) {
-            // After the decision nothing is judged any more: a failure is one of the job, but of no index; a pod that was
-            // only told to end is none of a job that succeeded.
-            let counts = !finish.success || pod.status.phase == "Failed";
-            if counts && !a.uncounted_failed.contains(&pod.metadata.uid) {
-                a.uncounted_failed.push(pod.metadata.uid.clone());
-            }
-            a.release.push(Arc::clone(pod));
-        } else if is_failed(job, pod) {
-            let verdict = judge(job, pod);
-            if let Verdict::FailJob(why) = &verdict {
-                fail_job.get_or_insert(why.clone());
-            }
-            note_failure(job, pod, &verdict, &mut a);
-        }
-    }
-    let uncounted = |list: &Vec<String>| count(list.len());
-    a.succeeded = if job.is_indexed() {
-        count(a.succeeded_indexes.len())
-    } else {
-        job.status.succeeded + a.settled.0 + uncounted(&a.uncounted_succeeded)
+    let known = job.status.uncounted_terminated_pods.clone().unwrap_or_default();
+    let fresh = |uncounted: &[String], ended: &dyn Fn(&PodView) -> bool| -> Vec<Arc<PodView>> {
+        let fresh = |pod: &&Arc<PodView>| {
+            snapshot.holds(pod) && !uncounted.contains(&pod.metadata.uid) && snapshot.in_range(pod) && ended(pod)
+        };
+        snapshot.pods.iter().filter(fresh).cloned().collect()
     };
-    a.failed = job.status.failed + a.settled.1 + uncounted(&a.uncounted_failed);
-    a.finish = finish(snapshot, &mut a, fail_job);
+    let succeeded = fresh(&known.succeeded, &|pod| pod.status.phase == "Succeeded");
+    let failed = fresh(&known.failed, &|pod| is_failed(job, pod));
+    let counted = failed.iter().filter(|pod| judge(job, pod) != Verdict::Ignore).count();
+    a.succeeded = job.status.succeeded + count(succeeded.len() + known.succeeded.len());
+    a.failed = job.status.failed + count(counted + known.failed.len());
+    a.backoff = snapshot.backoff.after(&succeeded, &failed);
+    if job.is_indexed() {
+        sort_indexes(snapshot, &mut a);
+    }
+    a.finish = finish(snapshot, &mut a);
     a
 }
 
-/// Whether the pod still has the finalizer.
-fn holds(snapshot: &Snapshot<'_>, pod: &PodView) -> bool {
-    pod.metadata.finalizers.iter().any(|name| name == FINALIZER) && !snapshot.released.contains(&pod.metadata.uid)
-}
-
-/// Uncounted pods that have lost their finalizer are counted now.
-fn settle(snapshot: &Snapshot<'_>, a: &mut Assessment) {
-    let uncounted = snapshot.job.status.uncounted_terminated_pods.clone().unwrap_or_default();
-    let held: HashSet<&str> =
-        snapshot.pods.iter().filter(|pod| holds(snapshot, pod)).map(|pod| pod.metadata.uid.as_str()).collect();
-    let split = |uids: Vec<String>| uids.into_iter().partition::<Vec<_>, _>(|uid| held.contains(uid.as_str()));
-    let (left, gone) = split(uncounted.succeeded);
-    (a.uncounted_succeeded, a.settled.0) = (left, count(gone.len()));
-    let (left, gone) = split(uncounted.failed);
-    (a.uncounted_failed, a.settled.1) = (left, count(gone.len()));
-}
-
-fn note_success(job: &JobView, pod: &Arc<PodView>, a: &mut Assessment) {
-    if job.is_indexed() {
-        let index = index_of(pod).filter(|index| *index < job.spec.completions.unwrap_or(0));
-        a.succeeded_indexes.extend(index);
-    } else if !a.uncounted_succeeded.contains(&pod.metadata.uid) {
-        a.uncounted_succeeded.push(pod.metadata.uid.clone());
+/// Which indexes have succeeded, which have failed for good, and which wait for a replacement.
+fn sort_indexes(snapshot: &Snapshot<'_>, a: &mut Assessment) {
+    let (job, end) = (snapshot.job, snapshot.job.spec.completions.unwrap_or(0));
+    let held = || snapshot.pods.iter().filter(|pod| snapshot.holds(pod));
+    let numbered = || held().filter_map(|pod| Some((snapshot.index_of(pod)?, pod)));
+    a.succeeded_indexes = indexes::parse(&job.status.completed_indexes, end);
+    a.succeeded_indexes.extend(numbered().filter(|(_, pod)| pod.status.phase == "Succeeded").map(|(index, _)| index));
+    a.succeeded = count(a.succeeded_indexes.len());
+    let Some(limit) = job.spec.backoff_limit_per_index else { return };
+    a.failed_indexes = indexes::parse(job.status.failed_indexes.as_deref().unwrap_or_default(), end);
+    for (index, pod) in numbered().filter(|(_, pod)| is_failed(job, pod)) {
+        match judge(job, pod) {
+            Verdict::FailIndex => a.failed_indexes.insert(index),
+            Verdict::Ignore => false,
+            Verdict::Count | Verdict::FailJob(_) => failures_before(pod).0 >= limit && a.failed_indexes.insert(index),
+        };
     }
-    a.release.push(Arc::clone(pod));
-}
-
-fn note_failure(job: &JobView, pod: &Arc<PodView>, verdict: &Verdict, a: &mut Assessment) {
-    let index = index_of(pod);
-    if let (Some(limit), Some(index)) = (job.spec.backoff_limit_per_index, index) {
-        let before: i32 = pod.metadata.annotations.get(INDEX_FAILURES).and_then(|text| text.parse().ok()).unwrap_or(0);
-        let counted = i32::from(*verdict != Verdict::Ignore);
-        let replaced = a.active.iter().any(|other| index_of(other) == Some(index));
-        if *verdict == Verdict::FailIndex || (counted == 1 && before >= limit) {
-            a.failed_indexes.insert(index);
-        } else if !replaced && !a.succeeded_indexes.contains(&index) {
-            // Kept until its replacement has taken over the count.
-            let failures = a.index_failures.entry(index).or_default();
-            *failures = (*failures).max(before + counted);
-            if counted == 1 && !a.uncounted_failed.contains(&pod.metadata.uid) {
-                a.uncounted_failed.push(pod.metadata.uid.clone());
-            }
-            return;
+    let running: BTreeSet<i32> = a.active.iter().filter_map(|pod| index_of(pod)).collect();
+    let all_failures = |pod: &PodView| failures_before(pod).0 + failures_before(pod).1;
+    for (index, pod) in numbered().filter(|(_, pod)| is_failed(job, pod)) {
+        if [&a.succeeded_indexes, &a.failed_indexes, &running].iter().any(|set| set.contains(&index)) {
+            continue;
+        }
+        let later = |kept: &Arc<PodView>| all_failures(kept) <= all_failures(pod) && ended_at(kept) <= ended_at(pod);
+        if a.to_replace.get(&index).is_none_or(later) {
+            a.to_replace.insert(index, Arc::clone(pod));
         }
     }
-    let in_range = !job.is_indexed() || index.is_some_and(|index| index < job.spec.completions.unwrap_or(0));
-    if *verdict != Verdict::Ignore && in_range && !a.uncounted_failed.contains(&pod.metadata.uid) {
-        a.uncounted_failed.push(pod.metadata.uid.clone());
-    }
-    a.release.push(Arc::clone(pod));
 }
 
 /// What was decided in an earlier step.
 pub fn decided(job: &JobView) -> Option<Finish> {
-    [("FailureTarget", false), ("SuccessCriteriaMet", true)].into_iter().find_map(|(kind, success)| {
+    [("SuccessCriteriaMet", true), ("FailureTarget", false)].into_iter().find_map(|(kind, success)| {
         let said = condition(&job.status.conditions, kind).filter(|said| said.status == "True")?;
         Some(Finish { success, reason: said.reason.clone(), message: said.message.clone() })
     })
 }
 
-fn finish(snapshot: &Snapshot<'_>, a: &mut Assessment, fail_job: Option<String>) -> Option<Finish> {
+fn finish(snapshot: &Snapshot<'_>, a: &mut Assessment) -> Option<Finish> {
     let job = snapshot.job;
-    if let Some(finish) = decided(job) {
+    let fail_job = || {
+        snapshot.pods.iter().filter(|pod| is_failed(job, pod)).find_map(|pod| match judge(job, pod) {
+            Verdict::FailJob(why) => Some(Finish::failed("PodFailurePolicy", why)),
+            _ => None,
+        })
+    };
+    if let Some(finish) = decided(job).or_else(fail_job) {
         return Some(finish);
-    }
-    if let Some(why) = fail_job {
-        return Some(Finish::failed("PodFailurePolicy", why));
     }
     if a.failed > backoff_limit(job) || restarts_exceed_limit(job, snapshot.pods) {
         return Some(Finish::failed("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
     }
-    if let (Some(seconds), Some(since), false) =
-        (job.spec.active_deadline_seconds, job.status.start_time.0, job.spec.suspend)
-    {
-        let left = remaining(since, seconds, snapshot.now);
+    if let (Some(seconds), false) = (job.spec.active_deadline_seconds, job.spec.suspend) {
+        let left = remaining(job.status.start_time.0.unwrap_or(snapshot.now), seconds, snapshot.now);
         if left.is_zero() {
             return Some(Finish::failed("DeadlineExceeded", "Job was active longer than specified deadline"));
         }
         a.again = Some(left);
     }
-    if job.is_indexed() {
-        return finish_indexed(job, a);
-    }
-    None
+    if job.is_indexed() { finish_indexed(job, a) } else { None }
 }
 
 fn finish_indexed(job: &JobView, a: &Assessment) -> Option<Finish> {
-    if is_success(job, &a.succeeded_indexes) {
-        return Some(Finish::succeeded("SuccessPolicy", "Matched rules of the success policy"));
+    if job.spec.backoff_limit_per_index.is_some() {
+        if job.spec.max_failed_indexes.is_some_and(|max| count(a.failed_indexes.len()) > max) {
+            let message = "Job has exceeded the specified maximal number of failed indexes";
+            return Some(Finish::failed("MaxFailedIndexesExceeded", message));
+        }
+        let ended = count(a.failed_indexes.len()) + a.succeeded;
+        if !a.failed_indexes.is_empty() && ended >= job.spec.completions.unwrap_or(0) {
+            return Some(Finish::failed("FailedIndexes", "Job has failed indexes"));
+        }
     }
-    job.spec.backoff_limit_per_index?;
-    if job.spec.max_failed_indexes.is_some_and(|max| count(a.failed_indexes.len()) > max) {
-        let message = "Job has exceeded the specified maximal number of failed indexes";
-        return Some(Finish::failed("MaxFailedIndexesExceeded", message));
-    }
-    let ended = count(a.failed_indexes.union(&a.succeeded_indexes).count());
-    (!a.failed_indexes.is_empty() && ended >= job.spec.completions.unwrap_or(0))
-        .then(|| Finish::failed("FailedIndexes", "Job has failed indexes"))
+    let rule = success_rule(job, &a.succeeded_indexes)?;
+    Some(Finish::succeeded("SuccessPolicy", format!("Matched rules at index {rule}")))
 }
 
 fn backoff_limit(job: &JobView) -> i32 {
@@ -266,7 +250,7 @@ fn restarts_exceed_limit(job: &JobView, pods: &[Arc<PodView>]) -> bool {
 }
 
 /// Whether all that was asked for is done, with `active` pods left.
-pub fn completed(job: &JobView, a: &Assessment, active: usize) -> Option<Finish> {
+pub fn completed(job: &JobView, a: &Assessment, active: i32) -> Option<Finish> {
     let done = match job.spec.completions {
         None => a.succeeded > 0,
         Some(completions) => a.succeeded >= completions,

@@ -1,6 +1,7 @@
 //! `job-controller`: pods that run to their end, as often as a job wants.
 
 pub mod assess;
+pub mod backoff;
 pub mod indexes;
 pub mod manage;
 pub mod policy;
@@ -12,20 +13,23 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use client::informer::Delta;
 use component_base::metrics::{self, Counter, Family};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use self::assess::{Assessment, FINALIZER, Finish, Snapshot, assess, completed, decided};
-use self::manage::{Manage, manage, pod_for};
-use super::wake::{selecting, watch_dependents, watch_owners};
-use crate::framework::backoff::remaining;
+use self::assess::{Assessment, FINALIZER, Finish, Snapshot, assess, completed, holds_finalizer};
+use self::backoff::Backoff;
+use self::manage::{Manage, failures_after, manage, pod_for};
+use self::status::{Step, written_down};
+use super::wake::{Wake, selecting, watch_dependents};
 use crate::framework::claim::claim;
 use crate::framework::plan::{PatchBody, controller_of};
+use crate::framework::pod_control::PodControl;
 use crate::framework::{
-    Action, Controller, EventKind, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncError, SyncResult,
-    Target, View,
+    Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
+    SyncResult, Target, View,
 };
 use crate::views::batch::{JobStatus, JobView};
 use crate::views::meta::{count, is_deleting};
@@ -33,8 +37,6 @@ use crate::views::orphans_of;
 use crate::views::pod::{self, PodView};
 
 const OURS: &str = "kubernetes.io/job-controller";
-const FIRST_BACKOFF_SECONDS: i64 = 10;
-const LAST_BACKOFF_SECONDS: i64 = 600;
 
 static FINISHED: LazyLock<Family<Counter>> = LazyLock::new(|| {
     metrics::counter("job_controller_jobs_finished_total", "Jobs that ended.", &["completion_mode", "reason", "result"])
@@ -47,27 +49,60 @@ static PODS_FINISHED: LazyLock<Family<Counter>> = LazyLock::new(|| {
     )
 });
 
+/// Pod events and status writes come in bursts: they lead to one step a second, as upstream's do. What a status says for a moment only
+/// is then not written.
+const BATCH: Duration = Duration::from_secs(1);
+/// How soon to look again when the cache does not show the own last write yet.
+const CACHE_LAG: Duration = Duration::from_millis(20);
+
 /// Registers `job-controller`.
 pub fn register(setup: &mut Setup) {
     let queue = setup.queue("job");
     let jobs = setup.stores.of::<JobView>();
     let pods = setup.stores.of::<PodView>();
     let expectations = Arc::new(Expectations::default());
-    watch_owners(&jobs, &queue, &expectations);
-    let selects = selecting(&jobs, |job| &job.spec.selector);
-    watch_dependents(&pods, JobView::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
+    watch_jobs(&jobs, &queue);
+    let wake = Wake { queue: queue.clone(), expectations: Arc::clone(&expectations), delay: BATCH };
+    watch_dependents(&pods, JobView::RESOURCE.kind.as_ref(), wake, selecting(&jobs, |job| &job.spec.selector));
     let executor = setup.executor("job-controller");
     let workers = setup.config.concurrent.job;
     let orphans = setup.queue("job_orphan_pod");
-    let wake = orphans.clone();
+    watch_orphans(&jobs, &pods, &orphans);
+    setup.workers(orphans, 1, Orphans { jobs: jobs.clone(), pods: pods.clone(), executor: executor.clone() });
+    let control = PodControl::new(&executor, &expectations);
+    setup.workers(queue, workers, Jobs { jobs, pods, expectations, executor, control, memory: Mutex::default() });
+}
+
+fn watch_jobs(jobs: &Store<JobView>, queue: &Queue) {
+    let queue = queue.clone();
+    jobs.on(move |delta| {
+        let job = delta.object();
+        let same = |old: &JobView| old.metadata.generation == job.metadata.generation && !job.is_finished();
+        let delay = match delta {
+            Delta::Updated { old, .. } if same(old) => BATCH,
+            _ => Duration::ZERO,
+        };
+        queue.add_after(Key::of(&job.metadata), delay);
+    });
+}
+
+/// Pods that lost their job, or whose job has gone or ended, must not keep the finalizer.
+fn watch_orphans(jobs: &Store<JobView>, pods: &Store<PodView>, queue: &Queue) {
+    let wake = queue.clone();
     pods.on(move |delta| {
         let pod = delta.object();
-        if holds_finalizer(pod) && controller_of(&pod.metadata).is_none() {
+        if holds_finalizer(pod) && (controller_of(&pod.metadata).is_none() || is_deleting(&pod.metadata)) {
             wake.add(Key::of(&pod.metadata));
         }
     });
-    setup.workers(orphans, 1, Orphans { pods: pods.clone(), executor: executor.clone() });
-    setup.workers(queue, workers, Jobs { jobs, pods, expectations, executor, memory: Mutex::default() });
+    let (wake, pods) = (queue.clone(), pods.clone());
+    jobs.on(move |delta| {
+        let job = delta.object();
+        if matches!(delta, Delta::Deleted(_)) || job.is_finished() {
+            let held = pods.by_index(pod::BY_OWNER, &job.metadata.uid);
+            held.iter().filter(|pod| holds_finalizer(pod)).for_each(|pod| wake.add(Key::of(&pod.metadata)));
+        }
+    });
 }
 
 /// What this process remembers of a job.
@@ -75,9 +110,10 @@ pub fn register(setup: &mut Setup) {
 struct Memory {
     /// Pods let go, that the cache still shows with the finalizer.
     released: HashSet<String>,
-    /// Failures since the last success.
-    failures: u32,
-    last_failure: Option<Timestamp>,
+    /// Failures in a row.
+    backoff: Backoff,
+    /// The version of the last status that was written.
+    written: u64,
 }
 
 struct Jobs {
@@ -85,6 +121,7 @@ struct Jobs {
     pods: Store<PodView>,
     expectations: Arc<Expectations>,
     executor: Executor,
+    control: PodControl,
     memory: Mutex<HashMap<Key, Memory>>,
 }
 
@@ -92,10 +129,6 @@ impl Controller for Jobs {
     fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
         Box::pin(self.step(key))
     }
-}
-
-fn holds_finalizer(pod: &PodView) -> bool {
-    pod.metadata.finalizers.iter().any(|name| name == FINALIZER)
 }
 
 fn release(pod: &PodView) -> Action {
@@ -109,22 +142,39 @@ fn release(pod: &PodView) -> Action {
     }
 }
 
-/// Pods that lost their job with the finalizer still on.
+/// Takes the finalizer off pods without a job that would.
 struct Orphans {
+    jobs: Store<JobView>,
     pods: Store<PodView>,
     executor: Executor,
+}
+
+impl Orphans {
+    fn is_orphan(&self, pod: &PodView) -> bool {
+        let Some(owner) = controller_of(&pod.metadata) else { return true };
+        let job = self.jobs.get(&pod.metadata.namespace, &owner.name).filter(|job| job.metadata.uid == owner.uid);
+        let of_job = owner.kind == JobView::RESOURCE.kind && owner.api_version == JobView::RESOURCE.api_version();
+        of_job && job.is_none_or(|job| job.is_finished() && !is_foreign(&job))
+    }
 }
 
 impl Controller for Orphans {
     fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
         Box::pin(async move {
             let pod = self.pods.get(&key.namespace, &key.name);
-            if let Some(pod) = pod.filter(|pod| holds_finalizer(pod) && controller_of(&pod.metadata).is_none()) {
-                self.executor.apply(release(&pod)).await?;
+            if let Some(pod) = pod.filter(|pod| holds_finalizer(pod) && self.is_orphan(pod)) {
+                match self.executor.apply(release(&pod)).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
             }
             Ok(None)
         })
     }
+}
+
+fn is_foreign(job: &JobView) -> bool {
+    job.spec.managed_by.as_deref().is_some_and(|by| by != OURS)
 }
 
 impl Jobs {
@@ -132,51 +182,37 @@ impl Jobs {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn remember(&self, key: &Key, change: impl FnOnce(&mut Memory)) {
+        change(self.memory().entry(key.clone()).or_default());
+    }
+
     async fn step(&self, key: &Key) -> SyncResult {
-        let Some(job) = self.jobs.get(&key.namespace, &key.name) else {
+        let job = self.jobs.get(&key.namespace, &key.name);
+        let Some(job) = job.filter(|job| !job.is_finished()) else {
             self.expectations.forget(key);
             self.memory().remove(key);
-            return self.let_go_of_orphans(key).await.map(|()| None);
-        };
-        let foreign = job.spec.managed_by.as_deref().is_some_and(|by| by != OURS);
-        if foreign || job.is_finished() {
             return Ok(None);
+        };
+        if is_foreign(&job) {
+            return Ok(None);
+        }
+        let version: u64 = job.metadata.resource_version.parse().unwrap_or(u64::MAX);
+        if self.memory().get(key).is_some_and(|memory| version < memory.written) {
+            return Ok(Some(CACHE_LAG));
         }
         let now = Timestamp::now();
         let subject = Subject::of(&JobView::RESOURCE, &job.metadata);
         let settled = self.expectations.satisfied(key);
         let pods = self.claim(&job, &subject).await?;
-        let released = self.still_released(key, &pods);
-        let mut a = assess(&Snapshot { job: &job, pods: &pods, released: &released, now });
-        if a.finish.is_some() && decided(&job).is_none() {
-            // The decision is written before anything follows from it: otherwise the pods that it ends would be judged.
-            let status = status::written_down(&job, &a, count(a.active.len()), now);
-            self.write(&job, &job.status, &status, true).await?;
-            return Ok(None);
-        }
-        self.remember_ends(key, &job, &a, now);
-        let (active, failure) = self.act(&job, &subject, &mut a, settled, now).await;
-        let status = self.write_status(&job, &subject, &a, active, settled, now).await?;
-        match failure {
+        let (released, backoff) = self.recall(key, &pods);
+        let snapshot = Snapshot { job: &job, pods: &pods, released: &released, backoff, now };
+        let a = assess(&snapshot);
+        let acted = self.act(&snapshot, &subject, &a, settled).await;
+        self.write_status(&snapshot, &subject, &a, &acted).await?;
+        match acted.failure {
             Some(error) => Err(error),
-            None if status => Ok(None),
-            None => Ok(a.again),
+            None => Ok([a.again, acted.again].into_iter().flatten().min()),
         }
-    }
-
-    /// Pods of a job that is gone are not counted any more.
-    async fn let_go_of_orphans(&self, key: &Key) -> Result<(), SyncError> {
-        for pod in self.pods.by_index(pod::BY_NAMESPACE, &key.namespace) {
-            let of_job = controller_of(&pod.metadata)
-                .is_some_and(|owner| owner.kind == JobView::RESOURCE.kind && owner.name == key.name);
-            if of_job && holds_finalizer(&pod) {
-                match self.executor.apply(release(&pod)).await {
-                    Err(error) if error.is_not_found() => {}
-                    result => result?,
-                }
-            }
-        }
-        Ok(())
     }
 
     async fn claim(&self, job: &JobView, subject: &Subject) -> Result<Vec<Arc<PodView>>, SyncError> {
@@ -202,191 +238,182 @@ impl Jobs {
         Ok(claims.owned)
     }
 
-    /// Forgets releases that the cache has seen; returns the others.
-    fn still_released(&self, key: &Key, pods: &[Arc<PodView>]) -> HashSet<String> {
+    /// Forgets releases that the cache has seen; returns the others, and the failures in a row.
+    fn recall(&self, key: &Key, pods: &[Arc<PodView>]) -> (HashSet<String>, Backoff) {
         let mut memory = self.memory();
         let memory = memory.entry(key.clone()).or_default();
         memory.released.retain(|uid| pods.iter().any(|pod| pod.metadata.uid == *uid && holds_finalizer(pod)));
-        memory.released.clone()
+        (memory.released.clone(), memory.backoff)
     }
 
-    /// Failures in a row make the pauses between new pods grow.
-    fn remember_ends(&self, key: &Key, job: &JobView, a: &Assessment, now: Timestamp) {
-        let mut memory = self.memory();
-        let memory = memory.entry(key.clone()).or_default();
-        let known = job.status.uncounted_terminated_pods.clone().unwrap_or_default();
-        for pod in &a.release {
-            if pod.status.phase == "Succeeded" {
-                memory.failures = 0;
-                memory.last_failure = None;
-            } else if a.uncounted_failed.contains(&pod.metadata.uid) && !known.failed.contains(&pod.metadata.uid) {
-                memory.failures += 1;
-                memory.last_failure = Some(now);
+    /// Creates and deletes pods.
+    async fn act(&self, snapshot: &Snapshot<'_>, subject: &Subject, a: &Assessment, settled: bool) -> Acted {
+        let job = snapshot.job;
+        let mut acted = Acted::nothing(a);
+        if let Some(finish) = &a.finish {
+            // They are counted, or not, before their finalizers go.
+            self.delete_counted(subject, &a.active, &mut acted).await;
+            // Not before everything is known to have ended.
+            acted.step.finish = (acted.step.active == 0 && settled).then(|| finish.clone());
+            return acted;
+        }
+        let manages = settled && !is_deleting(&job.metadata);
+        if manages {
+            match manage(job, a, snapshot.now) {
+                Manage::Delete(pods) => self.delete_uncounted(subject, &pods, &mut acted).await,
+                Manage::Create(indexes) => self.create(job, subject, (a, &indexes), &mut acted).await,
+                Manage::Wait(pause) => acted.again = Some(pause),
             }
         }
+        acted.step.finish = completed(job, a, acted.step.active);
+        acted.may_suspend = manages && acted.step.finish.is_none();
+        acted
     }
 
-    fn pause(&self, key: &Key, now: Timestamp) -> Duration {
-        let memory = self.memory();
-        let Some((failures, since)) = memory.get(key).and_then(|m| Some((m.failures, m.last_failure?))) else {
-            return Duration::ZERO;
-        };
-        let seconds = FIRST_BACKOFF_SECONDS.saturating_mul(1_i64 << failures.saturating_sub(1).min(10));
-        remaining(since, seconds.min(LAST_BACKOFF_SECONDS), now)
-    }
-
-    /// Creates and deletes pods; returns how many are active afterwards, and the first failure.
-    async fn act(
+    async fn create(
         &self,
         job: &JobView,
         subject: &Subject,
-        a: &mut Assessment,
-        settled: bool,
-        now: Timestamp,
-    ) -> (i32, Option<SyncError>) {
-        let active = count(a.active.len());
-        if let Some(finish) = &a.finish {
-            // Of a job that failed they are failures, so their finalizers stay until they are counted.
-            let (deleted, error) = self.delete(subject, &a.active, finish.success).await;
-            return (active - deleted, error);
+        (a, indexes): (&Assessment, &[Option<i32>]),
+        acted: &mut Acted,
+    ) {
+        if indexes.is_empty() {
+            return;
         }
-        if !settled || is_deleting(&job.metadata) {
-            return (active, None);
-        }
-        match manage(job, a) {
-            Manage::Delete(pods) => {
-                let (deleted, error) = self.delete(subject, &pods, true).await;
-                (active - deleted, error)
-            }
-            Manage::Create(indexes) if indexes.is_empty() => (active, None),
-            Manage::Create(indexes) => {
-                let pause = self.pause(&subject.key, now);
-                if !pause.is_zero() {
-                    a.again = Some(a.again.map_or(pause, |before| before.min(pause)));
-                    return (active, None);
-                }
-                self.expectations.expect(&subject.key, indexes.len(), []);
-                let make = |number: usize| {
-                    let failures = job
-                        .spec
-                        .backoff_limit_per_index
-                        .map(|_| indexes[number].and_then(|index| a.index_failures.get(&index).copied()).unwrap_or(0));
-                    pod_for(job, subject, indexes[number], failures)
-                };
-                let started = self.executor.slow_start(subject, &PodView::RESOURCE, indexes.len(), make).await;
-                for _ in 0..indexes.len() - started.succeeded {
-                    self.expectations.creation_observed(&subject.key);
-                }
-                let error = started.error.filter(|error| !error.is_namespace_terminating());
-                (active + count(started.succeeded), error)
-            }
-        }
+        let make = |number: usize| {
+            let failed = || indexes[number].and_then(|index| a.to_replace.get(&index)).map(|pod| &**pod);
+            let failures = job.spec.backoff_limit_per_index.map(|_| failures_after(job, failed()));
+            pod_for(job, subject, indexes[number], failures)
+        };
+        let done = self.control.perform(subject, indexes.len(), make, &[]).await;
+        acted.step.active += count(done.created);
+        acted.failure = done.error;
     }
 
-    async fn delete(&self, subject: &Subject, pods: &[Arc<PodView>], uncounted: bool) -> (i32, Option<SyncError>) {
-        if pods.is_empty() {
-            return (0, None);
-        }
-        self.expectations.expect(&subject.key, 0, pods.iter().map(|pod| pod.metadata.uid.clone()));
-        if uncounted {
-            let releases = pods.iter().filter(|pod| holds_finalizer(pod)).map(|pod| release(pod)).collect();
-            self.executor.each(releases).await;
-            let uids = pods.iter().map(|pod| pod.metadata.uid.clone());
-            self.memory().entry(subject.key.clone()).or_default().released.extend(uids);
-        }
-        let (mut deleted, mut first) = (0, None);
+    /// Deletes pods that are not to be counted: they lose their finalizer first.
+    async fn delete_uncounted(&self, subject: &Subject, pods: &[Arc<PodView>], acted: &mut Acted) {
+        let held = || pods.iter().filter(|pod| holds_finalizer(pod));
+        self.executor.each(held().map(|pod| release(pod)).collect()).await;
+        self.remember(&subject.key, |memory| memory.released.extend(held().map(|pod| pod.metadata.uid.clone())));
+        let done = self.control.perform(subject, 0, |_| Value::Null, pods).await;
+        done.deleted.iter().for_each(|pod| acted.step.deleted(pod));
+        acted.failure = done.error;
+    }
+
+    /// Deletes pods that keep their finalizer until they are counted.
+    async fn delete_counted(&self, subject: &Subject, pods: &[Arc<PodView>], acted: &mut Acted) {
         for (pod, result) in pods.iter().zip(self.executor.delete_pods(subject, pods).await) {
             match result {
-                Ok(()) => deleted += 1,
+                Ok(()) => acted.step.deleted(pod),
                 Err(error) => {
-                    self.expectations.deletion_observed(&subject.key, &pod.metadata.uid);
-                    first.get_or_insert(error);
+                    acted.failure.get_or_insert(error);
                 }
             }
         }
-        (deleted, first)
     }
 
-    /// Writes ended pods down, lets them go, counts them, and closes the job when nothing is left. True when it closed.
+    /// Writes ended pods down, lets them go, counts them, and closes the job when nothing is left.
     async fn write_status(
         &self,
-        job: &JobView,
+        snapshot: &Snapshot<'_>,
         subject: &Subject,
         a: &Assessment,
-        active: i32,
-        settled: bool,
-        now: Timestamp,
-    ) -> Result<bool, SyncError> {
-        let idle = settled && active == 0;
-        let finish =
-            a.finish.clone().or_else(|| completed(job, a, usize::try_from(active).unwrap_or(0)).filter(|_| settled));
-        let a_with_finish = Assessment { finish: finish.clone(), ..copy_of(a) };
-        let mut status = status::written_down(job, &a_with_finish, active, now);
-        let event = if finish.is_none() && settled { status::suspension(job, &mut status, now) } else { None };
-        self.write(job, &job.status, &status, true).await?;
+        acted: &Acted,
+    ) -> Result<(), SyncError> {
+        let (job, now) = (snapshot.job, snapshot.now);
+        let mut written = written_down(snapshot, a, &acted.step);
+        let event = acted.may_suspend.then(|| status::suspension(job.spec.suspend, &mut written.status, now)).flatten();
+        let version = self.write(job, (&job.status, &written.status), &job.metadata.resource_version).await?;
+        self.remember(&subject.key, |memory| memory.backoff = a.backoff);
         if let Some((reason, note)) = event {
             self.executor.event(subject, EventKind::Normal, reason, note);
         }
-        let mut released = Vec::new();
-        for (pod, result) in
-            a.release.iter().zip(self.executor.each(a.release.iter().map(|pod| release(pod)).collect()).await)
-        {
+        let failure = self.let_go(job, subject, &written.release).await;
+        let released = self.memory().get(&subject.key).map(|memory| memory.released.clone()).unwrap_or_default();
+        let held = snapshot.pods.iter().filter(|pod| holds_finalizer(pod) && !released.contains(&pod.metadata.uid));
+        let mut after = status::counted(written.status.clone(), &held.map(|pod| pod.metadata.uid.as_str()).collect());
+        let over = written.complete && failure.is_none() && acted.step.terminating == 0;
+        let closes = acted.step.finish.as_ref().filter(|_| over && !status::has_uncounted(&after));
+        if let Some(finish) = closes {
+            after = status::closed(after, finish, now);
+        }
+        self.write(job, (&written.status, &after), &version).await?;
+        if let Some(finish) = closes {
+            self.tell(job, subject, &after, finish);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Takes the finalizers off; the first failure.
+    async fn let_go(&self, job: &JobView, subject: &Subject, pods: &[Arc<PodView>]) -> Option<SyncError> {
+        let mut first = None;
+        let results = self.executor.each(pods.iter().map(|pod| release(pod)).collect()).await;
+        for (pod, result) in pods.iter().zip(results) {
             match result {
-                Err(error) if !error.is_not_found() => return Err(error),
+                Err(error) if !error.is_not_found() => {
+                    first.get_or_insert(error);
+                }
                 _ => {
                     let result = if pod.status.phase == "Succeeded" { "succeeded" } else { "failed" };
                     PODS_FINISHED.with(&[&job.spec.completion_mode, result]).inc();
-                    released.push(pod.metadata.uid.clone());
+                    self.remember(&subject.key, |memory| {
+                        memory.released.insert(pod.metadata.uid.clone());
+                    });
                 }
             }
         }
-        self.memory().entry(subject.key.clone()).or_default().released.extend(released.iter().cloned());
-        let mut after = status::counted(status.clone(), &released);
-        // Everything of the job has ended and is counted.
-        let closes = finish.filter(|_| idle && a.active.is_empty() && a.terminating == 0);
-        if let Some(finish) = &closes {
-            after = status::closed(after, finish, now);
-        }
-        self.write(job, &status, &after, false).await?;
-        if let Some(finish) = &closes {
-            self.tell(job, subject, finish);
-        }
-        Ok(closes.is_some())
+        first
     }
 
-    fn tell(&self, job: &JobView, subject: &Subject, finish: &Finish) {
+    fn tell(&self, job: &JobView, subject: &Subject, status: &JobStatus, finish: &Finish) {
         let result = if finish.success { "succeeded" } else { "failed" };
         FINISHED.with(&[&job.spec.completion_mode, &finish.reason, result]).inc();
-        if finish.success {
-            self.executor.event(subject, EventKind::Normal, "Completed", "Job completed");
-        } else {
+        if !finish.success {
             let reason = FAILURE_REASONS.iter().find(|reason| **reason == finish.reason).unwrap_or(&"JobFailed");
-            self.executor.event(subject, EventKind::Warning, reason, finish.message.as_str());
+            return self.executor.event(subject, EventKind::Warning, reason, finish.message.as_str());
         }
+        if job.spec.completions.is_some_and(|completions| status.succeeded > completions) {
+            let note = "Too many succeeded pods running after completion count reached";
+            self.executor.event(subject, EventKind::Warning, "TooManySucceededPods", note);
+        }
+        self.executor.event(subject, EventKind::Normal, "Completed", "Job completed");
     }
 
-    async fn write(&self, job: &JobView, from: &JobStatus, to: &JobStatus, guarded: bool) -> Result<(), SyncError> {
-        let version = guarded.then_some(job.metadata.resource_version.as_str());
-        let Some(change) = status::change(from, to, version) else { return Ok(()) };
+    /// Writes the difference, if any, provided the job is still at `version`; returns the version after.
+    async fn write(
+        &self,
+        job: &JobView,
+        (from, to): (&JobStatus, &JobStatus),
+        version: &str,
+    ) -> Result<String, SyncError> {
+        let Some(change) = status::change(from, to, version) else { return Ok(version.to_owned()) };
         let target = Target::of(&JobView::RESOURCE, &job.metadata);
-        self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await
+        let after = self.executor.write_status(&target, &change).await?.resource_version;
+        self.remember(&target.key, |memory| memory.written = after.parse().unwrap_or(0));
+        Ok(after)
+    }
+}
+
+/// What a step did.
+#[derive(Debug)]
+struct Acted {
+    step: Step,
+    /// The first thing that failed.
+    failure: Option<SyncError>,
+    /// Look again then.
+    again: Option<Duration>,
+    /// Whether the step saw the job through, so that it may be called suspended or resumed.
+    may_suspend: bool,
+}
+
+impl Acted {
+    fn nothing(a: &Assessment) -> Self {
+        let step =
+            Step { active: count(a.active.len()), ready: a.ready, terminating: count(a.leaving.len()), finish: None };
+        Self { step, failure: None, again: None, may_suspend: false }
     }
 }
 
 /// Reasons of failures, as events name them.
 const FAILURE_REASONS: &[&str] =
     &["BackoffLimitExceeded", "DeadlineExceeded", "PodFailurePolicy", "MaxFailedIndexesExceeded", "FailedIndexes"];
-
-/// The assessment without what `written_down` does not read.
-fn copy_of(a: &Assessment) -> Assessment {
-    Assessment {
-        ready: a.ready,
-        terminating: a.terminating,
-        succeeded_indexes: a.succeeded_indexes.clone(),
-        failed_indexes: a.failed_indexes.clone(),
-        settled: a.settled,
-        uncounted_succeeded: a.uncounted_succeeded.clone(),
-        uncounted_failed: a.uncounted_failed.clone(),
-        ..Assessment::default()
-    }
-}

@@ -55,23 +55,27 @@ fn matching_container<'a>(pod: &'a PodView, codes: &ExitCodes) -> Option<(&'a st
         .filter_map(|status: &ContainerStatus| {
             Some((status.name.as_str(), status.state.terminated.as_ref()?.exit_code))
         })
+        .filter(|(_, code)| *code != 0)
         .find(|(_, code)| match codes.operator.as_str() {
             "In" => codes.values.contains(code),
-            "NotIn" => *code != 0 && !codes.values.contains(code),
+            "NotIn" => !codes.values.contains(code),
             _ => false,
         })
 }
 
-/// Whether the success policy is met.
-pub fn is_success(job: &JobView, succeeded: &BTreeSet<i32>) -> bool {
+/// The number of the first rule of the success policy that is met.
+pub fn success_rule(job: &JobView, succeeded: &BTreeSet<i32>) -> Option<usize> {
     let end = job.spec.completions.unwrap_or(0);
-    job.spec.success_policy.iter().flat_map(|policy| &policy.rules).any(|rule| {
-        let wanted = rule.succeeded_indexes.as_deref().map(|text| indexes::parse(text, end));
-        let reached = wanted.as_ref().map_or(succeeded.len(), |wanted| wanted.intersection(succeeded).count());
-        match (rule.succeeded_count, &wanted) {
-            (Some(count), _) => reached >= count,
-            (None, Some(wanted)) => reached == wanted.len(),
-            (None, None) => false,
+    job.spec.success_policy.iter().flat_map(|policy| &policy.rules).position(|rule| {
+        let enough = |reached: usize| rule.succeeded_count.is_some_and(|count| reached >= count);
+        match rule.succeeded_indexes.as_deref().map(|text| indexes::parse(text, end)) {
+            _ if succeeded.is_empty() => false,
+            None => enough(succeeded.len()),
+            Some(wanted) if wanted.is_empty() => false,
+            Some(wanted) => {
+                let reached = wanted.intersection(succeeded).count();
+                reached == wanted.len() || enough(reached)
+            }
         }
     })
 }

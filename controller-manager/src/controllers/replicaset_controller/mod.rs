@@ -3,7 +3,6 @@
 //! The same code serves both resources; the type parameter says which. Expectations keep a lagging cache from making or
 //! deleting the same pods twice.
 
-pub mod deletion_order;
 pub mod reconcile;
 #[cfg(test)]
 mod tests;
@@ -17,9 +16,10 @@ use jiff::Timestamp;
 
 use self::reconcile::{Manage, Owned, PodSet, manage, sort_out, status_change};
 use super::pod_template::pod_from_template;
-use super::wake::{selecting, watch_dependents, watch_owners};
+use super::wake::{Wake, selecting, watch_dependents, watch_owners};
 use crate::framework::plan::controller_of;
-use crate::framework::{Controller, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncResult, View};
+use crate::framework::pod_control::PodControl;
+use crate::framework::{Controller, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncResult};
 use crate::views::meta::is_deleting;
 use crate::views::orphans_of;
 use crate::views::pod::{self, PodView};
@@ -44,9 +44,10 @@ fn register<S: PodSet>(setup: &mut Setup, queue_name: &'static str, account: &'s
     let expectations = Arc::new(Expectations::default());
     watch_owners(&sets, &queue, &expectations);
     let selects = selecting(&sets, |set| &set.spec().selector);
-    watch_dependents(&pods, S::RESOURCE.kind.as_ref(), &queue, &expectations, selects);
+    watch_dependents(&pods, S::RESOURCE.kind.as_ref(), Wake::now(&queue, &expectations), selects);
     let executor = setup.executor(account);
-    let controller = ReplicaSets::<S> { sets, pods, expectations, executor, kind: PhantomData };
+    let control = PodControl::new(&executor, &expectations);
+    let controller = ReplicaSets::<S> { sets, pods, expectations, executor, control, kind: PhantomData };
     setup.workers(queue, workers, controller);
 }
 
@@ -55,6 +56,7 @@ struct ReplicaSets<S: PodSet> {
     pods: Store<PodView>,
     expectations: Arc<Expectations>,
     executor: Executor,
+    control: PodControl,
     kind: PhantomData<S>,
 }
 
@@ -79,11 +81,16 @@ impl<S: PodSet> ReplicaSets<S> {
         self.executor.run(Plan { actions: std::mem::take(&mut owned.actions), again_after: None }).await?;
         let mut failure = None;
         if settled && !is_deleting(set.meta()) {
-            failure = match manage(&*set, &owned.active, || self.related(set.meta()), now) {
-                Manage::Nothing => None,
-                Manage::Create(count) => self.create(&*set, &subject, count).await.map(|error| ("FailedCreate", error)),
-                Manage::Delete(pods) => self.delete(key, &subject, &pods).await.map(|error| ("FailedDelete", error)),
+            let (create, delete, reason) = match manage(&*set, &owned.active, || self.related(set.meta()), now) {
+                Manage::Nothing => (0, Vec::new(), ""),
+                Manage::Create(count) => (count, Vec::new(), "FailedCreate"),
+                Manage::Delete(pods) => (0, pods, "FailedDelete"),
             };
+            if create > 0 || !delete.is_empty() {
+                let make = |_| pod_from_template(&set.spec().template, &subject);
+                let done = self.control.perform(&subject, create, make, &delete).await;
+                failure = done.error.map(|error| (reason, error));
+            }
         }
         let said = failure.as_ref().map(|(reason, error)| (*reason, error.to_string()));
         if let Some(change) = status_change(&*set, &owned, said, now) {
@@ -102,29 +109,6 @@ impl<S: PodSet> ReplicaSets<S> {
             uids.extend(self.sets.by_index(workloads::BY_OWNER, &owner.uid).iter().map(|set| set.meta().uid.clone()));
         }
         uids.iter().flat_map(|uid| self.pods.by_index(pod::BY_OWNER, uid)).collect()
-    }
-
-    async fn create(&self, set: &S, subject: &Subject, count: usize) -> Option<crate::framework::SyncError> {
-        let key = &subject.key;
-        let pod = pod_from_template(&set.spec().template, subject);
-        self.expectations.expect(key, count, []);
-        let outcome = self.executor.slow_start(subject, &PodView::RESOURCE, count, |_| pod.clone()).await;
-        for _ in 0..count - outcome.succeeded {
-            self.expectations.creation_observed(key);
-        }
-        outcome.error.filter(|error| !error.is_namespace_terminating())
-    }
-
-    async fn delete(&self, key: &Key, subject: &Subject, pods: &[Arc<PodView>]) -> Option<crate::framework::SyncError> {
-        self.expectations.expect(key, 0, pods.iter().map(|pod| pod.metadata.uid.clone()));
-        let mut first = None;
-        for (pod, result) in pods.iter().zip(self.executor.delete_pods(subject, pods).await) {
-            if let Err(error) = result {
-                self.expectations.deletion_observed(key, &pod.metadata.uid);
-                first.get_or_insert(error);
-            }
-        }
-        first
     }
 
     fn next_availability(&self, set: &S, owned: &Owned, now: Timestamp) -> Option<std::time::Duration> {

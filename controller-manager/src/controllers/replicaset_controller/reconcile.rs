@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::deletion_order::choose;
+use crate::controllers::deletion_order::choose;
 use crate::framework::claim::claim;
 use crate::framework::{Action, Subject, Target, View};
 use crate::views::meta::{Condition, count, to_value};

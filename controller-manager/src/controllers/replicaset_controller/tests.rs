@@ -3,8 +3,8 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::deletion_order::choose;
 use super::reconcile::{Manage, manage, sort_out, status_change};
+use crate::controllers::deletion_order::choose;
 use crate::framework::{Action, Subject, View};
 use crate::views::pod::PodView;
 use crate::views::workloads::ReplicaSetView;

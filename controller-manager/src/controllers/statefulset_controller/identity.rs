@@ -26,16 +26,6 @@ pub fn claim_name(template: &Value, set: &str, ordinal: i32) -> String {
     format!("{}-{set}-{ordinal}", template["metadata"]["name"].as_str().unwrap_or_default())
 }
 
-/// Whether the set's claims go with it.
-pub fn claims_go_with_set(set: &StatefulSetView) -> bool {
-    set.spec.persistent_volume_claim_retention_policy.as_ref().is_some_and(|policy| policy.when_deleted == "Delete")
-}
-
-/// Whether the claims of pods that scaling removes go with them.
-pub fn claims_go_with_pods(set: &StatefulSetView) -> bool {
-    set.spec.persistent_volume_claim_retention_policy.as_ref().is_some_and(|policy| policy.when_scaled == "Delete")
-}
-
 /// The labels that identify a pod.
 pub fn identity_labels(name: &str, ordinal: i32) -> BTreeMap<&'static str, String> {
     BTreeMap::from([(NAME_LABEL, name.to_owned()), (INDEX_LABEL, ordinal.to_string())])
@@ -117,7 +107,8 @@ fn claim_for(set: &StatefulSetView, subject: &Subject, template: &Value, name: &
     if !template["metadata"]["annotations"].is_null() {
         body["metadata"]["annotations"] = template["metadata"]["annotations"].clone();
     }
-    if claims_go_with_set(set) {
+    if set.spec.persistent_volume_claim_retention_policy.as_ref().is_some_and(|policy| policy.when_deleted == "Delete")
+    {
         body["metadata"]["ownerReferences"] = json!([subject.controller_reference()]);
     }
     Action::Create { resource: resources::PERSISTENT_VOLUME_CLAIMS, namespace: subject.key.namespace.clone(), body }

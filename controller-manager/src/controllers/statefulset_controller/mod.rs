@@ -3,6 +3,7 @@
 //! Pods' names follow from their ordinals, so a lagging cache at worst tries to create what exists, which the server
 //! refuses.
 
+pub mod claims;
 pub mod identity;
 pub mod reconcile;
 #[cfg(test)]
@@ -11,23 +12,24 @@ mod tests;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use client::informer::Delta;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
 
-use self::identity::ordinal;
+use self::identity::{claim_name, ordinal};
 use self::reconcile::{Revision, Snapshot, reconcile, status_change};
-use super::history::{HASH_LABEL, Present, clean_up, record, template_of};
-use super::wake::{selecting, watch_dependents, watch_owners};
+use super::history::{Counted, HASH_LABEL, Present, clean_up, record, template_of};
+use super::wake::{Wake, selecting, watch_dependents, watch_owners};
 use crate::framework::claim::claim_from;
 use crate::framework::{
-    Action, Controller, EventKind, Executor, Expectations, Key, Plan, Setup, Store, Subject, SyncError, SyncResult,
-    Target, View,
+    Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
+    SyncResult, Target, View,
 };
 use crate::views::meta::is_deleting;
 use crate::views::pod::PodView;
 use crate::views::volume::ClaimView;
-use crate::views::workloads::{ControllerRevisionView, StatefulSetView};
+use crate::views::workloads::{BY_NAMESPACE, ControllerRevisionView, StatefulSetView};
 
 /// The hash on revisions of stateful sets.
 const REVISION_HASH: &str = "controller.kubernetes.io/hash";
@@ -42,10 +44,28 @@ pub fn register(setup: &mut Setup) {
     let unwatched = Arc::new(Expectations::default());
     watch_owners(&sets, &queue, &unwatched);
     let selects = selecting(&sets, |set| &set.spec.selector);
-    watch_dependents(&pods, StatefulSetView::RESOURCE.kind.as_ref(), &queue, &unwatched, selects);
+    watch_dependents(&pods, StatefulSetView::RESOURCE.kind.as_ref(), Wake::now(&queue, &unwatched), selects);
+    watch_claims(&sets, &claims, &queue);
     let executor = setup.executor("statefulset-controller");
     let workers = setup.config.concurrent.stateful_set;
     setup.workers(queue, workers, StatefulSets { sets, pods, revisions, claims, executor });
+}
+
+/// The end of a claim lets a pod be made that waited for it.
+fn watch_claims(sets: &Store<StatefulSetView>, claims: &Store<ClaimView>, queue: &Queue) {
+    let (sets, queue) = (sets.clone(), queue.clone());
+    claims.on(move |delta| {
+        let Delta::Deleted(claim) = delta else { return };
+        for set in sets.by_index(BY_NAMESPACE, &claim.metadata.namespace) {
+            let of_set = |template: &serde_json::Value| {
+                let prefix = claim_name(template, &set.metadata.name, 0);
+                claim.metadata.name.starts_with(prefix.trim_end_matches('0'))
+            };
+            if set.spec.volume_claim_templates.iter().any(of_set) {
+                queue.add(Key::of(&set.metadata));
+            }
+        }
+    });
 }
 
 struct StatefulSets {
@@ -84,8 +104,8 @@ impl StatefulSets {
                 || update.clone(),
                 |revision| Revision { name: revision.metadata.name.clone(), template: template_of(revision) },
             );
-        let exists = |name: &str| self.claims.get(&key.namespace, name).is_some();
-        let snapshot = Snapshot { set: &set, pods: &pods, current, update, claims: &exists, now: Timestamp::now() };
+        let find = |name: &str| self.claims.get(&key.namespace, name);
+        let snapshot = Snapshot { set: &set, pods: &pods, current, update, claims: &find, now: Timestamp::now() };
         let step = reconcile(&snapshot);
         let again_after = step.plan.again_after;
         let result = self.run(&subject, step.plan).await;
@@ -96,7 +116,7 @@ impl StatefulSets {
         let mut in_use: BTreeSet<&str> =
             pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH_LABEL)).map(String::as_str).collect();
         in_use.insert(&snapshot.current.name);
-        let actions = clean_up(&found.old, set.spec.revision_history_limit, &in_use);
+        let actions = clean_up(&found.old, set.spec.revision_history_limit, &in_use, Counted::Idle);
         self.executor.run(Plan { actions, again_after: None }).await?;
         result.map(|()| again_after)
     }
@@ -116,7 +136,7 @@ impl StatefulSets {
                     }
                     let (kind, name) = (kind.as_str().unwrap_or_default(), name.as_str().unwrap_or_default());
                     let note =
-                        format!("create {kind} {name} in StatefulSet {} failed error: {error}", subject.key.name);
+                        format!("Create {kind} {name} in StatefulSet {} failed error: {error}", subject.key.name);
                     self.executor.event(subject, EventKind::Warning, "FailedCreate", note);
                     return Err(error);
                 }

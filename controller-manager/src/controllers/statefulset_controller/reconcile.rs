@@ -3,15 +3,16 @@
 
 use std::sync::Arc;
 
-use apimachinery::int_or_string::IntOrString;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::identity::{claims_go_with_pods, identity_labels, is_itself, missing_claims, ordinal, pod_for};
+use super::claims::{Owners, blocked, existing, hand_over};
+use super::identity::{identity_labels, is_itself, missing_claims, ordinal, pod_for};
 use crate::controllers::history::HASH_LABEL;
 use crate::framework::{Action, EventKind, Plan, Subject, Target, View};
 use crate::views::meta::{count, created, is_deleting};
 use crate::views::pod::PodView;
+use crate::views::volume::ClaimView;
 use crate::views::workloads::{StatefulSetStatus, StatefulSetView};
 
 /// A revision by name, and its template.
@@ -33,8 +34,8 @@ pub struct Snapshot<'a> {
     pub current: Revision,
     /// The revision it is to have.
     pub update: Revision,
-    /// Names of the claims in the namespace.
-    pub claims: &'a (dyn Fn(&str) -> bool + Sync),
+    /// The claims of the namespace, by name.
+    pub claims: &'a (dyn Fn(&str) -> Option<Arc<ClaimView>> + Sync),
     /// The time.
     pub now: Timestamp,
 }
@@ -85,10 +86,6 @@ fn is_running_and_ready(pod: &PodView) -> bool {
     pod.status.phase == "Running" && pod.is_ready()
 }
 
-fn is_healthy(pod: &PodView) -> bool {
-    is_running_and_ready(pod) && !is_deleting(&pod.metadata)
-}
-
 fn wanted(set: &StatefulSetView) -> i32 {
     set.spec.replicas.unwrap_or(1)
 }
@@ -119,8 +116,7 @@ fn initial_status(snapshot: &Snapshot<'_>) -> StatefulSetStatus {
 /// When every pod is new and serves, the new revision is the current one.
 fn complete_rollout(set: &StatefulSetView, status: &mut StatefulSetStatus) {
     if set.spec.update_strategy.kind == "RollingUpdate"
-        && status.updated_replicas == status.replicas
-        && status.ready_replicas == status.replicas
+        && [status.updated_replicas, status.ready_replicas, status.replicas].iter().all(|number| *number == wanted(set))
     {
         status.current_replicas = status.updated_replicas;
         status.current_revision.clone_from(&status.update_revision);
@@ -154,7 +150,7 @@ impl Stepper<'_> {
                 return;
             }
         }
-        if self.shrink(&condemned, first_unhealthy(&slots, &condemned).as_deref()) {
+        if self.shrink(&condemned, self.first_unhealthy(&slots, &condemned).as_deref()) {
             return;
         }
         self.update(&slots);
@@ -173,22 +169,67 @@ impl Stepper<'_> {
             return true;
         }
         if pod.status.phase == "Pending" {
-            let claims = missing_claims(self.set(), &self.subject, number, self.snapshot.claims);
-            self.plan.actions.extend(claims);
+            self.create_claims(number);
+            self.hand_claims_over(number, pod, false);
         }
-        if is_deleting(&pod.metadata) || !is_running_and_ready(pod) || !self.is_available(pod) {
+        let serves = !is_deleting(&pod.metadata) && is_running_and_ready(pod) && self.is_available(pod);
+        if self.ordered && !serves {
             return true;
         }
+        let mut changed = self.hand_claims_over(number, pod, false);
         if !is_itself(self.set(), pod, number) {
             let labels = json!(identity_labels(&pod.metadata.name, number));
             let target = Target::of(&PodView::RESOURCE, &pod.metadata);
             self.plan.change(target, None, json!({"metadata": {"uid": pod.metadata.uid, "labels": labels}}));
+            changed = true;
+        }
+        if changed {
+            self.tell("Update", "SuccessfulUpdate", &pod.metadata.name);
         }
         false
     }
 
+    fn tell(&mut self, verb: &str, reason: &'static str, pod: &str) {
+        let note = format!("{verb} Pod {pod} in StatefulSet {} successful", self.set().metadata.name);
+        self.plan.event(&self.subject, EventKind::Normal, reason, note);
+    }
+
+    /// Makes the claims that the pod lacks.
+    fn create_claims(&mut self, number: i32) {
+        let set = self.snapshot.set;
+        for claim in missing_claims(set, &self.subject, number, |name| (self.snapshot.claims)(name).is_some()) {
+            let Action::Create { body, .. } = &claim else { continue };
+            let name = body["metadata"]["name"].as_str().unwrap_or_default();
+            let note = format!("Create Claim {name} Pod {0}-{number} in StatefulSet {0} success", set.metadata.name);
+            self.plan.push(claim);
+            self.plan.event(&self.subject, EventKind::Normal, "SuccessfulCreate", note);
+        }
+    }
+
+    /// Lets the pod's claims belong to whom the set's policy says; whether anything had to change.
+    fn hand_claims_over(&mut self, number: i32, pod: &PodView, condemned: bool) -> bool {
+        let owner = Subject::of(&PodView::RESOURCE, &pod.metadata);
+        let owners = Owners { set: &self.subject, pod: &owner, condemned };
+        let claims = existing(self.snapshot.set, number, self.snapshot.claims);
+        hand_over(&mut self.plan, self.snapshot.set, &owners, &claims)
+    }
+
     fn create(&mut self, number: i32) {
         let set = self.snapshot.set;
+        let name = format!("{}-{number}", set.metadata.name);
+        let key = crate::framework::Key::new(&set.metadata.namespace, &name);
+        let unborn = Subject { resource: PodView::RESOURCE, key, uid: String::new() };
+        let subject = self.subject.clone();
+        let owners = Owners { set: &subject, pod: &unborn, condemned: false };
+        let claims = existing(set, number, self.snapshot.claims);
+        if let Some(reason) = blocked(set, &owners, &claims) {
+            // The end of the claim wakes the set.
+            if let Some(reason) = reason {
+                let note = format!("Create Pod {name} in StatefulSet {} failed error: {reason}", set.metadata.name);
+                self.plan.event(&self.subject, EventKind::Warning, "FailedCreate", note);
+            }
+            return;
+        }
         let partition = set.spec.update_strategy.rolling_update.as_ref().map(|rolling| rolling.partition.unwrap_or(0));
         let old_end = match partition {
             Some(partition) => first_ordinal(set).max(0) + partition,
@@ -196,23 +237,12 @@ impl Stepper<'_> {
         };
         let rolling = set.spec.update_strategy.kind == "RollingUpdate";
         let revision = if rolling && number < old_end { &self.snapshot.current } else { &self.snapshot.update };
-        let claims = missing_claims(set, &self.subject, number, self.snapshot.claims);
-        for claim in claims {
-            let Action::Create { body, .. } = &claim else { continue };
-            let note = format!(
-                "create Claim {} Pod {}-{number} in StatefulSet {} success",
-                body["metadata"]["name"].as_str().unwrap_or_default(),
-                set.metadata.name,
-                set.metadata.name
-            );
-            self.plan.push(claim);
-            self.plan.event(&self.subject, EventKind::Normal, "SuccessfulCreate", note);
-        }
+        self.create_claims(number);
         let body = pod_for(set, &self.subject, &revision.template, &revision.name, number);
         let namespace = self.subject.key.namespace.clone();
         self.plan.push(Action::Create { resource: PodView::RESOURCE, namespace, body });
-        let note = format!("create Pod {0}-{number} in StatefulSet {0} successful", set.metadata.name);
-        self.plan.event(&self.subject, EventKind::Normal, "SuccessfulCreate", note);
+        hand_over(&mut self.plan, set, &owners, &claims);
+        self.tell("Create", "SuccessfulCreate", &name);
     }
 
     fn delete(&mut self, pod: &PodView) {
@@ -222,13 +252,15 @@ impl Stepper<'_> {
             grace_period_seconds: None,
             propagation: None,
         });
-        let note = format!("delete Pod {} in StatefulSet {} successful", pod.metadata.name, self.set().metadata.name);
-        self.plan.event(&self.subject, EventKind::Normal, "SuccessfulDelete", note);
+        self.tell("Delete", "SuccessfulDelete", &pod.metadata.name);
     }
 
     /// Removes pods beyond the wanted number, the last one first; true when the step ends here.
     fn shrink(&mut self, condemned: &[(i32, Arc<PodView>)], first_unhealthy: Option<&PodView>) -> bool {
         for (number, pod) in condemned {
+            self.hand_claims_over(*number, pod, true);
+        }
+        for (_, pod) in condemned {
             if is_deleting(&pod.metadata) {
                 if self.ordered {
                     return true;
@@ -236,12 +268,8 @@ impl Stepper<'_> {
                 continue;
             }
             let is_first_unhealthy = first_unhealthy.is_some_and(|other| other.metadata.uid == pod.metadata.uid);
-            let serves = is_running_and_ready(pod) && self.is_available(pod);
-            if self.ordered && !serves && !is_first_unhealthy {
+            if self.ordered && !(is_running_and_ready(pod) && self.is_available(pod)) && !is_first_unhealthy {
                 return true;
-            }
-            if claims_go_with_pods(self.set()) {
-                self.hand_claims_to(*number, pod);
             }
             self.delete(pod);
             if self.ordered {
@@ -251,63 +279,39 @@ impl Stepper<'_> {
         false
     }
 
-    /// The claims of a pod that scaling removes go with it.
-    fn hand_claims_to(&mut self, number: i32, pod: &PodView) {
-        let owner = Subject::of(&PodView::RESOURCE, &pod.metadata);
-        let mut reference = owner.controller_reference();
-        if let Some(map) = reference.as_object_mut() {
-            map.remove("controller");
-            map.remove("blockOwnerDeletion");
-        }
-        for template in &self.snapshot.set.spec.volume_claim_templates {
-            let name = super::identity::claim_name(template, &self.snapshot.set.metadata.name, number);
-            if (self.snapshot.claims)(&name) {
-                let target = Target {
-                    resource: client::resources::PERSISTENT_VOLUME_CLAIMS,
-                    key: crate::framework::Key::new(&pod.metadata.namespace, &name),
-                };
-                self.plan.change(target, None, json!({"metadata": {"ownerReferences": [reference.clone()]}}));
-            }
-        }
-    }
-
-    /// Replaces pods of other revisions, the last one first, as far as the partition and availability allow.
+    /// Replaces pods of another revision, the last one first and one at a time, down to the partition.
     fn update(&mut self, slots: &[(i32, Option<Arc<PodView>>)]) {
         let strategy = &self.snapshot.set.spec.update_strategy;
         if strategy.kind != "RollingUpdate" {
             return;
         }
-        let rolling = strategy.rolling_update.as_ref();
-        let partition = rolling.and_then(|rolling| rolling.partition).unwrap_or(0);
-        let mut allowed = max_unavailable(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()), self.set());
+        let partition = strategy.rolling_update.as_ref().and_then(|rolling| rolling.partition).unwrap_or(0);
         let lowest = usize::try_from(partition).unwrap_or(0);
         for (_, pod) in slots.iter().skip(lowest).rev() {
             let Some(pod) = pod else { return };
-            if revision_of(pod) != self.snapshot.update.name && !is_deleting(&pod.metadata) {
+            let is_old = revision_of(pod) != self.snapshot.update.name && !is_deleting(&pod.metadata);
+            if is_old {
                 self.delete(pod);
-                allowed -= 1;
-            } else if !is_healthy(pod) || !self.is_available(pod) {
-                allowed -= 1;
             }
-            if allowed <= 0 {
+            if is_old || !self.serves(pod) {
                 return;
             }
         }
     }
-}
 
-fn max_unavailable(value: Option<&IntOrString>, set: &StatefulSetView) -> i32 {
-    value.and_then(|value| value.scaled(wanted(set), true)).unwrap_or(1).max(1)
-}
+    fn serves(&self, pod: &PodView) -> bool {
+        self.is_available(pod) && !is_deleting(&pod.metadata)
+    }
 
-/// The pod with the lowest ordinal that does not serve.
-fn first_unhealthy(slots: &[(i32, Option<Arc<PodView>>)], condemned: &[(i32, Arc<PodView>)]) -> Option<Arc<PodView>> {
-    let wanted = slots.iter().filter_map(|(number, pod)| Some((*number, pod.clone()?)));
-    wanted
-        .chain(condemned.iter().cloned())
-        .filter(|(_, pod)| !is_healthy(pod))
-        .min_by_key(|(number, _)| *number)
-        .map(|(_, pod)| pod)
+    /// The pod with the lowest ordinal that does not serve, wanted ones first.
+    fn first_unhealthy(
+        &self,
+        slots: &[(i32, Option<Arc<PodView>>)],
+        condemned: &[(i32, Arc<PodView>)],
+    ) -> Option<Arc<PodView>> {
+        let wanted = slots.iter().filter_map(|(_, pod)| pod.as_ref());
+        wanted.chain(condemned.iter().rev().map(|(_, pod)| pod)).find(|pod| !self.serves(pod)).cloned()
+    }
 }
 
 /// The status change; None when it is what is stored.

@@ -3,10 +3,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::claims::Owners;
 use super::identity::ordinal;
 use super::reconcile::{Revision, Snapshot, reconcile};
-use crate::framework::Action;
+use crate::framework::{Action, Key, Subject, View};
 use crate::views::pod::PodView;
+use crate::views::volume::ClaimView;
 use crate::views::workloads::StatefulSetView;
 
 fn set(replicas: i32, change: impl FnOnce(&mut Value)) -> StatefulSetView {
@@ -36,6 +38,10 @@ fn pod(number: i32, revision: &str, ready: bool) -> Arc<PodView> {
     )
 }
 
+fn claim(name: &str, owners: &Value) -> ClaimView {
+    serde_json::from_value(json!({"metadata": {"name": name, "namespace": "ns", "ownerReferences": owners}})).unwrap()
+}
+
 fn step(set: &StatefulSetView, pods: &[Arc<PodView>]) -> (String, String) {
     let revision = |name: &str| Revision { name: name.to_owned(), template: set.spec.template.clone() };
     let snapshot = Snapshot {
@@ -43,7 +49,7 @@ fn step(set: &StatefulSetView, pods: &[Arc<PodView>]) -> (String, String) {
         pods,
         current: revision("old"),
         update: revision("new"),
-        claims: &|name| name == "data-db-0",
+        claims: &|name| (name == "data-db-0").then(|| Arc::new(claim(name, &json!([])))),
         now: Timestamp::UNIX_EPOCH,
     };
     let step = reconcile(&snapshot);
@@ -104,4 +110,67 @@ fn ended_pods_are_replaced() {
     let mut failed = (*pod(0, "new", false)).clone();
     failed.status.phase = "Failed".to_owned();
     assert_eq!(step(&set(1, |_| {}), &[Arc::new(failed)]).0, "-db-0");
+}
+
+#[test]
+fn claims_belong_to_the_set_or_to_the_pod_that_scaling_removes() {
+    let owner = |kind: &str, name: &str, uid: &str, controls: bool| {
+        let version = if kind == "Pod" { "v1" } else { "apps/v1" };
+        json!({"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": controls, "blockOwnerDeletion": true})
+    };
+    let (by_set, by_pod) = (owner("StatefulSet", "db", "s", true), owner("Pod", "db-0", "u0", true));
+    let subject = |resource: &client::ResourceRef, name: &str, uid: &str| Subject {
+        resource: resource.clone(),
+        key: Key::new("ns", name),
+        uid: uid.to_owned(),
+    };
+    let (of_set, of_pod) = (subject(&StatefulSetView::RESOURCE, "db", "s"), subject(&PodView::RESOURCE, "db-0", "u0"));
+    let change = |scaled: &str, deleted: &str, condemned: bool, owners: Value| {
+        let set = set(1, |set| {
+            set["spec"]["persistentVolumeClaimRetentionPolicy"] = json!({"whenScaled": scaled, "whenDeleted": deleted});
+        });
+        let change = Owners { set: &of_set, pod: &of_pod, condemned }.change(&set, &claim("data-db-0", &owners));
+        change.map(Value::Array)
+    };
+    assert_eq!(change("Retain", "Retain", false, json!([by_set])), Some(json!([])));
+    assert_eq!(change("Retain", "Delete", false, json!([])), Some(json!([by_set])));
+    assert_eq!(change("Retain", "Delete", true, json!([by_set])), None);
+    assert_eq!(change("Delete", "Retain", false, json!([])), None);
+    assert_eq!(change("Delete", "Retain", true, json!([])), Some(json!([by_pod])));
+    assert_eq!(change("Delete", "Delete", true, json!([by_set])), Some(json!([by_pod])));
+    assert_eq!(change("Delete", "Delete", false, json!([by_pod])), Some(json!([by_set])), "taken back");
+    assert_eq!(
+        change("Retain", "Delete", false, json!([owner("StatefulSet", "db", "s", false)])),
+        Some(json!([by_set]))
+    );
+    assert_eq!(change("Delete", "Delete", true, json!([owner("StatefulSet", "db", "former", true)])), None, "stale");
+    let other = owner("Other", "o", "o", true);
+    assert_eq!(change("Delete", "Delete", true, json!([other])), None, "another controller's");
+    assert_eq!(change("Delete", "Delete", true, json!([other, by_set])), Some(json!([other])));
+}
+
+#[test]
+fn no_pod_is_made_on_a_claim_that_goes_away() {
+    let revision = |name: &str| Revision { name: name.to_owned(), template: json!({"spec": {}}) };
+    let plan = |set: &StatefulSetView, claim: ClaimView| {
+        let claims = move |_: &str| Some(Arc::new(claim.clone()));
+        let snapshot = Snapshot {
+            set,
+            pods: &[],
+            current: revision("old"),
+            update: revision("new"),
+            claims: &claims,
+            now: Timestamp::UNIX_EPOCH,
+        };
+        reconcile(&snapshot).plan.actions
+    };
+    let mut going = claim("data-db-0", &json!([]));
+    going.metadata.deletion_timestamp = Some(Timestamp::UNIX_EPOCH);
+    let actions = plan(&set(1, |_| {}), going);
+    assert!(matches!(actions.as_slice(), [Action::Event { reason: "FailedCreate", .. }]), "{actions:?}");
+    let former = json!([{"apiVersion": "v1", "kind": "Pod", "name": "db-0", "uid": "former", "controller": true}]);
+    let scaled = set(1, |set| {
+        set["spec"]["persistentVolumeClaimRetentionPolicy"] = json!({"whenScaled": "Delete", "whenDeleted": "Retain"});
+    });
+    assert_eq!(plan(&scaled, claim("data-db-0", &former)), []);
 }
