@@ -6,6 +6,7 @@
 pub mod limits;
 pub mod model;
 pub mod reconcile;
+pub mod rollback;
 pub mod status;
 #[cfg(test)]
 mod tests;

@@ -21,13 +21,14 @@ pub const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 /// The label that tells one template's pods from another's.
 pub const HASH_LABEL: &str = "pod-template-hash";
 
-const NOT_COPIED: &[&str] = &[
+/// Annotations that are each object's own, and are not handed from a deployment to its replica sets or back.
+pub const NOT_COPIED: &[&str] = &[
     "kubectl.kubernetes.io/last-applied-configuration",
     REVISION,
     REVISION_HISTORY,
     DESIRED_REPLICAS,
     MAX_REPLICAS,
-    "deprecated.deployment.rollback.to",
+    super::rollback::ROLLBACK_TO,
 ];
 const MAX_HISTORY_CHARS: usize = 2000;
 
@@ -148,7 +149,7 @@ fn appended(history: &str, revision: &str) -> String {
 }
 
 /// The template without the label that the controller itself adds.
-fn without_hash(template: &Value) -> Value {
+pub fn without_hash(template: &Value) -> Value {
     let mut template = template.clone();
     if let Some(labels) = template.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove(HASH_LABEL);

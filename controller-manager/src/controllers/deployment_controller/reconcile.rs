@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::limits::{is_rolling, max_surge, max_unavailable, new_size, proportion};
 use super::model::{DESIRED_REPLICAS, HASH_LABEL, REVISION, ReplicaSet, by_age};
+use super::rollback::{ROLLBACK_TO, roll_back};
 use super::status::Conditions;
 use crate::controllers::revision::{encode_hash, hash_of};
 use crate::framework::claim::claim;
@@ -106,6 +107,9 @@ impl<'a> Rollout<'a> {
             return self.conditions.availability(&self.totals());
         }
         self.conditions.pause();
+        if let Some(revision) = self.rollback_wanted().filter(|_| !self.deployment.spec.paused) {
+            return self.plan.actions.extend(roll_back(self.deployment, &self.subject, revision, self.all()));
+        }
         if self.deployment.spec.paused || self.is_scaling() {
             self.sync_revision(false);
             self.scale();
@@ -126,6 +130,11 @@ impl<'a> Rollout<'a> {
         if let Some(delay) = self.conditions.stuck_check(&totals) {
             self.plan.again(delay);
         }
+    }
+
+    /// The revision that the deprecated annotation asks to go back to; 0 for the last one.
+    fn rollback_wanted(&self) -> Option<i64> {
+        self.deployment.metadata.annotations.get(ROLLBACK_TO)?.parse().ok()
     }
 
     fn all(&self) -> impl Iterator<Item = &ReplicaSet> {
@@ -315,10 +324,16 @@ impl<'a> Rollout<'a> {
         let size = if before >= self.deployment.spec.replicas {
             self.deployment.spec.replicas
         } else {
-            new_size(self.deployment, self.wanted_by_all(), before)
+            new_size(self.deployment, self.wanted_by_all() + self.not_yet_deleted(), before)
         };
         self.resize(&name, size, true);
         size != before
+    }
+
+    /// Pods of old replica sets that are one too many there but still counted: until they are told to end, new ones would
+    /// be more than the surge allows.
+    fn not_yet_deleted(&self) -> i32 {
+        self.old.iter().map(|set| (set.view.status.replicas - set.replicas).max(0)).sum()
     }
 
     /// Removes unhealthy pods of old replica sets first (they do not count as available), then healthy ones as far as

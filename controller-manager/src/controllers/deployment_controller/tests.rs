@@ -212,3 +212,45 @@ fn a_rollout_without_progress_times_out_and_a_finished_one_is_cleaned_up() {
     assert_eq!(deleted, ["a"]);
     assert_eq!(reason(&plan, "Progressing"), "NewReplicaSetAvailable");
 }
+
+#[test]
+fn a_rollout_grows_only_when_the_pods_taken_from_the_old_side_are_on_their_way_out() {
+    let mut old = replica_set("old", "a", 8, 8, 1);
+    let new = replica_set("new", "b", 2, 2, 2);
+    let new_size = |old: &Value| {
+        let plan = plan(deployment(10, json!(2), json!(2), "b"), &[old.clone(), new.clone()]);
+        sizes(&plan).into_iter().find(|(name, _)| name == "new").map(|(_, size)| size)
+    };
+    old["status"]["replicas"] = json!(10);
+    assert_eq!(new_size(&old), None);
+    old["status"]["replicas"] = json!(8);
+    assert_eq!(new_size(&old), Some(4));
+}
+
+#[test]
+fn the_deprecated_annotation_rolls_back() {
+    let rolled = |to: &str| {
+        let mut deployment = deployment(5, json!(1), json!(1), "b");
+        deployment["metadata"]["annotations"] = json!({"deprecated.deployment.rollback.to": to, "cause": "second"});
+        let mut old = replica_set("old", "a", 0, 0, 1);
+        old["metadata"]["annotations"]["cause"] = json!("first");
+        let plan = plan(deployment, &[old, replica_set("new", "b", 5, 5, 2)]);
+        let reason = plan.actions.iter().find_map(|action| match action {
+            Action::Event { reason, .. } => Some(*reason),
+            _ => None,
+        });
+        let change = plan.actions.into_iter().find_map(|action| match action {
+            Action::Change { change, subresource: None, .. } => Some(change),
+            _ => None,
+        });
+        (reason.unwrap(), change.unwrap())
+    };
+    let (reason, change) = rolled("1");
+    assert_eq!(reason, "DeploymentRollback");
+    assert_eq!(change["spec"]["template"], json!({"spec": {"containers": [{"name": "c", "image": "a"}]}}));
+    assert_eq!(change["metadata"]["annotations"], json!({"deprecated.deployment.rollback.to": null, "cause": "first"}));
+    assert_eq!(rolled("0").1["spec"]["template"], change["spec"]["template"], "0 is the one before the last");
+    assert_eq!(rolled("2").0, "DeploymentRollbackTemplateUnchanged");
+    assert_eq!(rolled("7").0, "DeploymentRollbackRevisionNotFound");
+    assert!(rolled("7").1.get("spec").is_none());
+}
