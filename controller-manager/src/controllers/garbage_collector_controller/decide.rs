@@ -44,15 +44,19 @@ pub fn decide(
         actions.push(delete(target, meta, "Foreground"));
         return actions;
     }
+    vec![delete(target, meta, propagation(meta))]
+}
+
+/// How an object that has lost its owners goes: as its finalizers ask for.
+pub fn propagation(meta: &ObjectMeta) -> &'static str {
     let has = |finalizer: &str| meta.finalizers.iter().any(|name| name == finalizer);
-    let propagation = if has(ORPHAN) {
+    if has(ORPHAN) {
         "Orphan"
     } else if has(FOREGROUND) {
         "Foreground"
     } else {
         "Background"
-    };
-    vec![delete(target, meta, propagation)]
+    }
 }
 
 fn delete(target: &Target, meta: &ObjectMeta, propagation: &'static str) -> Action {

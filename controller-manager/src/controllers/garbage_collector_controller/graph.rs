@@ -78,6 +78,17 @@ pub struct Wake {
     pub delete: Vec<Uid>,
     /// Owners whose dependents are to forget them.
     pub orphan: Vec<Uid>,
+    /// Dependents and the owner each names that exists, but in another namespace.
+    pub misplaced: Vec<(Uid, Uid)>,
+}
+
+impl Wake {
+    /// Whom `other` names, too.
+    pub fn extend(&mut self, other: Self) {
+        self.delete.extend(other.delete);
+        self.orphan.extend(other.orphan);
+        self.misplaced.extend(other.misplaced);
+    }
 }
 
 /// All objects.
@@ -122,6 +133,7 @@ impl Graph {
         let before = std::mem::replace(&mut node.owners, owners.clone());
         let was = (node.waits(), node.deleting && node.orphaning, node.is_virtual());
         (node.resource, node.key) = (Some(resource), Key::of(meta));
+        let (namespace, dependents) = (meta.namespace.as_str(), node.dependents.clone());
         (node.deleting, node.foreground, node.orphaning) = (deleting, foreground, orphaning);
         if node.waits() && !was.0 {
             wake.delete.extend(node.dependents.iter().cloned());
@@ -130,11 +142,24 @@ impl Graph {
         if deleting && orphaning && !was.1 {
             wake.orphan.push(meta.uid.clone());
         }
+        if was.2 {
+            self.find_misplaced(namespace, &meta.uid, dependents, &mut wake);
+        }
         self.relink(meta, &before, &owners, &mut wake);
         if before != owners && !owners.is_empty() && !was.2 {
             wake.delete.push(meta.uid.clone());
         }
         wake
+    }
+
+    /// Looks again at those that took an owner, seen only now, for one of their own namespace.
+    fn find_misplaced(&self, namespace: &str, owner: &str, dependents: BTreeSet<Uid>, wake: &mut Wake) {
+        for uid in dependents.into_iter().filter(|_| !namespace.is_empty()) {
+            if self.nodes.get(&uid).is_some_and(|dependent| dependent.key.namespace != namespace) {
+                wake.misplaced.push((uid.clone(), owner.to_owned()));
+                wake.delete.push(uid);
+            }
+        }
     }
 
     /// Moves the links to owners from `before` to `after`; owners that are freed by this are looked at.
@@ -160,7 +185,15 @@ impl Graph {
                     ..Node::default()
                 }
             });
-            node.dependents.insert(meta.uid.clone());
+            let new = node.dependents.insert(meta.uid.clone());
+            let elsewhere = !node.key.namespace.is_empty() && node.key.namespace != meta.namespace;
+            if new && !node.is_virtual() && elsewhere {
+                wake.misplaced.push((meta.uid.clone(), owner.uid.clone()));
+            }
+            // The reference may be wrong: the server is asked before anything follows from that.
+            if new && (elsewhere || node.key.name != owner.name) {
+                wake.delete.push(meta.uid.clone());
+            }
             if unblocked && node.waits() {
                 wake.delete.push(owner.uid.clone());
             }

@@ -10,7 +10,7 @@ pub mod graph;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,16 +21,18 @@ use client::{Client, ResourceRef};
 use serde::{Deserialize, Deserializer};
 use tokio_util::sync::CancellationToken;
 
-use self::decide::{OwnerState, decide, forget_owners, remove_finalizer};
+use self::decide::{OwnerState, decide, forget_owners, propagation, remove_finalizer};
 use self::graph::{FOREGROUND, Graph, ORPHAN, Owner, Uid, Wake};
 use crate::framework::discovery::discover;
 use crate::framework::runtime::OnDeleted;
-use crate::framework::{Executor, Key, Setup, SyncError, Target};
+use crate::framework::{EventKind, Executor, Key, Setup, Subject, SyncError, Target};
 use crate::views::crd::{ApiServiceView, CrdView};
 
 /// After a new kind is served, how long to wait for more before asking what is served.
 const DISCOVERY_DELAY: Duration = Duration::from_secs(1);
 const DISCOVERY_RETRY: Duration = Duration::from_secs(10);
+/// Identities of objects that are gone: kept so that the server is not asked for each of their dependents.
+const MAX_GONE: usize = 4096;
 
 /// Registers `garbage-collector-controller`.
 pub fn register(setup: &mut Setup) {
@@ -49,6 +51,7 @@ pub fn register(setup: &mut Setup) {
         resources: RwLock::default(),
         delete: WorkQueue::new("garbage_collector_attempt_to_delete"),
         orphan: WorkQueue::new("garbage_collector_attempt_to_orphan"),
+        gone: Mutex::default(),
     });
     let workers = setup.config.concurrent.garbage_collector;
     let job = Arc::clone(&collector);
@@ -118,6 +121,27 @@ struct Collector {
     resources: RwLock<Vec<Watched>>,
     delete: WorkQueue<Uid>,
     orphan: WorkQueue<Uid>,
+    gone: Mutex<Gone>,
+}
+
+/// Identities that are known not to exist, which is for ever. Bounded: the oldest are forgotten, and asked for again.
+#[derive(Default)]
+struct Gone {
+    known: HashSet<Uid>,
+    in_order: VecDeque<Uid>,
+}
+
+impl Gone {
+    fn insert(&mut self, uid: &str) {
+        if self.known.insert(uid.to_owned()) {
+            self.in_order.push_back(uid.to_owned());
+        }
+        if self.in_order.len() > MAX_GONE
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
 }
 
 impl Collector {
@@ -128,6 +152,28 @@ impl Collector {
     fn wake(&self, wake: Wake) {
         wake.delete.into_iter().for_each(|uid| self.delete.add(uid));
         wake.orphan.into_iter().for_each(|uid| self.orphan.add(uid));
+        wake.misplaced.into_iter().for_each(|(dependent, owner)| self.report_misplaced(&dependent, &owner));
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Gone> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember_gone(&self, uid: &str) {
+        self.gone().insert(uid);
+    }
+
+    /// Tells that `dependent` names an owner of another namespace; that reference counts as one to nothing.
+    fn report_misplaced(&self, dependent: &str, owner: &str) {
+        let Some(node) = self.graph().get(dependent).cloned() else { return };
+        let Some(resource) = node.resource.and_then(|number| self.resource(number)) else { return };
+        let Some(reference) = node.owners.iter().find(|reference| reference.uid == owner) else { return };
+        let (namespace, about) =
+            (node.key.namespace.clone(), Subject { resource, key: node.key.clone(), uid: dependent.to_owned() });
+        let Owner { uid, api_version, kind, name, .. } = reference;
+        let identity = format!("[{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}]");
+        let note = format!("ownerRef {identity} does not exist in namespace {namespace:?}");
+        self.executor.event(&about, EventKind::Warning, "OwnerRefInvalidNamespace", note);
     }
 
     /// Watches what is served, and again whenever that may have changed.
@@ -193,15 +239,16 @@ impl Collector {
 
     fn observe(&self, resource: usize, delta: &Delta<Metadata>) {
         let wake = match delta {
-            Delta::Deleted(object) => self.graph().remove(&object.0.uid),
+            Delta::Deleted(object) => {
+                self.remember_gone(&object.0.uid);
+                self.graph().remove(&object.0.uid)
+            }
             Delta::Added(object) => self.graph().upsert(resource, &object.0),
             Delta::Updated { old, new } => {
                 let mut graph = self.graph();
                 // Gone and made again between two looks.
                 let mut wake = if old.0.uid == new.0.uid { Wake::default() } else { graph.remove(&old.0.uid) };
-                let more = graph.upsert(resource, &new.0);
-                wake.delete.extend(more.delete);
-                wake.orphan.extend(more.orphan);
+                wake.extend(graph.upsert(resource, &new.0));
                 wake
             }
         };
@@ -257,7 +304,14 @@ impl Collector {
         if !node.is_virtual() && node.deleting && !node.foreground {
             return Ok(());
         }
+        if !node.is_virtual() && !node.waits() && self.delete_as_known(&node, &target, uid).await? {
+            return Ok(());
+        }
         let Some(latest) = self.live(&target, uid).await? else {
+            // One only known from a reference may be elsewhere than the reference says.
+            if !node.is_virtual() {
+                self.remember_gone(uid);
+            }
             let wake = self.graph().remove(uid);
             self.wake(wake);
             return Ok(());
@@ -276,6 +330,28 @@ impl Collector {
             self.executor.apply(action).await?;
         }
         Ok(())
+    }
+
+    /// Deletes an object all of whose owners are known to be gone, on the condition that it is still as the cache shows it:
+    /// then nobody need be asked. False when that cannot be said, or no longer holds.
+    async fn delete_as_known(&self, node: &graph::Node, target: &Target, uid: &str) -> Result<bool, SyncError> {
+        let known = |owner: &Owner| self.gone().known.contains(&owner.uid);
+        if node.owners.is_empty() || !node.owners.iter().all(known) {
+            return Ok(false);
+        }
+        let Some(meta) = node.resource.and_then(|number| self.cached(number, &node.key)) else { return Ok(false) };
+        if meta.0.uid != uid || graph::owners_of(&meta.0) != node.owners {
+            return Ok(false);
+        }
+        match self.executor.delete_unchanged(target, &meta.0, propagation(&meta.0)).await {
+            Err(error) if error.is_conflict() => Ok(false),
+            result => result.map(|()| true),
+        }
+    }
+
+    fn cached(&self, number: usize, key: &Key) -> Option<Arc<Metadata>> {
+        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        resources.get(number)?.reader.get(&key.namespace, &key.name)
     }
 
     /// The owner waits for its dependents: those that block are looked at; when none is left it may go.
@@ -315,6 +391,9 @@ impl Collector {
         // A cluster-wide object cannot have an owner in a namespace; such a reference is never acted on.
         if resource.namespaced && dependent.key.namespace.is_empty() {
             return Ok(OwnerState::Solid);
+        }
+        if self.gone().known.contains(&owner.uid) {
+            return Ok(OwnerState::Absent);
         }
         let namespace = if resource.namespaced { dependent.key.namespace.as_str() } else { "" };
         let target = Target { resource, key: Key::new(namespace, &owner.name) };

@@ -46,6 +46,22 @@ fn an_owner_that_is_seen_is_no_question_and_its_end_wakes_dependents() {
 }
 
 #[test]
+fn an_owner_of_another_namespace_is_none_whichever_is_seen_first() {
+    let elsewhere = |value: &mut Value| value["namespace"] = json!("other");
+    let mut graph = Graph::default();
+    graph.upsert(0, &meta("owner", &[], elsewhere));
+    let wake = graph.upsert(0, &meta("child", &["owner"], |_| {}));
+    assert_eq!((deleted(&wake), wake.misplaced.len()), (vec!["child"], 1));
+    assert!(graph.upsert(0, &meta("child", &["owner"], |_| {})).misplaced.is_empty(), "said once");
+    let mut graph = Graph::default();
+    graph.upsert(0, &meta("child", &["owner"], |_| {}));
+    let wake = graph.upsert(0, &meta("owner", &[], elsewhere));
+    assert_eq!((deleted(&wake), wake.misplaced.len()), (vec!["child"], 1));
+    graph.upsert(0, &meta("cluster-wide", &[], |value| value["namespace"] = json!("")));
+    assert!(graph.upsert(0, &meta("any", &["cluster-wide"], |_| {})).delete.is_empty());
+}
+
+#[test]
 fn foreground_deletion_waits_for_blocking_dependents() {
     let mut graph = Graph::default();
     graph.upsert(0, &meta("owner", &[], |_| {}));
