@@ -449,7 +449,10 @@ impl Look<'_> {
         };
         let young = (name == "cpu").then_some(self.all.settings.patience);
         let proposal = propose(pods, &samples, current, &goal, self.tolerance(), young, self.now)?;
-        let mut now = json!({"averageValue": quantity(proposal.average)});
+        // As the metrics server writes it.
+        let format = if name == "memory" { Format::BinarySi } else { Format::DecimalSi };
+        let average = Quantity::from_milli(proposal.average, format).to_string();
+        let mut now = json!({"averageValue": average});
         if matches!(goal, Goal::Utilization(..)) {
             now["averageUtilization"] = proposal.utilization.into();
         }

@@ -196,7 +196,7 @@ pub fn propose(
         };
         if first < 1.0 {
             values.insert(pod.clone(), on_target);
-        } else if first > 1.0 || matches!(goal, Goal::Average(_)) {
+        } else if first > 1.0 {
             values.insert(pod.clone(), 0);
         }
     }
@@ -291,6 +291,9 @@ mod tests {
                 propose(&pods, &samples(values), count(pods.len()), &goal, TOLERANCE, Some(patience), now).unwrap();
             assert_eq!((got.replicas, got.utilization, got.average), wanted, "{states:?} {values:?}");
         }
+        let three = pods(&["ready"; 3]);
+        let on_target = propose(&three, &samples(&[100, 100]), 3, &Goal::Average(100), TOLERANCE, None, now).unwrap();
+        assert_eq!(on_target.replicas, 3, "a missing sample changes nothing when the others are on target");
         assert!(propose(&[], &samples(&[]), 1, &Goal::Average(1), TOLERANCE, None, now).is_err());
         assert!(requests(&pods(&["ready"]), "memory", None).unwrap_err().contains("missing request for memory"));
     }
