@@ -169,7 +169,8 @@ impl NodeLifecycle {
             let note = format!("Node {name} status is now: NodeNotReady");
             plan.event(&Subject::of(&NodeView::RESOURCE, &node.metadata), EventKind::Normal, "NodeNotReady", note);
         }
-        plan.actions.extend(self.pods.by_index(BY_NODE, name).iter().filter_map(|pod| pod_not_ready(pod, now)));
+        plan.actions
+            .extend(self.pods.by_index(BY_NODE, name).iter().filter_map(|pod| pod_not_ready(pod, now)).flatten());
     }
 
     async fn step(&self, key: &Key) -> SyncResult {

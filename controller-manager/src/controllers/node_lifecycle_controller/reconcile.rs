@@ -1,13 +1,13 @@
 //! The writes that a node's state asks for, purely: taints, legacy labels, and its pods' readiness.
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::health::readiness;
 use crate::controllers::node_taints::{NOT_READY, UNREACHABLE, follows_from_conditions, no_schedule, same, taint};
 use crate::framework::plan::PatchBody;
-use crate::framework::{Action, Target, View};
-use crate::views::meta::to_value;
+use crate::framework::{Action, EventKind, Subject, Target, View};
+use crate::views::meta::{Condition, condition, to_value};
 use crate::views::node::{NodeView, Taint};
 use crate::views::pod::PodView;
 
@@ -19,7 +19,10 @@ const LEGACY_LABELS: &[(&str, &str)] =
 /// The second value says whether one is still to be added.
 pub fn wanted_taints(node: &NodeView, may_evict: bool, now: Timestamp) -> (Vec<Taint>, bool) {
     let health = [NOT_READY, UNREACHABLE];
+    let spoken = condition(&node.status.conditions, "Ready").is_some();
     let wanted_key = match readiness(node) {
+        // Of a new node nothing is known yet.
+        _ if !spoken => None,
         "True" => None,
         "False" => Some(NOT_READY),
         _ => Some(UNREACHABLE),
@@ -88,19 +91,17 @@ pub fn labels_change(node: &NodeView) -> Option<Action> {
     })
 }
 
-/// Marks a pod of a node that does not answer as not ready, so that no traffic goes to it.
-pub fn pod_not_ready(pod: &PodView, now: Timestamp) -> Option<Action> {
+/// Marks a pod of a node that does not answer as not ready, so that no traffic goes to it, and says so.
+pub fn pod_not_ready(pod: &PodView, now: Timestamp) -> Option<[Action; 2]> {
     let ready = pod.condition("Ready").filter(|ready| ready.status != "False")?;
-    let mut condition: Value = to_value(ready);
-    condition["status"] = json!("False");
-    condition["reason"] = json!("NodeNotReady");
-    condition["message"] = json!("Node is not ready");
-    condition["lastTransitionTime"] = json!(apimachinery::time::format_time(now));
-    Some(Action::Patch {
-        target: Target::of(&PodView::RESOURCE, &pod.metadata),
-        subresource: Some("status"),
-        patch: PatchBody::Strategic(
-            json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}}),
-        ),
-    })
+    let condition = Condition { status: "False".to_owned(), last_transition_time: now.into(), ..ready.clone() };
+    let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [to_value(&condition)]}});
+    let target = Target::of(&PodView::RESOURCE, &pod.metadata);
+    let event = Action::Event {
+        about: Subject::of(&PodView::RESOURCE, &pod.metadata),
+        kind: EventKind::Warning,
+        reason: "NodeNotReady",
+        note: "Node is not ready".to_owned(),
+    };
+    Some([Action::Patch { target, subresource: Some("status"), patch: PatchBody::Strategic(patch) }, event])
 }

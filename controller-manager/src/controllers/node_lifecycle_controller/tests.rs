@@ -4,9 +4,12 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::health::{Grace, observe, patience_left, silence};
-use super::reconcile::{labels_change, wanted_taints};
+use super::reconcile::{labels_change, pod_not_ready, wanted_taints};
 use super::zones::{Bucket, Rates, rates};
+use crate::framework::Action;
+use crate::framework::plan::PatchBody;
 use crate::views::node::NodeView;
+use crate::views::pod::PodView;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_767_225_600 + second).unwrap()
@@ -82,7 +85,25 @@ fn taints_follow_conditions_and_leave_other_peoples_alone() {
         n["spec"]["taints"] = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]);
     });
     assert_eq!(keys(&was_not_ready, false).0, "unreachable:NoExecute unreachable:NoSchedule");
+    let new = node("n", |n| n["status"] = json!({}));
+    assert_eq!(keys(&new, true), (String::new(), false), "nothing is known of it yet");
     assert!(labels_change(&node("n", |_| {})).is_some());
+}
+
+#[test]
+fn pods_of_a_silent_node_cease_to_be_ready_and_keep_the_rest() {
+    let pod = |status: &str| -> PodView {
+        let ready = json!({"type": "Ready", "status": status, "reason": "Mine"});
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "status": {"conditions": [ready]}})).unwrap()
+    };
+    let [Action::Patch { patch: PatchBody::Strategic(patch), .. }, Action::Event { reason, .. }] =
+        pod_not_ready(&pod("True"), at(0)).unwrap()
+    else {
+        panic!("a patch and an event");
+    };
+    let condition = &patch["status"]["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"], reason), (&json!("False"), &json!("Mine"), "NodeNotReady"));
+    assert_eq!(pod_not_ready(&pod("False"), at(0)), None);
 }
 
 #[test]
@@ -102,6 +123,10 @@ fn eviction_slows_down_when_much_of_a_zone_is_down() {
     assert_eq!(rate(zone(2, 6, "a").collect()), [0.01], "large and partly down");
     assert_eq!(rate(zone(0, 3, "a").collect()), [0.0], "everything is down");
     assert_eq!(rate(zone(0, 3, "a").chain(zone(3, 0, "b")).collect()), [0.1, 0.1], "one zone of two is down");
+    let mut excluded: Vec<NodeView> = zone(1, 3, "a").collect();
+    let label = || ("node.kubernetes.io/exclude-disruption".to_owned(), String::new());
+    excluded.iter_mut().skip(2).for_each(|node| node.metadata.labels.extend([label()]));
+    assert_eq!(rate(excluded), [0.1], "excluded nodes do not count");
     let mut bucket = Bucket::default();
     assert_eq!(bucket.take(0.1, at(0)), Ok(()));
     assert_eq!(bucket.take(0.1, at(4)), Err(Some(6000)));

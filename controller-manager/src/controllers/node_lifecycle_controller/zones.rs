@@ -45,11 +45,17 @@ fn state(ready: usize, not_ready: usize, share: f64) -> State {
     }
 }
 
+/// Nodes with this label do not count when a zone's health is judged.
+const NOT_COUNTED: &str = "node.kubernetes.io/exclude-disruption";
+
 /// Nodes per second for every zone.
 pub fn rates<'a>(nodes: impl Iterator<Item = &'a NodeView>, rates: Rates) -> BTreeMap<String, f64> {
     let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for node in nodes {
         let count = counts.entry(zone_of(node)).or_default();
+        if node.metadata.labels.contains_key(NOT_COUNTED) {
+            continue;
+        }
         if readiness(node) == "True" {
             count.0 += 1;
         } else {
