@@ -22,8 +22,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::Digest;
 
-use crate::resources::{SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS};
+use crate::resources::{CONFIG_MAPS, SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS};
 use crate::{Client, ClientConfig, ClientError};
+
+/// Where the API server publishes the authorities of client certificates, and under which key.
+const NAMESPACE: &str = "kube-system";
+const CONFIG_MAP: &str = "extension-apiserver-authentication";
+const CA_KEY: &str = "client-ca-file";
 
 /// Entries of each cache.
 const MAX_CACHED: usize = 4096;
@@ -34,10 +39,10 @@ pub struct DelegatedFlags {
     /// Kubeconfig for TokenReviews; without one, requests with tokens are anonymous.
     #[arg(long, default_value = "")]
     pub authentication_kubeconfig: String,
-    /// Do not look the client CA up in the cluster; only --client-ca-file counts (this is always so).
+    /// Do not look the client CA up in the cluster; only --client-ca-file counts.
     #[arg(long)]
     pub authentication_skip_lookup: bool,
-    /// Accepted for compatibility: nothing is looked up, so nothing can fail.
+    /// Start without client certificates when their authorities cannot be looked up in the cluster.
     #[arg(long, default_value_t = true)]
     pub authentication_tolerate_lookup_failure: bool,
     /// How long TokenReviews are cached.
@@ -92,6 +97,20 @@ pub enum DelegatedError {
     /// The client CA.
     #[error("--client-ca-file: {0}")]
     ClientCa(TlsError),
+    /// The client CA that the cluster publishes.
+    #[error("cannot look up the client CA in ConfigMap {NAMESPACE}/{CONFIG_MAP} (give --client-ca-file): {0}")]
+    Lookup(String),
+}
+
+/// What to do where no file names the authorities of client certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Do without client certificates.
+    Never,
+    /// Ask the cluster; do without when that fails.
+    Tolerant,
+    /// Ask the cluster; fail when that fails.
+    Strict,
 }
 
 /// Settings of [`DelegatedAuth`].
@@ -103,6 +122,8 @@ pub struct DelegatedOptions {
     pub access_client: Option<Client>,
     /// Authorities of client certificates.
     pub client_ca: Option<ClientCa>,
+    /// Whether [`look_up`](Self::look_up) asks the cluster for them.
+    pub lookup: Lookup,
     /// Whether a request without credentials is `system:anonymous` instead of 401.
     pub anonymous: bool,
     /// Life of a TokenReview's answer.
@@ -129,7 +150,13 @@ impl DelegatedFlags {
             "" => None,
             path => Some(ClientCa::from_file(Path::new(path)).map_err(DelegatedError::ClientCa)?),
         };
+        let lookup = match (self.authentication_skip_lookup, self.authentication_tolerate_lookup_failure) {
+            (true, _) => Lookup::Never,
+            (false, true) => Lookup::Tolerant,
+            (false, false) => Lookup::Strict,
+        };
         Ok(DelegatedOptions {
+            lookup,
             token_client: client("--authentication-kubeconfig", &self.authentication_kubeconfig)?,
             access_client: client("--authorization-kubeconfig", &self.authorization_kubeconfig)?,
             client_ca,
@@ -139,6 +166,41 @@ impl DelegatedFlags {
             refused_ttl: self.authorization_webhook_cache_unauthorized_ttl.0,
         })
     }
+}
+
+impl DelegatedOptions {
+    /// Takes the authorities of client certificates from the cluster where no file names them. Once, before the port is bound:
+    /// a change of theirs needs a restart.
+    ///
+    /// # Errors
+    /// When they cannot be read and that is not tolerated.
+    pub async fn look_up(mut self) -> Result<Self, DelegatedError> {
+        let (None, Some(client)) = (&self.client_ca, &self.token_client) else { return Ok(self) };
+        if self.lookup == Lookup::Never {
+            return Ok(self);
+        }
+        match published_authority(client).await {
+            Ok(ca) => self.client_ca = Some(ca),
+            Err(why) if self.lookup == Lookup::Strict => return Err(DelegatedError::Lookup(why)),
+            Err(why) => {
+                let error = DelegatedError::Lookup(why);
+                tracing::warn!(%error, "client certificates are not accepted on this port");
+            }
+        }
+        Ok(self)
+    }
+}
+
+async fn published_authority(client: &Client) -> Result<ClientCa, String> {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Published {
+        data: HashMap<String, String>,
+    }
+    let published: Published =
+        client.get(&CONFIG_MAPS, Some(NAMESPACE), CONFIG_MAP).await.map_err(|error| error.to_string())?;
+    let pem = published.data.get(CA_KEY).ok_or_else(|| format!("it has no {CA_KEY}"))?;
+    ClientCa::from_pem(pem.as_bytes()).map_err(|error| error.to_string())
 }
 
 /// Asks the API server, with a memory.
@@ -338,15 +400,38 @@ mod tests {
     use std::sync::Arc;
 
     fn auth(server: &FakeServer) -> DelegatedAuth {
-        DelegatedAuth::new(DelegatedOptions {
+        DelegatedAuth::new(options(server, Lookup::Never))
+    }
+
+    fn options(server: &FakeServer, lookup: Lookup) -> DelegatedOptions {
+        DelegatedOptions {
             token_client: Some(server.client.clone()),
             access_client: Some(server.client.clone()),
             client_ca: None,
+            lookup,
             anonymous: false,
             token_ttl: Duration::from_secs(60),
             allowed_ttl: Duration::from_secs(60),
             refused_ttl: Duration::from_secs(60),
-        })
+        }
+    }
+
+    #[tokio::test]
+    async fn authorities_come_from_the_cluster_unless_that_is_skipped_or_fails() {
+        let server = FakeServer::start();
+        let never = options(&server, Lookup::Never).look_up().await.unwrap();
+        assert!(never.client_ca.is_none() && server.seen().is_empty());
+        server.will_answer(403, "no");
+        assert!(options(&server, Lookup::Tolerant).look_up().await.unwrap().client_ca.is_none());
+        server.will_answer(200, r#"{"data":{"other":"x"}}"#);
+        let error = options(&server, Lookup::Strict).look_up().await.unwrap_err().to_string();
+        assert!(error.contains("it has no client-ca-file"), "{error}");
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        server.will_answer(200, json!({"data": {"client-ca-file": pem}}).to_string());
+        assert!(options(&server, Lookup::Strict).look_up().await.unwrap().client_ca.is_some());
     }
 
     fn parts(token: &str) -> Parts {

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     logging::init(&flags.logging);
     daemon::main(NAME, |shutdown| async move {
         let config = Config::from_flags(&flags)?;
-        let serving = Serving::bind(&flags.serving, &flags.delegated).context("secure port")?;
+        let serving = Serving::bind(&flags.serving, &flags.delegated).await.context("secure port")?;
         run(config, serving, shutdown).await?;
         Ok(())
     })

@@ -51,8 +51,8 @@ pub struct Serving {
 
 impl Serving {
     /// Binds the port, so that a taken port fails the start.
-    pub fn bind(serving: &SecureServingFlags, delegated: &DelegatedFlags) -> Result<Self, ServingError> {
-        let options = delegated.to_options(NAME)?;
+    pub async fn bind(serving: &SecureServingFlags, delegated: &DelegatedFlags) -> Result<Self, ServingError> {
+        let options = delegated.to_options(NAME)?.look_up().await?;
         let bound = serving.bind(NAME, DEFAULT_PORT, options.client_ca.clone())?;
         let port = SecurePort::new(Checks::new())
             .auth(Arc::new(DelegatedAuth::new(options)))
@@ -72,12 +72,6 @@ pub async fn run(config: Config, serving: Serving, shutdown: CancellationToken) 
     let Serving { bound, port } = serving;
     if let Some((server, tls)) = bound {
         tokio::spawn(port.serve(server, Some(tls), shutdown.clone()));
-    }
-    if !config.controllers.not_implemented.is_empty() {
-        tracing::info!(
-            controllers = config.controllers.not_implemented.join(","),
-            "controllers that are not implemented"
-        );
     }
     let election = Client::new(config.client.clone().limits(0.0, 0))?;
     let leader = LeaderElector::new(&election, config.leader.clone());

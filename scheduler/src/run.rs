@@ -31,6 +31,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
     for profile in &mut profiles {
         profile.fit.ignored_resources.extend(extenders.iter().flat_map(Extender::ignored_resources).map(str::to_owned));
     }
+    let auth = auth.look_up().await?;
     let bound = serving.bind(COMPONENT, DEFAULT_PORT, auth.client_ca.clone())?;
     // As upstream: events have a connection and a rate of their own, so that they do not hold bindings up.
     let event_client = Client::new(client.clone())?;

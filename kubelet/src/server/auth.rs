@@ -1,7 +1,7 @@
 //! Who may ask what: which part of the node object a request counts as, and whom to ask.
 
 use client::Client;
-use client::delegated::{DelegatedAuth, DelegatedOptions};
+use client::delegated::{DelegatedAuth, DelegatedOptions, Lookup};
 use component_base::secure_port::{Attributes, Denied, RequestAuth, Target, verb_of};
 use component_base::serving::ConnInfo;
 use component_base::tls::ClientCa;
@@ -20,6 +20,7 @@ pub enum Mode {
 /// Authentication by certificate and (when configured) by TokenReview; authorization by SubjectAccessReview.
 pub fn delegated(file: &KubeletConfiguration, client: Option<&Client>, client_ca: Option<ClientCa>) -> DelegatedAuth {
     DelegatedAuth::new(DelegatedOptions {
+        lookup: Lookup::Never,
         token_client: client.filter(|_| file.authentication.webhook.enabled).cloned(),
         access_client: client.cloned(),
         client_ca,
