@@ -112,6 +112,8 @@ pub struct Concurrent {
     pub token_secret: usize,
     /// Of quotas.
     pub resource_quota: usize,
+    /// Of pods whose devices are tainted.
+    pub device_taint_eviction: usize,
     /// Of autoscalers.
     pub autoscaler: usize,
 }
@@ -248,6 +250,7 @@ impl Concurrent {
             ttl_after_finished: count(flags.concurrent_ttl_after_finished_syncs),
             token_secret: count(flags.concurrent_serviceaccount_token_syncs),
             resource_quota: count(flags.concurrent_resource_quota_syncs),
+            device_taint_eviction: count(flags.concurrent_device_taint_eviction_syncs),
             autoscaler: count(flags.concurrent_horizontal_pod_autoscaler_syncs),
         }
     }

@@ -7,6 +7,7 @@ pub mod cronjob_controller;
 pub mod daemonset_controller;
 pub mod deletion_order;
 pub mod deployment_controller;
+pub mod device_taint_eviction_controller;
 pub mod disruption_controller;
 pub mod endpoints_controller;
 pub mod endpointslice_controller;

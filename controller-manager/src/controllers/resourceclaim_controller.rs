@@ -80,7 +80,7 @@ fn is_done(pod: &PodView) -> bool {
 }
 
 /// The claim that one of the pod's claims is, once there is one.
-fn name_of<'a>(pod: &'a PodView, claim: &'a PodResourceClaim) -> Option<&'a str> {
+pub fn name_of<'a>(pod: &'a PodView, claim: &'a PodResourceClaim) -> Option<&'a str> {
     let made = || pod.status.resource_claim_statuses.iter().find(|s| s.name == claim.name);
     claim.resource_claim_name.as_deref().or_else(|| made()?.resource_claim_name.as_deref())
 }

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 use super::{
     bootstrap, certificates, clusterrole_aggregation_controller, cronjob_controller, daemonset_controller,
-    deployment_controller, disruption_controller, endpoints_controller, endpointslice_controller,
-    endpointslice_mirroring_controller, ephemeral_volume_controller, garbage_collector_controller,
-    horizontalpodautoscaler_controller, job_controller, namespace_controller, node_ipam_controller,
-    node_lifecycle_controller, persistentvolume_attach_detach_controller, persistentvolume_binder_controller,
-    persistentvolume_expander_controller, pod_garbage_collector_controller, protection, replicaset_controller,
-    resourceclaim_controller, resourcequota_controller, root_ca_certificate_publisher_controller,
-    service_cidr_controller, serviceaccount_controller, serviceaccount_tokens, statefulset_controller,
-    taint_eviction_controller, ttl_after_finished_controller, ttl_controller,
-    validatingadmissionpolicy_status_controller,
+    deployment_controller, device_taint_eviction_controller, disruption_controller, endpoints_controller,
+    endpointslice_controller, endpointslice_mirroring_controller, ephemeral_volume_controller,
+    garbage_collector_controller, horizontalpodautoscaler_controller, job_controller, namespace_controller,
+    node_ipam_controller, node_lifecycle_controller, persistentvolume_attach_detach_controller,
+    persistentvolume_binder_controller, persistentvolume_expander_controller, pod_garbage_collector_controller,
+    protection, replicaset_controller, resourceclaim_controller, resourcequota_controller,
+    root_ca_certificate_publisher_controller, service_cidr_controller, serviceaccount_controller,
+    serviceaccount_tokens, statefulset_controller, taint_eviction_controller, ttl_after_finished_controller,
+    ttl_controller, validatingadmissionpolicy_status_controller,
 };
 use crate::framework::Setup;
 
@@ -25,7 +25,7 @@ pub struct Entry {
     pub alias: &'static str,
     /// Whether `*` means it too.
     pub on_by_default: bool,
-    /// Puts it together; None while it is not implemented.
+    /// Puts it together; None where it is not implemented, which only those are that are off by default.
     pub register: Option<fn(&mut Setup<'_>)>,
 }
 
@@ -35,10 +35,6 @@ const fn on(name: &'static str, alias: &'static str, register: fn(&mut Setup<'_>
 
 const fn off(name: &'static str, alias: &'static str, register: fn(&mut Setup<'_>)) -> Entry {
     Entry { name, alias, on_by_default: false, register: Some(register) }
-}
-
-const fn missing(name: &'static str, alias: &'static str) -> Entry {
-    Entry { name, alias, on_by_default: true, register: None }
 }
 
 const fn missing_off(name: &'static str, alias: &'static str) -> Entry {
@@ -55,7 +51,7 @@ pub const TABLE: &[Entry] = &[
     on("cronjob-controller", "cronjob", cronjob_controller::register),
     on("daemonset-controller", "daemonset", daemonset_controller::register),
     on("deployment-controller", "deployment", deployment_controller::register),
-    missing("device-taint-eviction-controller", ""),
+    on("device-taint-eviction-controller", "", device_taint_eviction_controller::register),
     on("disruption-controller", "disruption", disruption_controller::register),
     on("endpoints-controller", "endpoint", endpoints_controller::register),
     on("endpointslice-controller", "endpointslice", endpointslice_controller::register),
@@ -128,8 +124,6 @@ const CLOUD: &[&str] = &[
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     running: BTreeSet<&'static str>,
-    /// On by default, and not implemented.
-    pub not_implemented: Vec<&'static str>,
 }
 
 impl Selection {
@@ -168,13 +162,8 @@ pub fn select(wishes: &[String]) -> Result<Selection, String> {
             let name = wish.trim_start_matches(['-', '+']);
             (name == entry.name || (!entry.alias.is_empty() && name == entry.alias)).then(|| !wish.starts_with('-'))
         });
-        if !named.unwrap_or(star && entry.on_by_default) {
-            continue;
-        }
-        if entry.register.is_some() {
+        if named.unwrap_or(star && entry.on_by_default) {
             selection.running.insert(entry.name);
-        } else {
-            selection.not_implemented.push(entry.name);
         }
     }
     Ok(selection)

@@ -84,22 +84,31 @@ pub fn judge(taints: &[Taint], tolerations: &[Toleration]) -> Verdict {
     }
 }
 
-/// The writes that evict `pod`: why, in its status, and its deletion.
-pub fn evict(pod: &PodView, now: Timestamp) -> Plan {
+/// How an eviction is explained.
+pub struct Why {
+    /// Reason of events.
+    pub event: &'static str,
+    /// Reason of the pod's `DisruptionTarget` condition.
+    pub condition: &'static str,
+    /// Its message.
+    pub message: &'static str,
+}
+
+const WHY: Why = Why {
+    event: "TaintManagerEviction",
+    condition: "DeletionByTaintManager",
+    message: "Taint manager: deleting due to NoExecute taint",
+};
+
+/// The writes that evict `pod`: an event with `note`, why, in its status, and its deletion.
+pub fn evict(pod: &PodView, why: &Why, note: String, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let target = Target::of(&PodView::RESOURCE, &pod.metadata);
-    let subject = Subject::of(&PodView::RESOURCE, &pod.metadata);
-    plan.event(
-        &subject,
-        EventKind::Normal,
-        "TaintManagerEviction",
-        format!("Marking for deletion Pod {}", subject.key),
-    );
-    let message = "Taint manager: deleting due to NoExecute taint";
+    plan.event(&Subject::of(&PodView::RESOURCE, &pod.metadata), EventKind::Normal, why.event, note);
     plan.push(Action::Patch {
         target: target.clone(),
         subresource: Some("status"),
-        patch: PatchBody::Strategic(disruption_condition(pod, "DeletionByTaintManager", message, now)),
+        patch: PatchBody::Strategic(disruption_condition(pod, why.condition, why.message, now)),
     });
     plan.push(Action::Delete { target, uid: pod.metadata.uid.clone(), grace_period_seconds: None, propagation: None });
     plan
@@ -147,7 +156,7 @@ impl TaintEviction {
                 if self.note(&pod, None).0 {
                     let subject = Subject::of(&PodView::RESOURCE, &pod.metadata);
                     let note = format!("Cancelling deletion of Pod {key}");
-                    self.executor.event(&subject, EventKind::Normal, "TaintManagerEviction", note);
+                    self.executor.event(&subject, EventKind::Normal, WHY.event, note);
                 }
                 return Ok(None);
             }
@@ -159,7 +168,7 @@ impl TaintEviction {
             }
             Verdict::Go => {}
         }
-        self.executor.run(evict(&pod, now)).await?;
+        self.executor.run(evict(&pod, &WHY, format!("Marking for deletion Pod {key}"), now)).await?;
         self.forget(key);
         Ok(None)
     }

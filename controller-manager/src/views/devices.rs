@@ -5,10 +5,15 @@ use client::resources;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::node::Taint;
+use super::pod::Toleration;
 use super::{namespace_index, owner_index};
 
 /// Claims by the uid of the pod that they were made for.
 pub const BY_OWNER: &str = "owner";
+
+/// Slices by driver and pool.
+pub const BY_POOL: &str = "pool";
 
 /// A claim of devices.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -30,6 +35,103 @@ pub struct ResourceClaimStatus {
     pub allocation: Option<Value>,
     /// Who uses them.
     pub reserved_for: Vec<Consumer>,
+}
+
+/// A device that a claim has.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AllocatedDevice {
+    /// Whose.
+    pub driver: String,
+    /// Which of its pools.
+    pub pool: String,
+    /// Which device there.
+    pub device: String,
+    /// Taints it is borne with.
+    pub tolerations: Vec<Toleration>,
+}
+
+impl AllocatedDevice {
+    /// Its pool, as [`BY_POOL`] files slices.
+    pub fn pool(&self) -> String {
+        pool_key(&self.driver, &self.pool)
+    }
+}
+
+impl ResourceClaimView {
+    /// The devices it has.
+    pub fn devices(&self) -> Vec<AllocatedDevice> {
+        let results = self.status.allocation.as_ref().and_then(|allocation| allocation.pointer("/devices/results"));
+        let results = results.and_then(Value::as_array).into_iter().flatten();
+        results.filter_map(|device| serde_json::from_value(device.clone()).ok()).collect()
+    }
+}
+
+/// A part of a pool of devices, as far as it is tainted.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceSliceView {
+    /// Metadata.
+    pub metadata: ObjectMeta,
+    /// The devices.
+    pub spec: ResourceSliceSpec,
+}
+
+crate::view!(
+    ResourceSliceView,
+    resources::RESOURCE_SLICES,
+    [(BY_POOL, |slice: &ResourceSliceView| vec![slice.pool()])]
+);
+
+/// What a slice says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceSliceSpec {
+    /// Whose devices.
+    pub driver: String,
+    /// Which pool.
+    pub pool: SlicePool,
+    /// The devices.
+    pub devices: Vec<SliceDevice>,
+}
+
+/// The pool of a slice.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SlicePool {
+    /// Its name.
+    pub name: String,
+    /// Slices of older generations do not count.
+    pub generation: i64,
+}
+
+/// A device of a slice.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SliceDevice {
+    /// Its name.
+    pub name: String,
+    /// What keeps users away.
+    pub taints: Vec<Taint>,
+}
+
+/// A pool, as [`BY_POOL`] files slices.
+pub fn pool_key(driver: &str, pool: &str) -> String {
+    format!("{driver}/{pool}")
+}
+
+impl ResourceSliceView {
+    /// Its pool, as [`BY_POOL`] files slices.
+    pub fn pool(&self) -> String {
+        pool_key(&self.spec.driver, &self.spec.pool.name)
+    }
+
+    /// Taints that end what uses the device, with its name.
+    pub fn no_execute(&self) -> impl Iterator<Item = (&str, &Taint)> {
+        let devices = self.spec.devices.iter();
+        let taints = devices.flat_map(|device| device.taints.iter().map(move |taint| (device.name.as_str(), taint)));
+        taints.filter(|(_, taint)| taint.effect == "NoExecute")
+    }
 }
 
 /// A user of a claim.
