@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{Process, Raw, bin, eventually, free_port, output};
@@ -165,6 +166,67 @@ impl ControlPlane {
         let mut command = Command::new(bin("kube-apiserver"));
         command.args(self.api_flags());
         self.api = Some(Process::start(&mut command, &self.path("apiserver.log")));
+    }
+
+    /// Starts a controller manager; `log` is the name of its log.
+    pub fn controller_manager(&self, port: u16, log: &str, more: &[&str]) -> Process {
+        let pki = |flag: &str, file: &str| format!("--{flag}={}", self.pki(file));
+        let own = [
+            pki("service-account-private-key-file", "sa.key"),
+            pki("root-ca-file", "ca.crt"),
+            "--use-service-account-credentials=true".to_owned(),
+        ];
+        self.daemon(
+            "kube-controller-manager",
+            "controller-manager",
+            port,
+            log,
+            own.iter().map(String::as_str).chain(more.iter().copied()),
+        )
+    }
+
+    /// Starts a scheduler; `log` is the name of its log.
+    pub fn scheduler(&self, port: u16, log: &str, more: &[&str]) -> Process {
+        self.daemon("kube-scheduler", "scheduler", port, log, more.iter().copied())
+    }
+
+    fn daemon<'a>(
+        &self,
+        name: &str,
+        identity: &str,
+        port: u16,
+        log: &str,
+        more: impl Iterator<Item = &'a str>,
+    ) -> Process {
+        let conf = self.path(&format!("{identity}.conf")).display().to_string();
+        let mut command = Command::new(bin(name));
+        command.args([
+            format!("--kubeconfig={conf}"),
+            format!("--authentication-kubeconfig={conf}"),
+            format!("--authorization-kubeconfig={conf}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            format!("--secure-port={port}"),
+            format!("--tls-cert-file={}", self.pki(&format!("{identity}-serving.crt"))),
+            format!("--tls-private-key-file={}", self.pki(&format!("{identity}-serving.key"))),
+        ]);
+        Process::start(command.args(more), &self.path(log))
+    }
+
+    /// Makes a node of `cpus` processors that says it is ready, though no kubelet is behind it.
+    ///
+    /// # Panics
+    /// When the API server does not take it.
+    pub fn add_node(&self, name: &str, cpus: u32, taints: &Value) {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        let capacity = json!({"cpu": cpus.to_string(), "memory": "8Gi", "pods": "110"});
+        let ready = json!([{"type": "Ready", "status": "True", "reason": "Test", "message": ""}]);
+        let status = json!({"status": {"capacity": capacity, "allocatable": capacity, "conditions": ready}});
+        let raw = self.raw();
+        assert_eq!(raw.post("/api/v1/nodes", &node), Ok(201), "node {name}");
+        assert_eq!(raw.merge(&format!("/api/v1/nodes/{name}/status"), &status), Ok(200), "status of node {name}");
+        // admission holds new nodes back until a controller finds them ready; here none may run
+        let taints = json!({"spec": {"taints": taints}});
+        assert_eq!(raw.merge(&format!("/api/v1/nodes/{name}"), &taints), Ok(200), "taints of node {name}");
     }
 
     /// Kills the API server as a crash would.
