@@ -1,8 +1,9 @@
 //! OpenAPI: `/openapi/v3` (an index with hashes and one document per path) and `/openapi/v2`, from the schema table.
 //!
-//! Documents are made when first asked for and kept until the resource table changes. Served as JSON, `/openapi/v2` by
-//! [`WithProtobuf`] in protobuf too; a client that insists on protobuf of version 3 gets 406.
+//! Documents are made when first asked for and kept, compressed, until the resource table changes. Served as JSON,
+//! `/openapi/v2` by [`WithProtobuf`] in protobuf too; a client that insists on protobuf of version 3 gets 406.
 
+mod descriptions;
 mod operations;
 mod protobuf;
 mod schemas;
@@ -12,9 +13,14 @@ mod v2;
 mod v3;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use descriptions::Descriptions;
+use flate2::Compression;
+use flate2::read::GzDecoder;
+use flate2::write::GzEncoder;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION, VARY};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
@@ -29,12 +35,27 @@ fn info_version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"))
 }
 
-/// A document as it is sent.
+/// A document, kept small: together they are megabytes that hardly anybody asks for twice.
 #[derive(Clone)]
 struct Document {
-    bytes: Bytes,
-    /// Upper-case hex of SHA-512.
+    /// gzip.
+    packed: Bytes,
+    /// Upper-case hex of SHA-512 of the plain text.
     hash: String,
+}
+
+impl Document {
+    fn new(text: &str) -> Option<Self> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text.as_bytes()).ok()?;
+        Some(Self { packed: encoder.finish().ok()?.into(), hash: hex::encode_upper(Sha512::digest(text)) })
+    }
+
+    fn text(&self) -> std::io::Result<Bytes> {
+        let mut text = Vec::new();
+        GzDecoder::new(&*self.packed).read_to_end(&mut text)?;
+        Ok(text.into())
+    }
 }
 
 #[derive(Default)]
@@ -129,8 +150,7 @@ impl OpenApi {
             return known;
         }
         // Made without the lock: the index asks for every other document.
-        let bytes = Bytes::from(make(&table)?.to_string());
-        let document = Document { hash: hex::encode_upper(Sha512::digest(&bytes)), bytes };
+        let document = Document::new(&make(&table)?.to_string())?;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &table)) {
             cache.documents.insert(key.to_owned(), document.clone());
@@ -140,6 +160,7 @@ impl OpenApi {
 
     fn index(&self, table: &ResourceTable) -> Option<Value> {
         let mut paths = serde_json::Map::new();
+        let _unpacked_once = Descriptions::get();
         for path in served_paths(table) {
             let document = self.document(&path, |table| make(table, &path))?;
             let url = format!("/openapi/v3/{path}?hash={}", document.hash);
@@ -173,5 +194,5 @@ fn answer(path: &str, document: &Document, hash: Option<&str>, headers: &HeaderM
     if headers.get(IF_NONE_MATCH).is_some_and(|seen| seen.as_bytes() == etag.as_bytes()) {
         return builder.status(StatusCode::NOT_MODIFIED).body(Bytes::new()).ok();
     }
-    builder.body(document.bytes.clone()).ok()
+    builder.body(document.text().ok()?).ok()
 }

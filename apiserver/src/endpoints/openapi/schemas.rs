@@ -1,10 +1,12 @@
 //! OpenAPI schemas of the types in the schema table, for v2 and v3.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use apimachinery::schema::{self, Field, Kind, ListType, MapType, Slot, Special, Type};
 use serde_json::{Map, Value, json};
 
+use super::descriptions::Descriptions;
 use super::operations::META;
 use crate::extension::openapi;
 use crate::resources::{Resource, ServedVersion};
@@ -39,6 +41,7 @@ pub struct Schemas<'t> {
     /// Groups and versions under which kinds of every group are shown.
     groups: Vec<(&'t str, &'t str)>,
     found: BTreeMap<String, Value>,
+    descriptions: Arc<Descriptions>,
 }
 
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -54,7 +57,7 @@ const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 impl<'t> Schemas<'t> {
     /// For one document.
     pub fn new(dialect: Dialect, groups: Vec<(&'t str, &'t str)>) -> Self {
-        Self { dialect, groups, found: BTreeMap::new() }
+        Self { dialect, groups, found: BTreeMap::new(), descriptions: Descriptions::get() }
     }
 
     /// All schemas by name.
@@ -67,7 +70,10 @@ impl<'t> Schemas<'t> {
         if self.found.contains_key(name) {
             return;
         }
-        if let Some(schema) = self.leaf(name) {
+        if let Some(mut schema) = self.leaf(name) {
+            if let (Some(map), Some(text)) = (schema.as_object_mut(), self.descriptions.of(name, "")) {
+                map.insert("description".to_owned(), text.into());
+            }
             self.found.insert(name.to_owned(), schema);
         } else if let Some(ty) = custom.or_else(|| schema::by_name(name)) {
             // Entered before its fields, because schemas refer to themselves.
@@ -106,8 +112,9 @@ impl<'t> Schemas<'t> {
     }
 
     fn object(&mut self, ty: &Type) -> Value {
+        let description = self.descriptions.of(&ty.name, "").map(Value::from);
         if ty.special != Special::No {
-            return json!({});
+            return description.map_or_else(|| json!({}), |text| json!({"description": text}));
         }
         let mut properties = Map::new();
         let mut required = Vec::new();
@@ -119,6 +126,7 @@ impl<'t> Schemas<'t> {
         });
         let mut schema = Map::new();
         schema.insert("type".to_owned(), "object".into());
+        schema.extend(description.map(|text| ("description".to_owned(), text)));
         if !required.is_empty() {
             schema.insert("required".to_owned(), required.into());
         }
@@ -155,6 +163,7 @@ impl<'t> Schemas<'t> {
 
     fn property(&mut self, parent: &Type, field: &Field) -> Value {
         let mut schema = self.slot(&field.slot);
+        let description = self.descriptions.of(&parent.name, &field.json).unwrap_or_default();
         if let Value::Object(map) = &mut schema {
             // A reference stands alone in v3; beside a description (all fields but those of schemas have one) it goes into allOf.
             let undescribed = &*parent.name == JSON_SCHEMA_PROPS && &*field.json != "default";
@@ -166,6 +175,7 @@ impl<'t> Schemas<'t> {
                     map.insert(key.to_owned(), value.into());
                 }
             };
+            text("description", description);
             text("x-kubernetes-patch-merge-key", &field.patch_merge_key);
             let strategies: Vec<&str> = [
                 (field.patch_merge, "merge"),
