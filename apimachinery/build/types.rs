@@ -109,6 +109,10 @@ fn fields(ty: &Value, slots: &mut Slots, index: &HashMap<&str, usize>) -> Fallib
             "" => "Never",
             "omitempty" => "Empty",
             "omitzero" => "Zero",
+            // Our own words, both `omitempty` in upstream's JSON: defaulting tells an empty list from none; the field
+            // belongs to a feature that is off, and the server does not take it.
+            "omitnil" => "Nil",
+            "off" => "Off",
             other => return Err(format!("omit {other}").into()),
         };
         let strategy = text(field, "ps");

@@ -279,6 +279,10 @@ pub enum Omit {
     Kept,
     /// `omitempty`: empty lists, maps, scalars and nil pointers; structs stay.
     Empty,
+    /// Only nil: an empty list is a value that validation is to see.
+    Nil,
+    /// Always: the field belongs to a feature that is off by default.
+    Off,
     /// `omitzero`: also structs whose every field is zero.
     Zero,
 }

@@ -328,14 +328,9 @@ fn validate_owner_references(owners: &[Value], path: &Path) -> ErrorList {
 }
 
 fn validate_finalizers(object: &Value, path: &Path) -> ErrorList {
-    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
     let mut errors = ErrorList::new();
-    for (index, name) in meta::finalizers(object).enumerate() {
+    for name in meta::finalizers(object) {
         invalid_all(&mut errors, path, name, qualified_name(name));
-        if !name.contains('/') && !STANDARD.contains(&name) {
-            let message = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid(path.index(index), name, message));
-        }
     }
     let has = |name: &str| meta::finalizers(object).any(|f| f == name);
     if has("orphan") && has("foregroundDeletion") {
@@ -410,13 +405,13 @@ mod tests {
     fn metadata_rules() {
         let path = Path::new("metadata");
         let fields = |errors: ErrorList| errors.iter().map(|e| e.path.to_string()).collect::<Vec<_>>();
-        let object = json!({"metadata": {"name": "A", "labels": {"a b": "c d"}, "finalizers": ["x"], "ownerReferences": [{"kind": "K"}]}});
+        let object = json!({"metadata": {"name": "A", "labels": {"a b": "c d"}, "finalizers": ["x y"], "ownerReferences": [{"kind": "K"}]}});
         assert_eq!(
             fields(validate_object_meta(&object, true, dns1123_label, &path)),
             [
                 "metadata.name", "metadata.namespace", "metadata.labels", "metadata.labels",
                 "metadata.ownerReferences.apiVersion", "metadata.ownerReferences.name", "metadata.ownerReferences.uid",
-                "metadata.finalizers[0]"
+                "metadata.finalizers"
             ]
         );
         let old = json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "2024-01-01T00:00:00Z"}});

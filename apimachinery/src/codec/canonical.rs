@@ -15,7 +15,9 @@ use crate::time;
 pub fn canonicalize(ty: &Type, value: &mut Value) {
     let Value::Object(map) = value else { return };
     match &ty.custom {
-        None => canonical_struct(ty, map, 0),
+        None => {
+            canonical_struct(ty, map, 0);
+        }
         // Of a custom resource only the metadata has one form.
         Some(schema) => {
             let metadata = schema.properties.get("metadata").and_then(|metadata| metadata.typed);
@@ -26,13 +28,20 @@ pub fn canonicalize(ty: &Type, value: &mut Value) {
     }
 }
 
-fn canonical_struct(ty: &Type, map: &mut Map<String, Value>, depth: usize) {
+/// Says whether it took a field away because its feature is off.
+fn canonical_struct(ty: &Type, map: &mut Map<String, Value>, depth: usize) -> bool {
+    let mut switched_off = false;
     if depth > MAX_DEPTH_LEVELS {
-        return;
+        return switched_off;
     }
     // A field without a place in the type stays: only decoding drops.
-    map.retain(|name, value| ty.field(name).is_none_or(|field| keep(field, value, depth)));
+    map.retain(|name, value| {
+        let Some(field) = ty.field(name) else { return true };
+        switched_off |= field.omit == Omit::Off;
+        field.omit != Omit::Off && keep(field, value, depth)
+    });
     add_always_written(ty, map, depth);
+    switched_off
 }
 
 /// Makes a present field canonical; `false` when it is to be left out.
@@ -40,9 +49,10 @@ fn keep(field: &Field, value: &mut Value, depth: usize) -> bool {
     if value.is_null() {
         return false;
     }
-    canonical_value(&field.slot, value, depth);
+    let switched_off = canonical_value(&field.slot, value, depth);
     if field.ptr {
-        return true;
+        // What held nothing but fields of features that are off was never given.
+        return !switched_off || value.as_object().is_none_or(|map| !map.is_empty());
     }
     // A nil and an empty list or map are the same once stored.
     let empty = match value {
@@ -57,14 +67,17 @@ fn keep(field: &Field, value: &mut Value, depth: usize) -> bool {
     };
     match field.omit {
         Omit::Never => !(empty && matches!(value, Value::Array(_) | Value::Object(_) | Value::Null)),
-        Omit::Kept => !value.is_null(),
+        Omit::Kept | Omit::Nil => !value.is_null(),
+        Omit::Off => false,
         Omit::Empty | Omit::Zero => !empty,
     }
 }
 
-fn canonical_value(slot: &Slot, value: &mut Value, depth: usize) {
+fn canonical_value(slot: &Slot, value: &mut Value, depth: usize) -> bool {
     match (&slot.kind, &mut *value) {
-        (Kind::Ref(ty), Value::Object(map)) if ty.special == Special::No => canonical_struct(ty, map, depth + 1),
+        (Kind::Ref(ty), Value::Object(map)) if ty.special == Special::No => {
+            return canonical_struct(ty, map, depth + 1);
+        }
         (Kind::Ref(ty), inner) if ty.special != Special::Json => canonical_special(ty, inner, depth + 1),
         (Kind::List(element) | Kind::WrappedList(element), Value::Array(items)) => {
             for item in items {
@@ -88,6 +101,7 @@ fn canonical_value(slot: &Slot, value: &mut Value, depth: usize) {
         }
         _ => {}
     }
+    false
 }
 
 /// Another spelling of a text that has one.
@@ -115,8 +129,12 @@ fn canonical_element(slot: &Slot, value: &mut Value, depth: usize) {
 fn canonical_special(ty: &Type, value: &mut Value, depth: usize) {
     for field in ty.fields.iter() {
         match (&field.slot.kind, &mut *value) {
-            (Kind::Ref(schema), Value::Object(map)) => canonical_struct(schema, map, depth),
-            (Kind::List(_), Value::Array(_)) => canonical_value(&field.slot, value, depth),
+            (Kind::Ref(schema), Value::Object(map)) => {
+                canonical_struct(schema, map, depth);
+            }
+            (Kind::List(_), Value::Array(_)) => {
+                canonical_value(&field.slot, value, depth);
+            }
             _ => {}
         }
     }
@@ -134,7 +152,7 @@ fn add_always_written(ty: &Type, map: &mut Map<String, Value>, depth: usize) {
         let always = match field.omit {
             Omit::Never | Omit::Kept => true,
             Omit::Empty => !field.ptr && is_struct(&field.slot.kind),
-            Omit::Zero => false,
+            Omit::Zero | Omit::Nil | Omit::Off => false,
         };
         if always && !map.contains_key(&*field.json) {
             let value = if field.ptr { Some(Value::Null) } else { zero(&field.slot, depth + 1) };

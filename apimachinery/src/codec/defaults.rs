@@ -107,17 +107,64 @@ fn chosen(entry: &Entry, map: &Map<String, Value>) -> Option<Value> {
     }
 }
 
-/// An image reference without tag and digest, or with the tag `latest`.
+/// An image reference that is well formed, and without tag and digest or with the tag `latest`.
 fn takes_latest(image: &str) -> bool {
-    if image.is_empty() {
-        return false;
-    }
     let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
-    let last = name.rsplit('/').next().unwrap_or(name);
-    match last.split_once(':') {
-        Some((_, tag)) => tag == "latest",
-        None => digest.is_none(),
-    }
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match name[last..].find(':') {
+        Some(colon) => (&name[..last + colon], Some(&name[last + colon + 1..])),
+        None => (name, None),
+    };
+    let well_formed = is_repository(name) && tag.is_none_or(is_tag) && digest.is_none_or(is_digest);
+    well_formed && tag.map_or(digest.is_none(), |tag| tag == "latest")
+}
+
+/// `[registry[:port]/]path`, as the container tools have it; 64 hexadecimal digits are an identifier and no name.
+fn is_repository(name: &str) -> bool {
+    let is_registry = |text: &str| text.contains(['.', ':']) || text == "localhost" || text != text.to_lowercase();
+    let (registry, path) = match name.split_once('/') {
+        Some((first, rest)) if is_registry(first) => (Some(first), rest),
+        _ => (None, name),
+    };
+    let component = |text: &str| {
+        let mut parts = text.split(['.', '_', '-']);
+        let separators_fit = !text.contains("___") && !text.contains("..") && !text.contains("._");
+        let ends_fit = parts.next().is_some_and(|p| !p.is_empty()) && parts.next_back().is_none_or(|p| !p.is_empty());
+        let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+        separators_fit && ends_fit && text.bytes().all(letters)
+    };
+    let host = |text: &str| {
+        let (host, port) = text.rsplit_once(':').map_or((text, "0"), |(host, port)| (host, port));
+        let labels_fit = host.split('.').all(|label| {
+            !label.is_empty()
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        });
+        let literal = host.starts_with('[') && host.ends_with(']');
+        (labels_fit || literal) && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())
+    };
+    let identifier = name.len() == 64 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    !identifier && name.len() <= 255 && registry.is_none_or(host) && path.split('/').all(component)
+}
+
+fn is_tag(tag: &str) -> bool {
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    (1..=128).contains(&tag.len())
+        && tag.bytes().next().is_some_and(word)
+        && tag.bytes().all(|b| word(b) || b".-".contains(&b))
+}
+
+fn is_digest(digest: &str) -> bool {
+    digest.split_once(':').is_some_and(|(algorithm, hex)| {
+        let length = match algorithm {
+            "sha256" => 64,
+            "sha384" => 96,
+            "sha512" => 128,
+            _ => return false,
+        };
+        hex.len() == length && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    })
 }
 
 fn is_absent(entry: &Entry, map: &Map<String, Value>) -> bool {
@@ -127,5 +174,24 @@ fn is_absent(entry: &Entry, map: &Map<String, Value>) -> bool {
         Some(Value::String(text)) => text.is_empty(),
         Some(Value::Number(number)) => number.as_i64() == Some(0),
         Some(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::takes_latest;
+
+    #[test]
+    fn only_well_formed_images_without_another_tag_are_the_latest() {
+        for image in ["nginx", "nginx:latest", "reg:5000/nginx", "a.example/b/c:latest", "localhost/x_y.z--1"] {
+            assert!(takes_latest(image), "{image}");
+        }
+        let digest = format!("nginx@sha256:{}", "a".repeat(64));
+        for image in
+            ["", "nginx:1", "reg:5000/nginx:1", "nginx@sha256:ab", &digest, "-x", "../x", "Bad Value!", "A/b/C"]
+        {
+            assert!(!takes_latest(image), "{image}");
+        }
+        assert!(!takes_latest(&"a".repeat(300)) && !takes_latest(&"a".repeat(64)));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use base64::Engine as _;
 use regex::Regex;
 
-use crate::time;
+use crate::{time, validation};
 
 /// Formats that a pattern decides.
 static PATTERNS: LazyLock<Vec<(&str, Regex)>> = LazyLock::new(|| {
@@ -44,14 +44,36 @@ fn is_cidr(text: &str) -> bool {
     (address.parse::<Ipv4Addr>().is_ok() && fits(32)) || (address.parse::<Ipv6Addr>().is_ok() && fits(128))
 }
 
+/// Formats that need no pattern.
+const OTHERS: [&str; 11] = [
+    "ipv4", "ipv6", "cidr", "byte", "datetime", "duration", "k8sshortname", "k8slongname", "hostname", "mac",
+    "password",
+];
+
+/// Whether values of a type (empty: text) are checked against a format, which may be written with dashes anywhere.
+pub fn is_known(ty: &str, format: &str) -> bool {
+    match ty {
+        "" | "string" => {
+            let format = format.replace('-', "");
+            OTHERS.contains(&&*format) || PATTERNS.iter().any(|(name, _)| *name == format)
+        }
+        "integer" => ["int32", "int64"].contains(&format),
+        "number" => ["float", "double"].contains(&format),
+        _ => false,
+    }
+}
+
 /// Whether text is of a format.
 pub(super) fn matches(format: &str, text: &str) -> bool {
+    let format = &*format.replace('-', "");
     match format {
         "ipv4" => text.parse::<Ipv4Addr>().is_ok(),
         "ipv6" => text.parse::<Ipv6Addr>().is_ok(),
         "cidr" => is_cidr(text),
         "byte" => base64::engine::general_purpose::STANDARD.decode(text).is_ok(),
-        "date-time" | "datetime" => time::parse_time(text).is_some(),
+        "k8sshortname" => validation::dns1123_label(text).is_empty(),
+        "k8slongname" => validation::dns1123_subdomain(text).is_empty(),
+        "datetime" => time::parse_time(text).is_some(),
         "duration" => time::parse_duration(text).is_some(),
         _ => PATTERNS.iter().find(|(name, _)| *name == format).is_none_or(|(_, pattern)| pattern.is_match(text)),
     }

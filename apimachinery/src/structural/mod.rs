@@ -5,7 +5,7 @@
 //! nevertheless is treated as absent. Follows upstream's structural schemas.
 
 mod defaults;
-mod formats;
+pub mod formats;
 mod validate;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Defaults of a pod spec that depend on other fields; the static ones come from the table afterwards.
 //!
-//! In pods and templates: the pull policy by the image's tag, both names of the service account. In pods only: requests
+//! In pods and templates: the kind of a volume without one, both names of the service account. In pods only: requests
 //! from limits, host ports under host network, and both forms of the pod's addresses.
 
 use serde_json::{Value, json};
@@ -15,16 +15,12 @@ pub fn spec(spec: &mut Value) {
     if !spec.is_object() {
         return;
     }
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for container in array_mut(spec, list) {
-            let policy = pull_policy(container["image"].as_str().unwrap_or_default());
-            set_default(container, "imagePullPolicy", policy);
-        }
-    }
     for volume in array_mut(spec, "volumes") {
-        if let Some(image) = volume.get_mut("image").filter(|image| image.is_object()) {
-            let policy = pull_policy(image["reference"].as_str().unwrap_or_default());
-            set_default(image, "pullPolicy", policy);
+        // A name without a source means an empty directory.
+        if let Some(map) = volume.as_object_mut()
+            && map.iter().all(|(field, value)| field == "name" || value.is_null())
+        {
+            map.insert("emptyDir".to_owned(), json!({}));
         }
     }
     set_default(spec, "securityContext", json!({}));
@@ -57,16 +53,6 @@ pub fn pod(pod: &mut Value) {
     }
     pod_requests(pod_spec);
     addresses(pod);
-}
-
-fn pull_policy(image: &str) -> &'static str {
-    let name = image.split('@').next().unwrap_or_default();
-    let tag = name.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
-    match tag {
-        Some("latest") => "Always",
-        None if !image.is_empty() && !image.contains('@') => "Always",
-        _ => "IfNotPresent",
-    }
 }
 
 fn requests_from_limits(container: &mut Value) {
@@ -117,18 +103,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tag_decides_the_pull_policy() {
-        for (image, policy) in [
-            ("nginx", "Always"),
-            ("nginx:latest", "Always"),
-            ("nginx:1", "IfNotPresent"),
-            ("", "IfNotPresent"),
-            ("reg:5000/nginx", "Always"),
-            ("reg:5000/nginx:1", "IfNotPresent"),
-            ("nginx@sha256:ab", "IfNotPresent"),
-        ] {
-            assert_eq!(pull_policy(image), policy, "{image}");
-        }
+    fn a_volume_without_a_source_is_an_empty_directory() {
+        let mut pod = json!({"volumes": [{"name": "a"}, {"name": "b", "secret": {"secretName": "s"}}]});
+        spec(&mut pod);
+        assert_eq!(pod["volumes"][0], json!({"name": "a", "emptyDir": {}}));
+        assert_eq!(pod["volumes"][1], json!({"name": "b", "secret": {"secretName": "s"}}));
     }
 
     #[test]
