@@ -4,6 +4,7 @@
 //! the cluster up only through [`Objects`]; it neither stores anything (but for quota's usage) nor knows of HTTP. Writes that
 //! the API server makes itself (bootstrap) go through the same chain.
 
+mod admin_access;
 pub mod certificates;
 pub mod classes;
 pub mod dynamic;
@@ -12,6 +13,7 @@ pub mod limit_ranger;
 mod measure;
 pub mod namespace_lifecycle;
 pub mod node_restriction;
+pub mod pod_resize;
 pub mod pod_security;
 pub mod priority;
 pub mod quota;
@@ -145,10 +147,10 @@ pub(crate) fn done<'a>(result: Result<(), Status>) -> BoxFuture<'a, Result<(), S
 enum State {
     /// Here and on unless disabled.
     On,
+    /// On, with nothing to do: the feature that it guards is off by default.
+    Idle,
     /// Here, off unless enabled.
     Off,
-    /// On upstream, not here yet: said once at start.
-    MissingOn,
     /// Off upstream, not here yet: enabling it is an error.
     MissingOff,
 }
@@ -175,21 +177,21 @@ const PLUGINS: &[(&str, State)] = &[
     ("ExtendedResourceToleration", State::MissingOff),
     ("DefaultStorageClass", State::On),
     ("StorageObjectInUseProtection", State::On),
-    ("PodGroupProtection", State::MissingOn),
+    ("PodGroupProtection", State::Idle),
     ("OwnerReferencesPermissionEnforcement", State::MissingOff),
     ("PersistentVolumeClaimResize", State::On),
     ("RuntimeClass", State::On),
     ("CertificateApproval", State::On),
     ("CertificateSigning", State::On),
-    ("ClusterTrustBundleAttest", State::MissingOn),
+    ("ClusterTrustBundleAttest", State::Idle),
     ("CertificateSubjectRestriction", State::On),
     ("DefaultIngressClass", State::On),
     ("DenyServiceExternalIPs", State::Off),
     ("PodTopologyLabels", State::On),
-    ("PodGroupWorkloadExists", State::MissingOn),
-    ("NodeDeclaredFeatureValidator", State::MissingOn),
-    ("JobValidation", State::MissingOn),
-    ("PodResizeValidator", State::MissingOn),
+    ("PodGroupWorkloadExists", State::Idle),
+    ("NodeDeclaredFeatureValidator", State::On),
+    ("JobValidation", State::Idle),
+    ("PodResizeValidator", State::On),
     ("MutatingAdmissionPolicy", State::On),
     ("MutatingAdmissionWebhook", State::On),
     ("ValidatingAdmissionPolicy", State::On),
@@ -255,21 +257,12 @@ fn enabled(config: &AdmissionConfig) -> Result<Vec<&'static str>, ConfigError> {
         }
     }
     let named = |list: &[String], name: &str| list.iter().any(|n| n == name);
-    let missing: Vec<&str> = PLUGINS
-        .iter()
-        .filter(|(name, state)| *state == State::MissingOn && !named(&config.disable, name))
-        .map(|(name, _)| *name)
-        .collect();
-    tracing::warn!(
-        plugins = missing.join(","),
-        "Admission plugins that are on by default upstream but not implemented"
-    );
     Ok(PLUGINS
         .iter()
         .filter(|(name, state)| match state {
             State::On => !named(&config.disable, name),
             State::Off => named(&config.enable, name),
-            State::MissingOn | State::MissingOff => false,
+            State::Idle | State::MissingOff => false,
         })
         .map(|(name, _)| *name)
         .collect())
@@ -299,7 +292,8 @@ pub struct Chain {
 pub fn build(config: &AdmissionConfig, parts: &Parts) -> Result<Chain, ConfigError> {
     let mut plugins: Vec<Box<dyn Plugin>> =
         enabled(config)?.into_iter().filter_map(|name| plugin(name, config, parts)).collect();
-    // Not a plugin of upstream's but a guard that cannot be disabled; it sees what mutating plugins made of the object.
+    // Not plugins of upstream's but guards that cannot be disabled; they see what mutating plugins made of the object.
+    plugins.push(Box::new(admin_access::AdminAccess(Arc::clone(&parts.objects))));
     plugins.push(Box::new(escalation::Escalation(Arc::clone(&parts.authz))));
     Ok(Chain { plugins })
 }
@@ -329,6 +323,8 @@ fn plugin(name: &'static str, config: &AdmissionConfig, parts: &Parts) -> Option
         "CertificateSubjectRestriction" => Box::new(certificates::SubjectRestriction),
         "DefaultIngressClass" => Box::new(classes::DefaultIngressClass(objects())),
         "DenyServiceExternalIPs" => Box::new(classes::DenyServiceExternalIps),
+        "NodeDeclaredFeatureValidator" => Box::new(pod_resize::NodeDeclaredFeatureValidator(objects())),
+        "PodResizeValidator" => Box::new(pod_resize::PodResizeValidator(objects())),
         "PodTopologyLabels" => Box::new(topology::PodTopologyLabels(objects())),
         "MutatingAdmissionPolicy" => Box::new(dynamic::MutatingPolicies(Arc::clone(&parts.dynamic))),
         "MutatingAdmissionWebhook" => webhooks(parts, true),
