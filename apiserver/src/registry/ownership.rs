@@ -46,3 +46,42 @@ pub(super) fn record(target: &Target<'_>, live: Option<&Value>, object: &mut Val
 pub fn apply(target: &Target<'_>, live: Option<&Value>, config: &Value, force: bool) -> Result<Value, Status> {
     writing(target, |writer| apply::apply(&target.version.ty, live, config, force, writer))
 }
+
+/// Takes the old times of ownership over when nothing else is new, so that the write can be seen to change nothing: a client
+/// that applies without defaults seems to change the object until they are filled in.
+pub(super) fn keep_times(object: &mut Value, old: &Value) {
+    const OWNERS: &str = "managedFields";
+    let same_but = |ignored: &str, new: &Value, old: &Value| match (new.as_object(), old.as_object()) {
+        (Some(new), Some(old)) => {
+            new.len() == old.len() && new.iter().all(|(field, value)| field == ignored || old.get(field) == Some(value))
+        }
+        _ => false,
+    };
+    let (now, before) = (&object["metadata"][OWNERS], &old["metadata"][OWNERS]);
+    let (Some(entries), Some(earlier)) = (now.as_array(), before.as_array()) else { return };
+    let unchanged = now != before
+        && entries.len() == earlier.len()
+        && entries.iter().zip(earlier).all(|(entry, was)| same_but("time", entry, was))
+        && same_but(OWNERS, &object["metadata"], &old["metadata"])
+        && same_but("metadata", object, old);
+    if unchanged {
+        set(&mut object["metadata"], OWNERS, before.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_write_that_only_renews_times_of_ownership_changes_nothing() {
+        let object = |time: &str, label: &str| json!({"metadata": {"labels": {"a": label}, "managedFields": [{"manager": "m", "time": time}]}, "spec": {}});
+        let (old, mut same, mut other) = (object("1", "x"), object("2", "x"), object("2", "y"));
+        keep_times(&mut same, &old);
+        assert_eq!(same, old);
+        keep_times(&mut other, &old);
+        assert_eq!(other, object("2", "y"));
+    }
+}

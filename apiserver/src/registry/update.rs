@@ -206,6 +206,7 @@ impl Registry {
         (target.strategy().prepare_update)(&mut object, old, &hooks);
         canonicalize(target, &mut object);
         metadata::bump_generation(&mut object, old, target.behaviour());
+        ownership::keep_times(&mut object, old);
         let rollback = match target.strategy().allocate {
             Some(allocate) => allocate(&mut object, Some(old), &hooks).await?,
             None => Rollback::none(),
