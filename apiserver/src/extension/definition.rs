@@ -53,6 +53,7 @@ pub const STRATEGY: Strategy = Strategy {
             check.invalid(&at.get("metadata.name"), "must be spec.names.plural+\".\"+spec.group");
         }
         spec(&at.get("spec"), &mut check);
+        stored_versions(&at, &mut check);
         approval(object, None, &mut check);
         errors.append(&mut check.errors);
         errors
@@ -69,6 +70,11 @@ pub const STRATEGY: Strategy = Strategy {
         stored_versions(&at, &mut check);
         approval(object, Some(old), &mut check);
         check.errors
+    },
+    warnings: |object, old| {
+        let known = old.map(unknown_formats).unwrap_or_default();
+        let new = unknown_formats(object).into_iter().filter(|format| !known.contains(format));
+        new.map(|format| format!("unrecognized format {format:?}")).collect()
     },
     ..Strategy::DEFAULT
 };
@@ -118,6 +124,14 @@ fn approval(object: &Value, old: Option<&Value>, check: &mut Check) {
         Some((_, "MissingAnnotation", message)) => check.required(&at, &message),
         Some(_) => {}
     }
+}
+
+fn unknown_formats(definition: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for version in At::root(definition).get("spec.versions").items() {
+        schemas::unknown_formats(&version.get("schema.openAPIV3Schema"), &mut found);
+    }
+    found
 }
 
 fn stored_versions(at: &At, check: &mut Check) {

@@ -2,7 +2,7 @@
 //! validation rules, with upstream's paths.
 
 use apimachinery::field::{ErrorList, FieldError, Path};
-use apimachinery::structural::{Rule, Schema};
+use apimachinery::structural::{Rule, Schema, formats};
 use regex::Regex;
 use serde_json::{Value, json};
 
@@ -85,6 +85,15 @@ fn children<'a>(at: &At<'a>) -> Vec<At<'a>> {
     below.extend(["items", "additionalProperties", "additionalItems", "not"].map(|name| at.get(name)));
     below.retain(|child| child.value.is_object());
     below
+}
+
+/// Formats in a schema that nothing is checked against.
+pub fn unknown_formats(at: &At, found: &mut Vec<String>) {
+    let format = at.get("format").str();
+    if !format.is_empty() && !formats::is_known(at.get("type").str(), format) {
+        found.push(format.to_owned());
+    }
+    children(at).iter().for_each(|child| unknown_formats(child, found));
 }
 
 /// Something in it keeps it from being structural at all.
@@ -376,7 +385,9 @@ impl Walk {
         }
         for name in ["id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref"] {
             let field = at.get(name);
-            if field.is_set() && !is_empty(field.value) {
+            // Pointers upstream: an empty one is one.
+            let given = ["additionalItems", "$ref"].contains(&name);
+            if field.is_set() && (given || !is_empty(field.value)) {
                 check.forbidden(&field, &format!("{name} is not supported"));
             }
         }

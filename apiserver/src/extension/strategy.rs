@@ -36,8 +36,20 @@ pub const STRATEGY: Strategy = Strategy {
         errors
     },
     cells: Some(columns::cells),
+    warnings: finalizer_warnings,
     ..Strategy::DEFAULT
 };
+
+/// New finalizers that another writer might choose as well: without a domain, or a domain without a path.
+fn finalizer_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
+    let known = |name: &str| old.is_some_and(|old| meta::finalizers(old).any(|f| f == name));
+    let standard = |name: &str| ["kubernetes", "orphan", "foregroundDeletion"].contains(&name);
+    meta::finalizers(object)
+        .enumerate()
+        .filter(|(_, name)| !name.contains('/') && !standard(name) && !known(name))
+        .map(|(i, name)| format!("metadata.finalizers[{i}]: {name:?}: prefer a name with a domain and a path"))
+        .collect()
+}
 
 /// Of its status: nothing else changes through it.
 pub const STATUS: Strategy = Strategy {

@@ -6,7 +6,7 @@ use apimachinery::validation as names;
 use serde_json::{Value, json};
 
 use super::check::{At, Check};
-use super::edit::{array_mut, at_mut, set_default};
+use super::edit::{array_mut, at_mut, set_absent};
 use super::printing::{UNSET, age, name, text};
 use super::{HookContext, NameRule, Strategy, meta};
 use crate::admission::dynamic;
@@ -20,7 +20,7 @@ pub const WEBHOOKS: Strategy = Strategy {
     default: |object, cx| {
         (Strategy::DEFAULT.default)(object, cx);
         for hook in array_mut(object, "webhooks") {
-            SELECTORS.iter().for_each(|field| set_default(hook, field, json!({})));
+            SELECTORS.iter().for_each(|field| set_absent(hook, field, json!({})));
         }
     },
     validate: |object, cx| {
@@ -53,7 +53,12 @@ fn webhooks(check: &mut Check, object: &At, cx: &HookContext) {
         }
         check.one_of(&hook.get("failurePolicy"), &["Fail", "Ignore"]);
         check.one_of(&hook.get("matchPolicy"), &["Equivalent", "Exact"]);
-        check.present_one_of(&hook.get("sideEffects"), &["None", "NoneOnDryRun"]);
+        let side_effects = hook.get("sideEffects");
+        if side_effects.is_set() {
+            check.one_of(&side_effects, &["None", "NoneOnDryRun"]);
+        } else {
+            check.required(&side_effects, "must specify one of None, NoneOnDryRun");
+        }
         let timeout = hook.get("timeoutSeconds");
         if timeout.is_set() {
             check.range(&timeout, 1, 30);
@@ -100,11 +105,12 @@ pub fn client_config(check: &mut Check, at: &At) {
         return check.required(at, "exactly one of url or service is required");
     }
     if url.is_set() {
-        let rest = url.str().strip_prefix("https://");
-        let host = rest.unwrap_or_default().split(['/', '?', '#']).next().unwrap_or_default();
-        if rest.is_none() {
+        let (scheme, rest) = url.str().split_once("://").unwrap_or_default();
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if scheme != "https" {
             check.invalid(&url, "'https' is the only allowed URL scheme");
-        } else if host.is_empty() {
+        }
+        if host.is_empty() {
             check.invalid(&url, "host must be specified");
         }
         for (sign, what) in [('@', "user information"), ('#', "fragments"), ('?', "query parameters")] {
@@ -115,20 +121,28 @@ pub fn client_config(check: &mut Check, at: &At) {
         }
         return;
     }
-    check.present_all(&service, &["name", "namespace"]);
+    // Upstream hands the two names over in each other's place.
+    for (field, reported_as) in [("namespace", "name"), ("name", "namespace")] {
+        check.present(&service.get(field).under(service.path.child(reported_as)));
+    }
     check.port_number(&service.get("port"));
     let path = service.get("path");
-    if !path.is_set() || path.str() == "/" {
+    if path.is_empty() || path.str() == "/" {
         return;
     }
     if !path.str().starts_with('/') {
-        return check.invalid(&path, "must start with a '/'");
+        check.invalid(&path, "must start with a '/'");
     }
-    let steps: Vec<&str> = path.str()[1..].split('/').collect();
-    for (i, step) in steps.iter().enumerate() {
-        let trailing = i + 1 == steps.len() && step.is_empty();
-        if !trailing && !names::dns1123_subdomain(step).is_empty() {
-            check.invalid(&path, "segments must be DNS subdomains");
+    let mut rest = path.str().chars();
+    rest.next();
+    let steps = rest.as_str().strip_suffix('/').unwrap_or(rest.as_str());
+    for step in steps.split('/') {
+        if step.is_empty() {
+            check.invalid(&path, "segments may not be empty");
+        } else {
+            for complaint in names::dns1123_subdomain(step) {
+                check.invalid(&path, complaint);
+            }
         }
     }
 }
@@ -196,7 +210,7 @@ fn default_policy(policy: &mut Value, cx: &HookContext) {
     (Strategy::DEFAULT.default)(policy, cx);
     for matcher in ["spec.matchConstraints", "spec.matchResources"] {
         at_mut(policy, matcher, |matcher| {
-            SELECTORS.iter().for_each(|field| set_default(matcher, field, json!({})));
+            SELECTORS.iter().for_each(|field| set_absent(matcher, field, json!({})));
         });
     }
 }
@@ -207,14 +221,13 @@ pub const POLICY: Strategy = Strategy {
     default: default_policy,
     validate: |policy, cx| {
         let mut check = meta::checked(policy, cx);
-        policy_spec(&mut check, &At::root(policy).get("spec"), cx);
+        policy_rules(&mut check, &At::root(policy), cx);
         compiled(&mut check, dynamic::compile_all(policy, &Type::Dyn), "");
         check.errors
     },
     validate_update: |policy, old, cx| {
         let mut check = meta::checked(policy, cx);
-        let new = At::root(policy);
-        policy_spec(&mut check, &new.get("spec"), cx);
+        policy_rules(&mut check, &At::root(policy), cx);
         if old["spec"] != policy["spec"] {
             compiled(&mut check, dynamic::compile_all(policy, &Type::Dyn), "");
         }
@@ -234,8 +247,9 @@ pub const POLICY: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
-fn policy_spec(check: &mut Check, spec: &At, cx: &HookContext) {
-    check.present_one_of(&spec.get("failurePolicy"), &["Fail", "Ignore"]);
+fn policy_rules(check: &mut Check, policy: &At, cx: &HookContext) {
+    let (spec, policy) = (&policy.get("spec"), policy.get("metadata.name").str());
+    check.always_one_of(&spec.get("failurePolicy"), &["Fail", "Ignore"]);
     let kind = spec.get("paramKind");
     if kind.is_set() {
         if check.present(&kind.get("apiVersion")) && kind.get("apiVersion").str().split('/').count() > 2 {
@@ -245,7 +259,7 @@ fn policy_spec(check: &mut Check, spec: &At, cx: &HookContext) {
     }
     let constraints = spec.get("matchConstraints");
     if constraints.is_set() {
-        match_resources(check, &constraints);
+        match_resources(check, &constraints, cx);
         check.present(&constraints.get("resourceRules"));
     } else {
         check.required(&constraints, "");
@@ -258,11 +272,11 @@ fn policy_spec(check: &mut Check, spec: &At, cx: &HookContext) {
     if cx.resource.plural.starts_with("mutating") {
         mutations(check, spec);
     } else {
-        validations(check, spec);
+        validations(check, spec, policy);
     }
 }
 
-fn match_resources(check: &mut Check, at: &At) {
+fn match_resources(check: &mut Check, at: &At, cx: &HookContext) {
     for selector in SELECTORS {
         check.label_selector(&at.get(selector));
     }
@@ -272,9 +286,16 @@ fn match_resources(check: &mut Check, at: &At) {
         }
     }
     check.one_of(&at.get("matchPolicy"), &["Equivalent", "Exact"]);
+    if cx.resource.plural.starts_with("mutating") {
+        // What is removed cannot be changed; upstream says so without the rule's index.
+        for operation in at.get("resourceRules").items().flat_map(|r| r.get("operations").items().collect::<Vec<_>>()) {
+            let operation = operation.under(at.path.child("resourceRules").child("operations"));
+            check.always_one_of(&operation, &["*", "CONNECT", "CREATE", "UPDATE"]);
+        }
+    }
 }
 
-fn validations(check: &mut Check, spec: &At) {
+fn validations(check: &mut Check, spec: &At, policy: &str) {
     const REASONS: [&str; 4] = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
     let (rules, audits) = (spec.get("validations"), spec.get("auditAnnotations"));
     if rules.is_empty() && audits.is_empty() {
@@ -295,7 +316,9 @@ fn validations(check: &mut Check, spec: &At) {
     }
     check.at_most(&audits, 20);
     for audit in audits.items() {
-        check.present_format(&audit.get("key"), names::qualified_name);
+        for complaint in names::qualified_name(&format!("{policy}/{}", audit.get("key").str())) {
+            check.invalid(&audit.get("key"), complaint);
+        }
         check.present(&audit.get("valueExpression"));
     }
 }
@@ -373,19 +396,20 @@ fn binding_spec(check: &mut Check, spec: &At, cx: &HookContext) {
     let parameters = spec.get("paramRef");
     if parameters.is_set() {
         let (own, selector) = (parameters.get("name"), parameters.get("selector"));
+        check.format_if_set(&own, names::path_segment_name);
+        check.label_selector(&selector);
         match (own.is_empty(), selector.is_set()) {
             (false, true) => {
                 check.forbidden(&own, "name and selector are mutually exclusive");
                 check.forbidden(&selector, "name and selector are mutually exclusive");
             }
             (true, false) => check.required(&parameters, "one of name or selector must be specified"),
-            (false, false) => check.format(&own, names::path_segment_name),
-            (true, true) => check.label_selector(&selector),
+            _ => {}
         }
         check.present_one_of(&parameters.get("parameterNotFoundAction"), &["Allow", "Deny"]);
     }
     if spec.get("matchResources").is_set() {
-        match_resources(check, &spec.get("matchResources"));
+        match_resources(check, &spec.get("matchResources"), cx);
     }
     if cx.resource.plural.starts_with("validating") {
         let actions = spec.get("validationActions");

@@ -6,7 +6,8 @@ use apimachinery::validation as names;
 use serde_json::{Value, json};
 
 use super::check::{At, Check};
-use super::edit::{at_mut, edit_map, remove, set, set_default};
+use super::core::quantities;
+use super::edit::{at_mut, edit_map, remove, set, set_absent};
 use super::printing::{UNKNOWN, UNSET, age, name, number, shown_or};
 use super::{HookContext, NameRule, Strategy, meta};
 
@@ -58,13 +59,13 @@ fn default_behavior(behavior: &mut Value) {
     ]);
     let down = json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]);
     for (direction, policies) in [("scaleUp", up), ("scaleDown", down)] {
-        set_default(behavior, direction, json!({}));
+        set_absent(behavior, direction, json!({}));
         at_mut(behavior, direction, |rules| {
             if direction == "scaleUp" {
-                set_default(rules, "stabilizationWindowSeconds", 0);
+                set_absent(rules, "stabilizationWindowSeconds", 0);
             }
-            set_default(rules, "selectPolicy", "Max");
-            set_default(rules, "policies", policies);
+            set_absent(rules, "selectPolicy", "Max");
+            set_absent(rules, "policies", policies);
         });
     }
 }
@@ -87,8 +88,8 @@ pub fn to_v1(scaler: &mut Value) {
     });
     at_mut(scaler, "status", |status| {
         // Required in v1 only.
-        set_default(status, "currentReplicas", 0);
-        set_default(status, "desiredReplicas", 0);
+        set_absent(status, "currentReplicas", 0);
+        set_absent(status, "desiredReplicas", 0);
         let metrics = remove(status, "currentMetrics").and_then(|m| m.as_array().cloned()).unwrap_or_default();
         let cpu = metrics.iter().find(|m| m["type"] == "Resource" && m["resource"]["name"] == "cpu");
         if let Some(percent) =
@@ -206,44 +207,47 @@ fn rename_keys(value: &Value, rename: &dyn Fn(&str) -> String) -> Value {
 }
 
 fn spec(check: &mut Check, at: &At) {
-    let (min, max) = (at.get("minReplicas"), at.get("maxReplicas"));
+    let (min, max, metrics) = (at.get("minReplicas"), at.get("maxReplicas"), at.get("metrics"));
     if min.is_set() && min.number() < 1 {
         check.invalid(&min, "must be greater than or equal to 1");
-        if min.number() == 0
-            && !at.get("metrics").items().any(|m| ["Object", "External"].contains(&m.get("type").str()))
-        {
-            check.forbidden(
-                &at.get("metrics"),
-                "must specify at least one Object or External metric to support scaling to zero replicas",
-            );
-        }
     }
     if max.number() == 0 {
-        check.required(&max, "");
+        check.required(&max, "must be set and greater than 0");
+    } else if max.number() < 0 {
+        check.invalid(&max, "must be greater than or equal to 1");
     }
-    if max.number() < 1 {
-        check.invalid(&max, "must be greater than 0");
-    } else if min.is_set() && max.number() < min.number() {
+    if min.is_set() && max.number() < min.number() {
         check.invalid(&max, "must be greater than or equal to `minReplicas`");
     }
-    let target = at.get("scaleTargetRef");
-    check.present_format(&target.get("kind"), names::path_segment_name);
-    check.present_format(&target.get("name"), names::path_segment_name);
-    let version = target.get("apiVersion");
-    if version.str().split('/').count() > 2 || (version.is_set() && version.is_empty()) {
-        check.invalid(&version, "must be group/version");
-    }
-    if !version.str().contains('/') {
-        check.invalid(&version, "the group of a scale target must be given");
-    }
-    for metric in at.get("metrics").items() {
+    object_reference(check, &at.get("scaleTargetRef"), false);
+    for metric in metrics.items() {
         validate_metric(check, &metric);
+    }
+    let wakes = |metric: At| ["Object", "External"].contains(&metric.get("type").str());
+    if min.int() == Some(0) && !metrics.items().any(wakes) {
+        check.forbidden(
+            &metrics,
+            "must specify at least one Object or External metric to support scaling to zero replicas",
+        );
     }
     for direction in ["scaleUp", "scaleDown"] {
         let rules = at.get("behavior").get(direction);
         if rules.is_set() {
             scaling_rules(check, &rules);
         }
+    }
+}
+
+/// What is scaled or measured; what is measured may be an object of the core group.
+fn object_reference(check: &mut Check, at: &At, core: bool) {
+    check.present_format(&at.get("kind"), names::path_segment_name);
+    check.present_format(&at.get("name"), names::path_segment_name);
+    let version = at.get("apiVersion");
+    match version.str().split('/').count() {
+        2 if !version.str().starts_with('/') => {}
+        1 | 2 if core => {}
+        1 | 2 => check.invalid(&version, "apiVersion must specify API group"),
+        _ => check.invalid(&version, "must be group/version"),
     }
 }
 
@@ -260,7 +264,7 @@ fn scaling_rules(check: &mut Check, rules: &At) {
         check.required(&policies, "must specify at least one Policy");
     }
     for policy in policies.items() {
-        check.present_one_of(&policy.get("type"), &["Percent", "Pods"]);
+        check.always_one_of(&policy.get("type"), &["Percent", "Pods"]);
         check.positive(&policy.get("value"));
         check.range(&policy.get("periodSeconds"), 1, MAX_PERIOD_SECONDS);
     }
@@ -269,80 +273,93 @@ fn scaling_rules(check: &mut Check, rules: &At) {
     }
 }
 
+/// The kinds of metric and the field of each, in the order in which upstream looks for the one to check.
+const METRIC_KINDS: [(&str, &str); 5] = [
+    ("Object", "object"),
+    ("External", "external"),
+    ("Pods", "pods"),
+    ("Resource", "resource"),
+    ("ContainerResource", "containerResource"),
+];
+
 fn validate_metric(check: &mut Check, metric: &At) {
-    const KINDS: [(&str, &str); 5] = [
-        ("ContainerResource", "containerResource"),
-        ("External", "external"),
-        ("Object", "object"),
-        ("Pods", "pods"),
-        ("Resource", "resource"),
-    ];
+    const TYPES: [&str; 5] = ["ContainerResource", "External", "Object", "Pods", "Resource"];
     let ty = metric.get("type");
-    let types: Vec<&str> = KINDS.iter().map(|(ty, _)| *ty).collect();
-    if ty.is_empty() {
-        check.required(&ty, "must specify a metric source type");
-    } else if !types.contains(&ty.str()) {
-        check.not_supported(&ty, &types);
+    check.present(&ty);
+    check.always_one_of(&ty, &TYPES);
+    let given: Vec<At> = METRIC_KINDS.iter().map(|(_, field)| metric.get(field)).filter(At::is_set).collect();
+    if let Some((_, field)) = METRIC_KINDS.iter().find(|(_, field)| metric.get(field).is_set()) {
+        metric_source(check, &metric.get(field), field);
     }
-    let expected = KINDS.iter().find(|(t, _)| *t == ty.str()).map(|(_, field)| *field);
-    for (_, field) in KINDS.iter().filter(|(_, field)| metric.get(field).is_set()) {
-        if expected.is_some_and(|e| e != *field) {
-            check.forbidden(&metric.get(field), "must not be set for this metric source type");
+    let expected = METRIC_KINDS.iter().find(|(t, _)| *t == ty.str()).map(|(_, field)| metric.get(field));
+    match &expected {
+        None => check.always_one_of(&ty, &TYPES),
+        Some(source) if !source.is_set() => {
+            check.required(source, "must populate information for the given metric source");
         }
+        Some(_) => {}
     }
-    match expected {
-        None if ty.is_empty() => {}
-        None => check.not_supported(&ty, &types),
-        Some(field) if !metric.get(field).is_set() => {
-            check.required(&metric.get(field), "must populate information for the given metric source");
+    if given.len() > 1 {
+        for other in given.iter().filter(|g| expected.as_ref().is_none_or(|e| e.path != g.path)) {
+            check.forbidden(other, "must populate the given metric source only");
         }
-        Some(field) => metric_source(check, &metric.get(field), field),
     }
 }
 
 fn metric_source(check: &mut Check, at: &At, field: &str) {
     let target = at.get("target");
-    match field {
-        "resource" | "containerResource" => {
-            check.present(&at.get("name"));
-            if field == "containerResource" {
-                check.present_format(&at.get("container"), names::dns1123_label);
-            }
-        }
-        _ => {
-            check.present_format(&at.get("metric.name"), names::path_segment_name);
-            check.label_selector(&at.get("metric.selector"));
-            if field == "object" {
-                check.present_all(&at.get("describedObject"), &["kind", "name"]);
-            }
-        }
-    }
-    check.present_one_of(&target.get("type"), &["AverageValue", "Utilization", "Value"]);
     let (utilization, average, value) =
         (target.get("averageUtilization"), target.get("averageValue"), target.get("value"));
-    if utilization.is_set() {
-        check.positive(&utilization);
-    }
-    for amount in [&average, &value].into_iter().filter(|a| a.is_set()) {
-        if amount.quantity() <= Quantity::default() {
-            check.invalid(amount, "must be positive");
+    match field {
+        "resource" => {
+            check.present(&at.get("name"));
+        }
+        "containerResource" => {
+            let name = at.get("name");
+            if check.present(&name) {
+                quantities::container_resource_name(check, name.str(), &name);
+            }
+            check.present_format(&at.get("container"), names::dns1123_label);
+        }
+        _ => {
+            if field == "object" {
+                object_reference(check, &at.get("describedObject"), true);
+            }
+            check.present_format(&at.get("metric.name"), names::path_segment_name);
         }
     }
-    let is_resource = field.to_lowercase().ends_with("resource");
-    if is_resource && !utilization.is_set() && !average.is_set() {
-        check.required(&target.get("averageUtilization"), "must set either a target raw value or a target utilization");
+    metric_target(check, &target);
+    match field {
+        "resource" | "containerResource" if !utilization.is_set() && !average.is_set() => {
+            check.required(&utilization, "must set either a target raw value or a target utilization");
+        }
+        "resource" | "containerResource" if utilization.is_set() && average.is_set() => {
+            check.forbidden(&average, "may not set both a target raw value and a target utilization");
+        }
+        "pods" if !average.is_set() => check.required(&average, "must specify a positive target averageValue"),
+        "object" | "external" if !average.is_set() && !value.is_set() => {
+            check.required(&average, "must set either a target value for metric or a per-pod target");
+        }
+        "external" if average.is_set() && value.is_set() => {
+            check.forbidden(&value, "may not set both a target value for metric and a per-pod target");
+        }
+        _ => {}
     }
-    if is_resource && utilization.is_set() && average.is_set() {
-        check.forbidden(&average, "may not set both a target raw value and a target utilization");
+}
+
+fn metric_target(check: &mut Check, at: &At) {
+    let (ty, utilization) = (at.get("type"), at.get("averageUtilization"));
+    check.present(&ty);
+    if !["AverageValue", "Utilization", "Value"].contains(&ty.str()) {
+        check.invalid(&ty, "must be either Utilization, Value, or AverageValue");
     }
-    if field == "pods" && !average.is_set() {
-        check.required(&average, "must specify a positive target averageValue");
+    for amount in ["value", "averageValue"].map(|f| at.get(f)).into_iter().filter(At::is_set) {
+        if amount.quantity() <= Quantity::default() {
+            check.invalid(&amount, "must be positive");
+        }
     }
-    if ["object", "external"].contains(&field) && !average.is_set() && !value.is_set() {
-        check.required(&average, "must set either a target value for metric or a per-pod target");
-    }
-    if field == "external" && average.is_set() && value.is_set() {
-        check.forbidden(&value, "may not set both a target value for metric and a per-pod target");
+    if utilization.is_set() {
+        check.positive(&utilization);
     }
 }
 

@@ -183,6 +183,7 @@ fn rules(check: &mut Check, request: &At) {
 }
 
 fn signer_name(check: &mut Check, at: &At) {
+    const MAX_SIGNER_BYTES: usize = 253 + 1 + 253 + 1 + 63;
     if !check.present(at) {
         return;
     }
@@ -192,13 +193,18 @@ fn signer_name(check: &mut Check, at: &At) {
     if domain.len() > 253 {
         check.too_long(at, 253);
     }
-    let complaints =
-        domain.split('.').flat_map(names::dns1123_label).chain(path.split('.').flat_map(names::dns1123_subdomain));
-    for complaint in complaints {
+    let first_wrong = |text: &str, rule: names::NameFn| text.split('.').map(rule).find(|found| !found.is_empty());
+    for complaint in first_wrong(domain, names::dns1123_label).into_iter().flatten() {
         check.invalid(at, complaint);
     }
-    if path.len() > 317 {
-        check.too_long(at, 317);
+    if !domain.contains('.') {
+        check.invalid(at, "should be a domain with at least two segments separated by dots");
+    }
+    for complaint in first_wrong(path, names::dns1123_subdomain).into_iter().flatten() {
+        check.invalid(at, complaint);
+    }
+    if at.len() > MAX_SIGNER_BYTES {
+        check.too_long(at, MAX_SIGNER_BYTES);
     }
 }
 

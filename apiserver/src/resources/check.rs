@@ -216,6 +216,13 @@ impl Check {
         }
     }
 
+    /// Must be one of `supported`; an absent one counts as the empty string.
+    pub fn always_one_of(&mut self, at: &At, supported: &[&str]) {
+        if !supported.contains(&at.str()) {
+            self.not_supported(at, supported);
+        }
+    }
+
     /// Must be given, and one of `supported`.
     pub fn present_one_of(&mut self, at: &At, supported: &[&str]) {
         if self.present(at) {
@@ -361,6 +368,52 @@ impl Check {
         }
     }
 
+    /// The metadata of a template: labels and annotations, nothing else.
+    pub fn template_meta(&mut self, at: &At) {
+        self.annotations(&at.get("annotations"));
+        self.labels(&at.get("labels"));
+        for (field, value) in at.entries().filter(|(_, value)| !value.is_empty()) {
+            if !["annotations", "labels"].contains(&field) {
+                // Upstream makes the path of the field's name in Go.
+                let field = if field == "uid" { "uID" } else { field };
+                self.forbidden(&value.under(at.path.child(field)), "cannot be set");
+            }
+        }
+    }
+
+    /// A list of `metav1.Condition`.
+    pub fn conditions(&mut self, at: &At) {
+        const MAX_REASON_BYTES: usize = 1024;
+        const MAX_MESSAGE_BYTES: usize = 32 * 1024;
+        let well_formed = |reason: &str| {
+            reason.starts_with(|c: char| c.is_ascii_alphabetic())
+                && reason.bytes().all(|b| b.is_ascii_alphanumeric() || b"_,:".contains(&b))
+                && !reason.ends_with([',', ':'])
+        };
+        let mut seen: Vec<&str> = Vec::new();
+        for condition in at.items() {
+            let (ty, reason, message) = (condition.get("type"), condition.get("reason"), condition.get("message"));
+            if seen.contains(&ty.str()) {
+                self.duplicate(&ty);
+            }
+            seen.push(ty.str());
+            self.format(&ty, names::qualified_name);
+            self.always_one_of(&condition.get("status"), &["False", "True", "Unknown"]);
+            self.non_negative(&condition.get("observedGeneration"));
+            if !condition.get("lastTransitionTime").is_set() {
+                self.required(&condition.get("lastTransitionTime"), "");
+            }
+            if self.present(&reason) && !well_formed(reason.str()) {
+                self.invalid(&reason, "must be a word of letters, digits, '_', ',' and ':'");
+            }
+            for (text, max_bytes) in [(reason, MAX_REASON_BYTES), (message, MAX_MESSAGE_BYTES)] {
+                if text.len() > max_bytes {
+                    self.too_long(&text, max_bytes);
+                }
+            }
+        }
+    }
+
     /// A `metav1.LabelSelector`.
     pub fn label_selector(&mut self, at: &At) {
         self.labels(&at.get("matchLabels"));
@@ -416,12 +469,12 @@ impl Check {
     }
 }
 
-/// Equality of canonical values in which absent, empty list and empty map are one thing (upstream's semantic equality).
+/// Equality of canonical values in which an absent and an empty list are one thing (upstream's semantic equality).
+/// Canonical form has no empty maps: `{}` is a struct without members, which an absent one does not equal.
 pub fn same(a: &Value, b: &Value) -> bool {
     let hollow = |v: &Value| match v {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
         _ => false,
     };
     match (a, b) {

@@ -4,7 +4,7 @@
 use apimachinery::validation as names;
 use serde_json::Value;
 
-use super::check::{At, Check, strict_ip};
+use super::check::{At, Check, same, strict_ip};
 use super::printing::{UNSET, age, name, text};
 use super::{HookContext, NameRule, Strategy, meta};
 
@@ -13,13 +13,13 @@ pub const ENDPOINT_SLICE: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     validate: |slice, cx| {
         let mut check = meta::checked(slice, cx);
-        slice_rules(&mut check, &At::root(slice));
+        slice_rules(&mut check, &At::root(slice), None);
         check.errors
     },
     validate_update: |slice, old, cx| {
         let mut check = meta::checked(slice, cx);
         let (new, old) = (At::root(slice), At::root(old));
-        slice_rules(&mut check, &new);
+        slice_rules(&mut check, &new, Some(&old));
         meta::update(&mut check, &new, &old);
         check.immutable(&new.get("addressType"), &old.get("addressType"));
         check.errors
@@ -32,11 +32,14 @@ pub const ENDPOINT_SLICE: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
-fn slice_rules(check: &mut Check, slice: &At) {
+/// Endpoints that an update leaves alone are not looked at again.
+fn slice_rules(check: &mut Check, slice: &At, old: Option<&At>) {
     let ty = slice.get("addressType");
     check.present_one_of(&ty, &["FQDN", "IPv4", "IPv6"]);
-    if check.at_most(&slice.get("endpoints"), 1000) {
-        for endpoint in slice.get("endpoints").items() {
+    let endpoints = slice.get("endpoints");
+    let unchanged = old.is_some_and(|old| same(old.get("endpoints").value, endpoints.value));
+    if !unchanged && check.at_most(&endpoints, 1000) {
+        for endpoint in endpoints.items() {
             endpoint_rules(check, &endpoint, ty.str());
         }
     }
@@ -52,7 +55,11 @@ fn slice_rules(check: &mut Check, slice: &At) {
             check.duplicate(&port_name);
         }
         seen.push(port_name.str());
-        check.present_one_of(&protocol, &["SCTP", "TCP", "UDP"]);
+        if protocol.is_set() {
+            check.one_of(&protocol, &["SCTP", "TCP", "UDP"]);
+        } else {
+            check.required(&protocol, "");
+        }
         if port.get("appProtocol").is_set() {
             check.format(&port.get("appProtocol"), names::qualified_name);
         }
@@ -66,16 +73,17 @@ fn endpoint_rules(check: &mut Check, endpoint: &At, ty: &str) {
     } else if check.at_most(&addresses, 100) {
         for address in addresses.items() {
             match (ty, strict_ip(address.str())) {
-                ("IPv4" | "IPv6", Some(ip)) if ip.is_ipv4() == (ty == "IPv4") => check.non_special_ip(&address),
+                ("IPv4" | "IPv6", Some(ip)) => {
+                    if ip.is_ipv4() != (ty == "IPv4") {
+                        check.invalid(&address.under(addresses.path.clone()), format!("must be an {ty} address"));
+                    }
+                    check.non_special_ip(&address);
+                }
                 ("IPv4" | "IPv6", _) => check.invalid(&address, format!("must be a valid {ty} address")),
                 ("FQDN", _) => fqdn(check, &address),
                 _ => {}
             }
         }
-    }
-    let topology = endpoint.get("deprecatedTopology");
-    if check.at_most(&topology, 16) {
-        check.labels(&topology);
     }
     if endpoint.get("nodeName").is_set() {
         check.format(&endpoint.get("nodeName"), names::dns1123_subdomain);

@@ -18,6 +18,13 @@ pub fn set_default(object: &mut Value, field: &str, value: impl Into<Value>) {
     }
 }
 
+/// Sets a field that is absent or null: what upstream holds in a pointer or list, where an empty value is a value.
+pub fn set_absent(object: &mut Value, field: &str, value: impl Into<Value>) {
+    if object.get(field).is_none_or(Value::is_null) {
+        set(object, field, value);
+    }
+}
+
 /// Removes a field, returning what it held.
 pub fn remove(object: &mut Value, field: &str) -> Option<Value> {
     object.as_object_mut().and_then(|map| map.remove(field))

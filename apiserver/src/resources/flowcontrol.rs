@@ -4,7 +4,7 @@ use apimachinery::validation as names;
 use serde_json::{Value, json};
 
 use super::check::{At, Check};
-use super::edit::{at_mut, set, set_default};
+use super::edit::{at_mut, set, set_absent};
 use super::printing::{NONE, UNKNOWN, age, name, number, text};
 use super::{HookContext, NameRule, Strategy, meta};
 
@@ -71,7 +71,7 @@ fn flow_schema(check: &mut Check, schema: &At) {
     check.present_format(&spec.get("priorityLevelConfiguration.name"), names::dns1123_subdomain);
     let distinguisher = spec.get("distinguisherMethod");
     if distinguisher.is_set() {
-        check.present_one_of(&distinguisher.get("type"), &["ByNamespace", "ByUser"]);
+        check.always_one_of(&distinguisher.get("type"), &["ByNamespace", "ByUser"]);
     }
     for rule in spec.get("rules").items() {
         flow_rule(check, &rule);
@@ -81,23 +81,7 @@ fn flow_schema(check: &mut Check, schema: &At) {
 fn flow_rule(check: &mut Check, rule: &At) {
     check.present(&rule.get("subjects"));
     for subject in rule.get("subjects").items() {
-        let field = match subject.get("kind").str() {
-            "User" => "user",
-            "Group" => "group",
-            "ServiceAccount" => "serviceAccount",
-            _ => {
-                check.not_supported(&subject.get("kind"), &["Group", "ServiceAccount", "User"]);
-                continue;
-            }
-        };
-        let at = subject.get(field);
-        if !at.is_set() {
-            check.required(&at, "must be set for this kind of subject");
-        } else if field == "serviceAccount" {
-            check.present_all(&at, &["name", "namespace"]);
-        } else {
-            check.present(&at.get("name"));
-        }
+        flow_subject(check, &subject);
     }
     let (resources, urls) = (rule.get("resourceRules"), rule.get("nonResourceRules"));
     if resources.is_empty() && urls.is_empty() {
@@ -112,6 +96,9 @@ fn flow_rule(check: &mut Check, rule: &At) {
         if namespaces.is_empty() && !scope.flag() {
             check
                 .required(&namespaces, "resource rules that are not cluster scoped must supply at least one namespace");
+        }
+        if namespaces.len() > 1 && namespaces.strings().any(|n| n == "*") {
+            check.invalid(&namespaces, "if '*' is present, must not specify other namespaces");
         }
         for namespace in namespaces.items().filter(|n| n.str() != "*") {
             check.format(&namespace, names::dns1123_label);
@@ -135,6 +122,29 @@ fn flow_rule(check: &mut Check, rule: &At) {
                 check.invalid(&url, "must start with '/', and wildcards only match a whole last segment");
             }
         }
+    }
+}
+
+fn flow_subject(check: &mut Check, subject: &At) {
+    const KINDS: [(&str, &str); 3] = [("User", "user"), ("Group", "group"), ("ServiceAccount", "serviceAccount")];
+    let kind = subject.get("kind");
+    let Some((_, field)) = KINDS.iter().find(|(k, _)| *k == kind.str()) else {
+        return check.not_supported(&kind, &["Group", "ServiceAccount", "User"]);
+    };
+    let at = subject.get(field);
+    if !at.is_set() {
+        check.required(&at, "must be set for this kind of subject");
+    } else {
+        let is_account = *field == "serviceAccount";
+        if check.present(&at.get("name")) && is_account && at.get("name").str() != "*" {
+            check.format(&at.get("name"), names::dns1123_subdomain);
+        }
+        if is_account {
+            check.present_format(&at.get("namespace"), names::dns1123_label);
+        }
+    }
+    for (_, other) in KINDS.iter().filter(|(_, other)| other != field && subject.get(other).is_set()) {
+        check.forbidden(&subject.get(other), "is forbidden for this kind of subject");
     }
 }
 
@@ -173,7 +183,7 @@ fn default_level(level: &mut Value, cx: &HookContext) {
         if limited["nominalConcurrencyShares"].is_null() {
             set(limited, "nominalConcurrencyShares", 30);
         }
-        set_default(limited, "lendablePercent", 0);
+        set_absent(limited, "lendablePercent", 0);
     });
     at_mut(level, "spec.limited.limitResponse.queuing", |queuing| {
         for (field, value) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
@@ -208,7 +218,7 @@ fn priority_level(check: &mut Check, level: &At) {
                 check.required(&limited, "must not be empty when type is Limited");
             }
         }
-        _ => check.not_supported(&ty, &["Exempt", "Limited"]),
+        _ => check.present_one_of(&ty, &["Exempt", "Limited"]),
     }
 }
 

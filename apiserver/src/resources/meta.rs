@@ -12,6 +12,7 @@ use super::check::{At, Check};
 pub fn create(check: &mut Check, object: &At, cx: &HookContext) {
     let (names, path) = (cx.resource.strategy.names.0, object.path.child("metadata"));
     check.errors.extend(validate_object_meta(object.value, cx.resource.namespaced, names, &path));
+    kube_finalizers(check, &object.get("metadata"));
 }
 
 /// The start of the rules for a new object: its metadata.
@@ -28,7 +29,7 @@ pub fn update(check: &mut Check, new: &At, old: &At) {
     kube_finalizers(check, &at);
 }
 
-/// Finalizers without a domain must be ones that Kubernetes knows.
+/// Finalizers of built-in kinds have a domain, or are ones that Kubernetes knows.
 fn kube_finalizers(check: &mut Check, meta: &At) {
     for finalizer in meta.get("finalizers").items() {
         let name = finalizer.str();

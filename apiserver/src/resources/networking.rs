@@ -306,8 +306,12 @@ fn policy_port(check: &mut Check, at: &At) {
         return;
     }
     match port.int() {
-        Some(first) if end.number() < first => check.invalid(&end, "must be greater than or equal to `port`"),
-        Some(_) => check.port_number(&end),
+        Some(first) => {
+            if end.number() < first {
+                check.invalid(&end, "must be greater than or equal to `port`");
+            }
+            check.port_number(&end);
+        }
         None => check.invalid(&end, "may only be specified with a numeric `port`"),
     }
 }

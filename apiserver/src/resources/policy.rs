@@ -7,7 +7,7 @@ use super::check::{At, Check};
 use super::core::pod::scheduling;
 use super::core::pod::warnings::map_labels;
 use super::core::quantities;
-use super::edit::set_default;
+use super::edit::set_absent;
 use super::printing::{UNSET, age, flag, name, number, shown_or, text};
 use super::{NameRule, Strategy, meta};
 
@@ -66,7 +66,7 @@ pub const PRIORITY_CLASS: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     default: |class, cx| {
         (Strategy::DEFAULT.default)(class, cx);
-        set_default(class, "preemptionPolicy", "PreemptLowerPriority");
+        set_absent(class, "preemptionPolicy", "PreemptLowerPriority");
     },
     validate: |class, cx| {
         const HIGHEST_OF_USERS: i64 = 1_000_000_000;
@@ -83,7 +83,7 @@ pub const PRIORITY_CLASS: Strategy = Strategy {
         } else if value.number() > HIGHEST_OF_USERS {
             check.forbidden(&value, "maximum allowed value of a user defined priority is 1000000000");
         }
-        check.one_of(&at.get("preemptionPolicy"), &["Never", "PreemptLowerPriority"]);
+        check.present_one_of(&at.get("preemptionPolicy"), &["Never", "PreemptLowerPriority"]);
         check.errors
     },
     validate_update: |class, old, _| {
@@ -91,7 +91,7 @@ pub const PRIORITY_CLASS: Strategy = Strategy {
         let (new, old) = (At::root(class), At::root(old));
         meta::update(&mut check, &new, &old);
         if new.get("value").number() != old.get("value").number() {
-            check.forbidden(&new.get("value").under(new.get("Value").path), "may not be changed in an update.");
+            check.forbidden(&new.get("value"), "may not be changed in an update.");
         }
         check.immutable(&new.get("preemptionPolicy"), &old.get("preemptionPolicy"));
         check.errors
@@ -122,7 +122,14 @@ pub const RUNTIME_CLASS: Strategy = Strategy {
             check.resource_quantity(resource, &amount);
         }
         check.labels(&at.get("scheduling.nodeSelector"));
-        scheduling::tolerations(&mut check, &at.get("scheduling.tolerations"));
+        let tolerations = at.get("scheduling.tolerations");
+        scheduling::tolerations(&mut check, &tolerations);
+        let all: Vec<At> = tolerations.items().collect();
+        for (i, toleration) in all.iter().enumerate() {
+            if all[..i].iter().any(|other| other.value == toleration.value) {
+                check.duplicate(toleration);
+            }
+        }
         check.errors
     },
     validate_update: |class, old, _| {

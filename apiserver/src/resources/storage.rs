@@ -9,7 +9,7 @@ use super::check::{At, Check, same};
 use super::core::claims;
 use super::core::pod::volumes::csi_driver_name;
 use super::core::pod::warnings::{expression_labels, map_labels};
-use super::edit::{at_mut, remove, set, set_default};
+use super::edit::{at_mut, remove, set, set_absent};
 use super::printing::{NONE, UNSET, age, flag, name, shown_or, text};
 use super::{HookContext, NameRule, Strategy, meta};
 
@@ -36,24 +36,22 @@ pub const STORAGE_CLASS: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     default: |class, cx| {
         (Strategy::DEFAULT.default)(class, cx);
-        set_default(class, "reclaimPolicy", "Delete");
-        set_default(class, "volumeBindingMode", "Immediate");
+        set_absent(class, "reclaimPolicy", "Delete");
+        set_absent(class, "volumeBindingMode", "Immediate");
     },
     validate: |class, cx| {
         let mut check = meta::checked(class, cx);
         storage_class(&mut check, &At::root(class));
         check.errors
     },
-    validate_update: |class, old, _| {
-        let mut check = Check::new();
+    validate_update: |class, old, cx| {
+        let mut check = meta::checked(class, cx);
         let (new, old) = (At::root(class), At::root(old));
+        storage_class(&mut check, &new);
         meta::update(&mut check, &new, &old);
-        for field in
-            ["parameters", "provisioner", "reclaimPolicy"].iter().filter(|f| !same(new.get(f).value, old.get(f).value))
-        {
-            check.forbidden(&new.get(field), "updates to this field are forbidden.");
+        for field in ["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"] {
+            check.immutable(&new.get(field), &old.get(field));
         }
-        check.immutable(&new.get("volumeBindingMode"), &old.get("volumeBindingMode"));
         check.errors
     },
     cells: Some(|class, cx| {
@@ -83,13 +81,17 @@ pub const STORAGE_CLASS: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
-fn storage_class(check: &mut Check, class: &At) {
-    let provisioner = class.get("provisioner");
-    if check.present(&provisioner) {
-        for complaint in names::qualified_name(&provisioner.str().to_lowercase()) {
-            check.invalid(&provisioner, complaint);
+/// Who makes volumes: a qualified name in any case.
+fn provisioner(check: &mut Check, at: &At) {
+    if check.present(at) {
+        for complaint in names::qualified_name(&at.str().to_lowercase()) {
+            check.invalid(at, complaint);
         }
     }
+}
+
+fn storage_class(check: &mut Check, class: &At) {
+    provisioner(check, &class.get("provisioner"));
     parameters(check, &class.get("parameters"));
     check.one_of(&class.get("reclaimPolicy"), &["Delete", "Retain"]);
     check.one_of(&class.get("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
@@ -107,7 +109,8 @@ fn storage_class(check: &mut Check, class: &At) {
             }
             keys.push(key.str());
         }
-        if terms.contains(&term.value) {
+        // A term of nothing equals the nothing that upstream begins with.
+        if term.get("matchLabelExpressions").is_empty() || terms.contains(&term.value) {
             check.duplicate(&term.get("matchLabelExpressions"));
         }
         terms.push(term.value);
@@ -119,15 +122,13 @@ pub const VOLUME_ATTRIBUTES_CLASS: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     validate: |class, cx| {
         let mut check = meta::checked(class, cx);
-        let at = At::root(class);
-        csi_driver_name(&mut check, &at.get("driverName"));
-        check.present(&at.get("parameters"));
-        parameters(&mut check, &at.get("parameters"));
+        attributes_class(&mut check, &At::root(class));
         check.errors
     },
-    validate_update: |class, old, _| {
-        let mut check = Check::new();
+    validate_update: |class, old, cx| {
+        let mut check = meta::checked(class, cx);
         let (new, old) = (At::root(class), At::root(old));
+        attributes_class(&mut check, &new);
         meta::update(&mut check, &new, &old);
         for field in ["driverName", "parameters"].iter().filter(|f| !same(new.get(f).value, old.get(f).value)) {
             check.forbidden(&new.get(field), "updates to this field are forbidden.");
@@ -141,12 +142,18 @@ pub const VOLUME_ATTRIBUTES_CLASS: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
+fn attributes_class(check: &mut Check, class: &At) {
+    provisioner(check, &class.get("driverName"));
+    check.present(&class.get("parameters"));
+    parameters(check, &class.get("parameters"));
+}
+
 /// The csidrivers resource.
 pub const CSI_DRIVER: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     default: |driver, cx| {
         (Strategy::DEFAULT.default)(driver, cx);
-        set_default(driver, "spec", json!({}));
+        set_absent(driver, "spec", json!({}));
         at_mut(driver, "spec", |spec| {
             for (field, value) in [
                 ("attachRequired", true),
@@ -155,9 +162,9 @@ pub const CSI_DRIVER: Strategy = Strategy {
                 ("requiresRepublish", false),
                 ("seLinuxMount", false),
             ] {
-                set_default(spec, field, value);
+                set_absent(spec, field, value);
             }
-            set_default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+            set_absent(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
             if At::root(spec).get("volumeLifecycleModes").is_empty() {
                 set(spec, "volumeLifecycleModes", json!(["Persistent"]));
             }
@@ -229,6 +236,10 @@ fn csi_driver(check: &mut Check, spec: &At) {
     if period.is_set() && period.number() < 10 {
         check.invalid(&period, "must be greater than or equal to 10 seconds");
     }
+    let in_secrets = spec.get("serviceAccountTokenInSecrets");
+    if in_secrets.is_set() && seen.is_empty() {
+        check.invalid(&in_secrets, "is set but no tokenRequests are specified");
+    }
 }
 
 /// The csinodes resource.
@@ -290,7 +301,7 @@ fn csi_node(check: &mut Check, drivers: &At) {
                 check.duplicate(&at);
             }
             keys.push(key.str());
-            check.format_if_set(&at, names::qualified_name);
+            check.format(&at, names::qualified_name);
         }
     }
 }
@@ -300,23 +311,16 @@ pub const CSI_STORAGE_CAPACITY: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     validate: |capacity, cx| {
         let mut check = meta::checked(capacity, cx);
-        let at = At::root(capacity);
-        check.format(&at.get("storageClassName"), names::dns1123_subdomain);
-        if at.get("capacity").quantity() < Quantity::default() {
-            check.invalid(&at.get("capacity"), "must be greater than or equal to 0");
-        }
-        check.label_selector(&at.get("nodeTopology"));
+        storage_capacity(&mut check, &At::root(capacity));
         check.errors
     },
-    validate_update: |capacity, old, _| {
-        let mut check = Check::new();
+    validate_update: |capacity, old, cx| {
+        let mut check = meta::checked(capacity, cx);
         let (new, old) = (At::root(capacity), At::root(old));
+        storage_capacity(&mut check, &new);
         meta::update(&mut check, &new, &old);
         check.immutable(&new.get("nodeTopology"), &old.get("nodeTopology"));
         check.immutable(&new.get("storageClassName"), &old.get("storageClassName"));
-        if new.get("capacity").quantity() < Quantity::default() {
-            check.invalid(&new.get("capacity"), "must be greater than or equal to 0");
-        }
         check.errors
     },
     warnings: |capacity, _| {
@@ -327,6 +331,14 @@ pub const CSI_STORAGE_CAPACITY: Strategy = Strategy {
     },
     ..Strategy::DEFAULT
 };
+
+fn storage_capacity(check: &mut Check, capacity: &At) {
+    check.format(&capacity.get("storageClassName"), names::dns1123_subdomain);
+    if capacity.get("capacity").quantity() < Quantity::default() {
+        check.invalid(&capacity.get("capacity"), "must be greater than or equal to 0");
+    }
+    check.label_selector(&capacity.get("nodeTopology"));
+}
 
 /// The volumeattachments resource.
 pub const VOLUME_ATTACHMENT: Strategy = Strategy {
@@ -381,7 +393,10 @@ fn volume_attachment(check: &mut Check, attachment: &At) {
             check
                 .required(&spec.get("source"), "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
         }
-        (true, false) => check.format(&by_name, names::dns1123_subdomain),
+        (true, false) => {
+            check.present(&by_name);
+            check.format(&by_name, names::dns1123_subdomain);
+        }
         (false, true) => {
             let wrapped = json!({ "spec": inline.value });
             let mut own = Check::new();

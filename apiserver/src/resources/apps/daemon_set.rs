@@ -9,7 +9,7 @@ use super::{
 };
 use crate::resources::check::{At, Check, same};
 use crate::resources::core::pod;
-use crate::resources::edit::{at_mut, set_default};
+use crate::resources::edit::{at_mut, set_absent};
 use crate::resources::printing::{age, containers, labels, name, number, selector};
 use crate::resources::{HookContext, NameRule, Strategy};
 
@@ -21,7 +21,11 @@ pub const STRATEGY: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     default: |object, cx| {
         defaults(object, "updateStrategy", cx);
-        at_mut(object, "spec.updateStrategy.rollingUpdate", |rolling| set_default(rolling, "maxSurge", 0));
+        at_mut(object, "spec.updateStrategy.rollingUpdate", |rolling| {
+            for field in ["maxUnavailable", "maxSurge"] {
+                set_absent(rolling, field, 0);
+            }
+        });
         // Upstream's internal field is always written back, so that every writer owns the annotation.
         if meta::annotation(object, GENERATION).is_none() {
             meta::set_annotation(object, GENERATION, "0");

@@ -102,7 +102,8 @@ pub fn collisions(check: &mut Check, new: &At, old: &At) {
 /// An int or percentage: its value is zero?
 pub fn is_zero(at: &At) -> bool {
     match at.value {
-        Value::String(s) => s.trim_end_matches('%').parse::<i64>() == Ok(0),
+        // What is no percentage counts as nothing, too.
+        Value::String(s) => s.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok()).unwrap_or_default() == 0,
         _ => at.number() == 0,
     }
 }

@@ -1,6 +1,7 @@
 //! Jobs. Follows upstream's `ValidateJob*`, the job strategy's selector generation and `printJob`.
 
 pub mod cron;
+mod success;
 
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::validation as names;
@@ -155,6 +156,7 @@ fn spec_with_selector(check: &mut Check, at: &At, cx: &HookContext) {
         }
     } else {
         check.required(&selector, "");
+        check.invalid(&at.get("template.metadata.labels"), "`selector` does not match template `labels`");
     }
 }
 
@@ -164,45 +166,28 @@ pub fn spec(check: &mut Check, at: &At, cx: &HookContext) {
         "parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished",
         "backoffLimitPerIndex", "maxFailedIndexes",
     ];
-    const MAX_INDEXES: i64 = 100_000;
     check.non_negative_all(at, &COUNTS);
-    let (mode, per_index) = (at.get("completionMode"), at.get("backoffLimitPerIndex"));
+    let per_index = at.get("backoffLimitPerIndex");
     if at.get("maxFailedIndexes").is_set() && !per_index.is_set() {
         check.required(&per_index, "when maxFailedIndexes is specified");
     }
     let manager = at.get("managedBy");
     if manager.is_set() {
-        if manager.len() > 63 {
-            check.too_long(&manager, 63);
-        }
-        let fits = manager.str().split_once('/').is_some_and(|(domain, path)| {
-            names::dns1123_subdomain(domain).is_empty() && !path.is_empty() && path.split('/').all(|p| !p.is_empty())
-        });
-        if !fits {
-            check.invalid(&manager, "must be a domain-prefixed path (such as \"acme.io/foo\")");
-        }
+        domain_prefixed_path(check, &manager);
     }
+    let mode = at.get("completionMode");
     check.one_of(&mode, &["Indexed", "NonIndexed"]);
-    let indexed = mode.str() == "Indexed";
-    if indexed {
-        if !at.get("completions").is_set() {
-            check.required(&at.get("completions"), "when completion mode is Indexed");
+    if mode.str() == "Indexed" {
+        indexed_counts(check, at);
+    } else if !mode.is_set() || mode.str() == "NonIndexed" {
+        for field in ["backoffLimitPerIndex", "maxFailedIndexes"].map(|f| at.get(f)).iter().filter(|f| f.is_set()) {
+            check.invalid(field, "requires indexed completion mode");
         }
-        for field in ["parallelism", "maxFailedIndexes"].map(|f| at.get(f)).iter().filter(|f| f.number() > MAX_INDEXES)
-        {
-            check
-                .invalid(field, format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed"));
-        }
-        if at.get("maxFailedIndexes").number() > at.get("completions").number() {
-            check.invalid(&at.get("maxFailedIndexes"), "must be less than or equal to completions");
-        }
-    }
-    for field in ["backoffLimitPerIndex", "successPolicy"].map(|f| at.get(f)).iter().filter(|f| f.is_set() && !indexed)
-    {
-        check.invalid(field, "requires indexed completion mode");
     }
     failure_policy(check, at);
-    success_policy(check, &at.get("successPolicy"));
+    if at.get("successPolicy").is_set() {
+        success::validate(check, at);
+    }
     pod::template(check, &at.get("template"), cx);
     let policy = at.get("template.spec.restartPolicy");
     match policy.str() {
@@ -215,10 +200,56 @@ pub fn spec(check: &mut Check, at: &At, cx: &HookContext) {
     }
 }
 
+/// Who looks after the job, by a path in a domain.
+fn domain_prefixed_path(check: &mut Check, at: &At) {
+    const MAX_BYTES: usize = 63;
+    match at.str().split_once('/') {
+        _ if at.is_empty() => check.required(at, ""),
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
+            check.format(&At { value: &domain.into(), path: at.path.clone() }, names::dns1123_subdomain);
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+            if !path.bytes().all(fits) {
+                check.invalid(at, "the path has characters that paths of URLs do not have");
+            }
+        }
+        _ => check.invalid(at, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    }
+    if at.len() > MAX_BYTES {
+        check.too_long(at, MAX_BYTES);
+    }
+}
+
+/// Bounds of a job whose pods have indexes; those of very many indexes are tighter.
+fn indexed_counts(check: &mut Check, at: &At) {
+    const MAX_INDEXES: i64 = 100_000;
+    const MAX_OF_MANY: i64 = 10_000;
+    let (completions, failed) = (at.get("completions"), at.get("maxFailedIndexes"));
+    let limited = [at.get("parallelism"), at.get("maxFailedIndexes")];
+    if !completions.is_set() {
+        check.required(&completions, "when completion mode is Indexed");
+    }
+    let above = |check: &mut Check, max: i64| {
+        for field in limited.iter().filter(|field| field.number() > max) {
+            check.invalid(field, format!("must be less than or equal to {max} with this many indexes"));
+        }
+    };
+    above(check, MAX_INDEXES);
+    if completions.is_set() && failed.number() > completions.number() {
+        check.invalid(&failed, "must be less than or equal to completions");
+    }
+    if completions.number() > MAX_INDEXES && at.get("backoffLimitPerIndex").is_set() {
+        if !failed.is_set() {
+            check.required(&failed, format!("must be specified when completions is above {MAX_INDEXES}").as_str());
+        }
+        above(check, MAX_OF_MANY);
+    }
+}
+
 fn failure_policy(check: &mut Check, at: &At) {
     let policy = at.get("podFailurePolicy");
     let replacement = at.get("podReplacementPolicy");
     let replacements: &[&str] = if policy.is_set() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
+    // An empty policy is one, too: the field is a pointer.
     check.one_of(&replacement, replacements);
     check.at_most(&policy.get("rules"), 20);
     let containers: Vec<&str> = ["containers", "initContainers"]
@@ -273,24 +304,6 @@ fn failure_rule(check: &mut Check, rule: &At, containers: &[&str], per_index: bo
     }
 }
 
-fn success_policy(check: &mut Check, at: &At) {
-    if !at.is_set() {
-        return;
-    }
-    let rules = at.get("rules");
-    check.present(&rules);
-    check.at_most(&rules, 20);
-    for rule in rules.items() {
-        let (indexes, count) = (rule.get("succeededIndexes"), rule.get("succeededCount"));
-        if !indexes.is_set() && !count.is_set() {
-            check.required(&rule, "at least one of succeededCount or succeededIndexes must be specified");
-        }
-        if count.is_set() {
-            check.non_negative(&count);
-        }
-    }
-}
-
 fn validate_update(job: &Value, old: &Value, cx: &HookContext) -> ErrorList {
     let mut check = meta::checked(job, cx);
     let (new, before) = (At::root(job), At::root(old));
@@ -335,7 +348,9 @@ fn template_update(check: &mut Check, job: &Value, old: &Value) {
     }
     let mut affinity = munged.get("affinity").cloned().unwrap_or_else(|| json!({}));
     copy(&mut affinity, &before["spec"]["affinity"], "nodeAffinity");
-    set(&mut munged, "affinity", affinity);
+    let was = &before["spec"]["affinity"];
+    let hollow = |affinity: &Value| affinity.as_object().is_none_or(serde_json::Map::is_empty);
+    set(&mut munged, "affinity", if hollow(&affinity) && hollow(was) { was.clone() } else { affinity });
     for list in ["containers", "initContainers"] {
         let containers = before["spec"][list].as_array().cloned().unwrap_or_default();
         for (container, was) in array_mut(&mut munged, list).iter_mut().zip(containers) {

@@ -19,11 +19,11 @@ const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// The persistentvolumeclaims resource.
 pub const CLAIM: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
-    default: |claim, cx| {
-        (Strategy::DEFAULT.default)(claim, cx);
-        at_mut(claim, "spec", data_source);
+    prepare_create: |claim, _| {
+        set(claim, "status", serde_json::json!({"phase": "Pending"}));
+        at_mut(claim, "spec", |spec| data_source(spec, &Value::Null));
     },
-    prepare_create: |claim, _| set(claim, "status", serde_json::json!({"phase": "Pending"})),
+    prepare_update: |claim, old, _| at_mut(claim, "spec", |spec| data_source(spec, &old["spec"])),
     warnings: |claim, _| claim_warnings(&At::root(claim)),
     validate: |claim, cx| {
         let mut check = meta::checked(claim, cx);
@@ -39,13 +39,17 @@ pub const CLAIM: Strategy = Strategy {
 /// `persistentvolumeclaims/status`.
 pub const CLAIM_STATUS: Strategy = Strategy { validate_update: claim_status, ..Strategy::DEFAULT };
 
-/// Both forms of the data source carry one value.
-fn data_source(spec: &mut Value) {
+/// Both forms of the data source carry one value. Sources in other namespaces need a feature that is off by default.
+fn data_source(spec: &mut Value, old: &Value) {
+    let foreign = |spec: &Value| !spec["dataSourceRef"]["namespace"].as_str().unwrap_or_default().is_empty();
+    if foreign(spec) && old["dataSourceRef"].is_null() {
+        remove(spec, "dataSourceRef");
+    }
     let source = &spec["dataSource"];
     let known = [("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io", "VolumeSnapshot")];
     let given = (source["apiGroup"].as_str().unwrap_or_default(), source["kind"].as_str().unwrap_or_default());
-    // Anything else has to come as dataSourceRef.
-    if spec["dataSourceRef"].is_null() && !known.contains(&given) {
+    // Anything else has to come as dataSourceRef, unless it is there already.
+    if old["dataSource"].is_null() && spec["dataSourceRef"].is_null() && !known.contains(&given) {
         remove(spec, "dataSource");
     }
     match (spec["dataSource"].is_object(), spec["dataSourceRef"].is_object()) {
@@ -53,7 +57,7 @@ fn data_source(spec: &mut Value) {
             let source = spec["dataSource"].clone();
             set(spec, "dataSourceRef", source);
         }
-        (false, true) if spec["dataSourceRef"]["namespace"].as_str().unwrap_or_default().is_empty() => {
+        (false, true) if !foreign(spec) => {
             let mut source = spec["dataSourceRef"].clone();
             remove(&mut source, "namespace");
             set(spec, "dataSource", source);
@@ -69,10 +73,19 @@ fn class_warning(object: &At) -> Option<String> {
 }
 
 fn claim_warnings(claim: &At) -> Vec<String> {
-    let fraction = |field: &&str| claim.get("spec.resources").get(field).get("storage").quantity().milli() % 1000 != 0;
-    let fractions = ["requests", "limits"].into_iter().filter(fraction);
-    let sentence = |field| format!("spec.resources.{field}[storage]: a fraction of a byte is not a size");
-    class_warning(claim).into_iter().chain(fractions.map(sentence)).collect()
+    let mut found: Vec<String> = class_warning(claim).into_iter().collect();
+    size_warnings(&mut found, &claim.get("spec"));
+    found
+}
+
+/// Sizes with a fraction of a byte, in a claim's spec.
+pub fn size_warnings(out: &mut Vec<String>, spec: &At) {
+    for field in ["requests", "limits"] {
+        let size = spec.get("resources").get(field).entry("storage");
+        if size.quantity().milli() % 1000 != 0 {
+            out.push(format!("{}: a fraction of a byte is not a size", size.path));
+        }
+    }
 }
 
 /// Upstream's `GetWarningsForPersistentVolume`.
@@ -211,7 +224,7 @@ fn claim_status(claim: &Value, old: &Value, _: &HookContext) -> ErrorList {
     for (_, amount) in status.get("capacity").entries().filter(|(_, a)| a.quantity() < Quantity::default()) {
         check.invalid(&amount, "must be a valid resource quantity");
     }
-    let states = status.get("allocatedResourceStatuses").under(status.path.child("allocatedResourceStatus"));
+    let states = status.get("allocatedResourceStatuses");
     for (resource, state) in states.entries() {
         resource_key(&mut check, resource, &states);
         check.one_of(&state.under(states.path.clone()), &RESIZE);
@@ -283,11 +296,15 @@ pub const VOLUME: Strategy = Strategy {
 pub const VOLUME_STATUS: Strategy = Strategy {
     prepare_update: |volume, old, cx| {
         let changed = volume["status"]["phase"] != old["status"]["phase"];
-        let dated = volume["status"]["lastPhaseTransitionTime"] != old["status"]["lastPhaseTransitionTime"];
-        if changed && !dated {
-            let now = apimachinery::time::format_time(cx.request.now);
-            at_mut(volume, "status", |status| crate::resources::edit::set(status, "lastPhaseTransitionTime", now));
-        }
+        let (since, before) = (&volume["status"]["lastPhaseTransitionTime"], &old["status"]["lastPhaseTransitionTime"]);
+        let (unset, kept) = (since.is_null(), since == before);
+        at_mut(volume, "status", |status| {
+            if changed && (unset || kept) {
+                set(status, "lastPhaseTransitionTime", apimachinery::time::format_time(cx.request.now));
+            } else if unset {
+                copy(status, &old["status"], "lastPhaseTransitionTime");
+            }
+        });
     },
     validate_update: |volume, old, _| {
         let mut check = Check::new();
@@ -389,8 +406,10 @@ fn volume_sources(check: &mut Check, at: &At) {
         if !source.is_set() {
             continue;
         }
-        if found {
-            check.forbidden(&source, "may not specify more than 1 volume type");
+        // Upstream overlooks a flex volume that comes second.
+        if found && *field != "flexVolume" {
+            let refused_as = if *field == "cephfs" { "cephFS" } else { *field };
+            check.forbidden(&source.under(at.path.child(refused_as)), "may not specify more than 1 volume type");
             continue;
         }
         found = true;

@@ -83,6 +83,7 @@ fn validate(node: &Value) -> ErrorList {
     let at = At::root(node);
     scheduling::taints(&mut check, &at.get("spec.taints").under(Path::new("metadata").child("taints")));
     resources(&mut check, &at);
+    declared_features(&mut check, &at.get("status.declaredFeatures"));
     let ranges = at.get("spec.podCIDRs");
     let mut seen: Vec<&str> = Vec::new();
     for range in ranges.items() {
@@ -103,9 +104,35 @@ fn validate(node: &Value) -> ErrorList {
     check.errors
 }
 
+/// Sorted names of features: camel-case segments with slashes between them.
+fn declared_features(check: &mut Check, at: &At) {
+    let well_formed = |name: &str| {
+        name.len() <= 253
+            && name.starts_with(|c: char| c.is_ascii_uppercase())
+            && name.split('/').all(|part| {
+                part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
+            })
+    };
+    let features: Vec<At> = at.items().collect();
+    for (i, feature) in features.iter().enumerate() {
+        if !well_formed(feature.str()) {
+            check.invalid(
+                feature,
+                "must be segments of letters and digits with '/' between them, the first UpperCamelCase",
+            );
+        }
+        match features.get(i + 1) {
+            Some(next) if next.str() == feature.str() => check.duplicate(next),
+            Some(next) if next.str() < feature.str() => check.invalid(next, "list must be sorted alphabetically"),
+            _ => {}
+        }
+    }
+}
+
 fn update(check: &mut Check, new: &At, old: &At) {
     meta::update(check, new, old);
     resources(check, new);
+    declared_features(check, &new.get("status.declaredFeatures"));
     let mut seen: Vec<&Value> = Vec::new();
     for address in new.get("status.addresses").items() {
         if seen.contains(&address.value) {

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
 use crate::resources::check::{At, Check, same};
-use crate::resources::edit::{edit_map, remove, set, set_default};
+use crate::resources::edit::{array_mut, edit_map, remove, set, set_default};
 use crate::resources::printing::{NONE, age, name};
 use crate::resources::{HookContext, NameRule, Strategy, meta};
 
@@ -276,9 +276,18 @@ fn docker_config(check: &mut Check, at: &At) {
     }
 }
 
+/// Of the references to secrets only the names are kept.
+fn names_of_secrets(account: &mut Value) {
+    for secret in array_mut(account, "secrets") {
+        *secret = secret.get("name").map_or_else(|| json!({}), |name| json!({ "name": name }));
+    }
+}
+
 /// Service accounts.
 pub const SERVICE_ACCOUNT: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
+    prepare_create: |account, _| names_of_secrets(account),
+    prepare_update: |account, _, _| names_of_secrets(account),
     validate_update: |account, old, cx| {
         let mut check = Check::new();
         let new = At::root(account);

@@ -41,7 +41,11 @@ pub fn validate(check: &mut Check, spec: &At, around: &Surroundings, rules: &Pod
     let mut seen: Vec<&str> = regular.items().map(|c| c.get("name").str()).collect();
     for container in init.items() {
         common(check, &container, around, rules);
-        restart_rules(check, &container);
+        if container.get("restartPolicy").is_set() {
+            restart_rules(check, &container);
+        } else if !container.get("restartPolicyRules").is_empty() {
+            check.required(&container.get("restartPolicy"), "must specify restartPolicy when restart rules are used");
+        }
         unique(check, &container.get("name"), &mut seen);
         host_ports(check, std::iter::once(container.clone()));
         if container.get("restartPolicy").str() == "Always" {
@@ -243,15 +247,13 @@ fn restart_rules(check: &mut Check, container: &At) {
     check.at_most(&rules, 20);
     for rule in rules.items() {
         let codes = rule.get("exitCodes");
-        check.present_one_of(&rule.get("action"), &["Restart", "RestartAllContainers"]);
+        check.always_one_of(&rule.get("action"), &["Restart", "RestartAllContainers"]);
         if !codes.is_set() {
             check.required(&codes, "must be specified");
             continue;
         }
-        check.present_one_of(&codes.get("operator"), &["In", "NotIn"]);
-        if check.present(&codes.get("values")) {
-            check.at_most(&codes.get("values"), 255);
-        }
+        check.always_one_of(&codes.get("operator"), &["In", "NotIn"]);
+        check.at_most(&codes.get("values"), 255);
     }
 }
 

@@ -8,6 +8,7 @@ mod containers;
 pub mod defaults;
 mod env;
 pub mod qos;
+mod resize;
 pub mod scheduling;
 mod security;
 pub mod strategy;
@@ -131,14 +132,9 @@ pub fn spec(check: &mut Check, at: &At, rules: &PodRules) {
     host_users(check, at);
     simple_fields(check, at);
     scheduling::tolerations(check, &at.get("tolerations"));
-    for (name, amount) in at.get("overhead").entries() {
-        quantities::container_resource_name(
-            check,
-            name,
-            &amount.under(at.get("overhead").path.child("limits").key(name)),
-        );
-        check.resource_quantity(name, &amount.under(at.get("overhead").path.child("limits").key(name)));
-    }
+    let overhead = serde_json::json!({"limits": at.get("overhead").value});
+    let overhead = At { value: &overhead, path: at.path.child("overhead") };
+    quantities::requirements(check, &overhead, quantities::container_resource_name, &[]);
     security::operating_system(check, at);
 }
 
@@ -213,13 +209,13 @@ fn pod_resources(check: &mut Check, spec: &At, claims: &[&str]) {
     if !at.is_set() {
         return;
     }
-    if at.get("claims").is_set() {
+    if !at.get("claims").is_empty() {
         check.forbidden(&at.get("claims"), "claims cannot be set for Resources at pod-level");
     }
     quantities::requirements(check, &at, quantities::pod_resource_name, claims);
     for (name, total) in qos::container_requests(spec) {
         let of_pod = at.get("requests").entry(&name);
-        if total > of_pod.quantity() {
+        if of_pod.is_set() && total > of_pod.quantity() {
             check.invalid(&of_pod, format!("must be greater than or equal to aggregate container requests of {total}"));
         }
     }

@@ -14,7 +14,7 @@ pub fn class(pod: &Value) -> &'static str {
     let root = At::root(pod);
     let spec = root.get("spec");
     let of_pod = spec.get("resources");
-    let holders: Vec<At> = if of_pod.get("requests").is_empty() && of_pod.get("limits").is_empty() {
+    let holders: Vec<At> = if !of_pod.is_set() {
         ["containers", "initContainers"]
             .iter()
             .flat_map(|l| spec.get(l).items().collect::<Vec<_>>())

@@ -4,7 +4,7 @@ use apimachinery::field::ErrorList;
 use apimachinery::validation as names;
 use serde_json::{Value, json};
 
-use super::{PodRules, cells, defaults, pod_annotations, qos, spec, update, warnings};
+use super::{PodRules, cells, defaults, pod_annotations, qos, resize, spec, update, warnings};
 use crate::resources::check::{At, Check};
 use crate::resources::edit::{array_mut, at_mut, copy, set};
 use crate::resources::{HookContext, NameRule, Strategy, meta};
@@ -49,7 +49,7 @@ pub const EPHEMERAL_CONTAINERS: Strategy = Strategy {
 pub const RESIZE: Strategy = Strategy {
     default,
     prepare_update: |pod, old, _| keep_all_but(pod, old, resources_only),
-    validate_update: |pod, old, cx| view(pod, old, cx, true, update::resize),
+    validate_update: |pod, old, cx| view(pod, old, cx, true, resize::validate),
     ..Strategy::DEFAULT
 };
 

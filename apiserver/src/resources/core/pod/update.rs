@@ -1,11 +1,11 @@
 //! What may change in a pod, by each of its endpoints. Follows upstream's `ValidatePodUpdate`,
-//! `ValidatePodStatusUpdate`, `ValidatePodEphemeralContainersUpdate` and `ValidatePodResize`.
+//! `ValidatePodStatusUpdate` and `ValidatePodEphemeralContainersUpdate`; `resize` has its own file.
 
 use apimachinery::field::Path;
 use apimachinery::validation as names;
 use serde_json::{Value, json};
 
-use super::{qos, scheduling};
+use super::scheduling;
 use crate::resources::check::{At, Check, dual_stack, parse_ip, same};
 
 /// Annotations that may not come, go or change.
@@ -158,72 +158,6 @@ pub fn ephemeral_containers(check: &mut Check, new: &At, old: &At) {
             Some(_) => {}
         }
     }
-}
-
-/// The `resize` endpoint: cpu and memory of running containers, within the pod's quality-of-service class.
-pub fn resize(check: &mut Check, new: &At, old: &At) {
-    let old_spec = old.get("spec");
-    let refusal = if old.get("metadata.annotations").entry("kubernetes.io/config.mirror").is_set() {
-        Some("static pods cannot be resized")
-    } else if old_spec.get("os.name").str() == "windows" {
-        Some("windows pods cannot be resized")
-    } else {
-        None
-    };
-    if let Some(reason) = refusal {
-        check.errors.clear();
-        return check.forbidden(&new.under(Path::root()), reason);
-    }
-    let spec = new.get("spec");
-    if old.get("status.qosClass").str() != qos::class(new.value) {
-        check.invalid(&spec.under(spec.path.clone()), "Pod QOS Class may not change as a result of resizing");
-    }
-    let running = old.get("status.containerStatuses").items().find(|c| c.get("state.running").is_set());
-    if running.is_some_and(|c| !c.get("resources").is_set()) {
-        check.forbidden(&spec, "Pod running on node without support for resize");
-    }
-    for list in ["initContainers", "containers"] {
-        let (now, before) = (spec.get(list), old_spec.get(list));
-        if now.len() != before.len() {
-            check.forbidden(&spec, "only cpu and memory resources are mutable");
-            continue;
-        }
-        for (container, previous) in now.items().zip(before.items()) {
-            let restartable = list == "containers" || container.get("restartPolicy").str() == "Always";
-            if restartable {
-                container_resize(check, &container, &previous);
-                if !same(&without_compute(container.value), &without_compute(previous.value)) {
-                    check.forbidden(&spec, "only cpu and memory resources are mutable");
-                }
-            } else if !same(container.value, previous.value) {
-                check.forbidden(&spec, "resources for non-sidecar init containers are immutable");
-            }
-        }
-    }
-}
-
-fn container_resize(check: &mut Check, new: &At, old: &At) {
-    let (resources, previous) = (new.get("resources"), old.get("resources"));
-    for list in ["requests", "limits"] {
-        if previous.get(list).entries().any(|(name, _)| !resources.get(list).entry(name).is_set()) {
-            check.forbidden(&resources.get(list), "resource requests and limits cannot be removed");
-        }
-    }
-}
-
-/// A container without what a resize may change.
-fn without_compute(container: &Value) -> Value {
-    let mut container = container.clone();
-    for list in ["requests", "limits"] {
-        if let Some(amounts) = container.pointer_mut(&format!("/resources/{list}")).and_then(Value::as_object_mut) {
-            amounts.remove("cpu");
-            amounts.remove("memory");
-        }
-    }
-    if let Some(map) = container.as_object_mut() {
-        map.remove("resizePolicy");
-    }
-    container
 }
 
 /// The `status` endpoint.

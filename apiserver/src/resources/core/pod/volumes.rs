@@ -2,7 +2,6 @@
 //! is data (`SOURCES`); the rest have a function. Follows upstream's `validateVolumeSource`, including the places where
 //! its paths differ from the field's (`persistentDisk`, `cephfs`, `downwardAPI` items without an index).
 
-use apimachinery::field::FieldError;
 use apimachinery::validation as names;
 use regex::Regex;
 use std::sync::LazyLock;
@@ -13,16 +12,18 @@ use crate::resources::check::{At, Check};
 
 type Rule = fn(&mut Check, &At, &PodRules);
 
-/// A source: its field, the name its errors carry, the fields it demands, and a rule of its own.
+/// A source: its field, the names that its errors and a second source's refusal carry, the fields it demands, and a rule
+/// of its own.
 pub struct Source {
     field: &'static str,
     reported_as: &'static str,
+    refused_as: &'static str,
     required: &'static [&'static str],
     rule: Option<Rule>,
 }
 
 const fn source(field: &'static str, required: &'static [&'static str], rule: Option<Rule>) -> Source {
-    Source { field, reported_as: field, required, rule }
+    Source { field, reported_as: field, refused_as: field, required, rule }
 }
 
 /// Every pod volume source, in the order in which a second one is refused.
@@ -40,9 +41,9 @@ static SOURCES: [Source; 30] = [
     source("persistentVolumeClaim", &["claimName"], None),
     source("rbd", &["monitors", "image"], None),
     source("cinder", &["volumeID"], Some(secret_ref_name)),
-    source("cephfs", &["monitors"], None),
+    Source { refused_as: "cephFS", ..source("cephfs", &["monitors"], None) },
     source("quobyte", &[], Some(quobyte)),
-    source("downwardAPI", &[], Some(downward_api)),
+    Source { refused_as: "downwarAPI", ..source("downwardAPI", &[], Some(downward_api)) },
     source("fc", &[], Some(fibre_channel)),
     source("flexVolume", &["driver"], Some(flex_options)),
     source("configMap", &["name"], Some(key_items)),
@@ -96,6 +97,7 @@ fn validate_source(check: &mut Check, volume: &At, rules: &PodRules) {
             continue;
         }
         if found {
+            let at = at.under(volume.path.child(source.refused_as));
             check.forbidden(&at, "may not specify more than 1 volume type");
         } else {
             found = true;
@@ -407,14 +409,7 @@ fn ephemeral(check: &mut Check, at: &At, _: &PodRules) {
     if !template.is_set() {
         return check.required(&template, "");
     }
-    let meta = template.get("metadata");
-    check.annotations(&meta.get("annotations"));
-    check.labels(&meta.get("labels"));
-    for (field, _) in
-        meta.entries().filter(|(field, value)| !["annotations", "labels"].contains(field) && !value.is_empty())
-    {
-        check.errors.push(FieldError::forbidden(meta.path.child(field), "cannot be set"));
-    }
+    check.template_meta(&template.get("metadata"));
     claims::spec(check, &template.get("spec"));
 }
 

@@ -5,6 +5,7 @@ use apimachinery::quantity::Quantity;
 use apimachinery::validation as names;
 use serde_json::Value;
 
+use super::super::claims;
 use crate::resources::check::{At, parse_ip};
 
 /// Warnings for a new pod; updates of pods get none.
@@ -39,8 +40,8 @@ fn spec(at: &At, meta: &At) -> Vec<String> {
     for server in at.get("dnsConfig.nameservers").items() {
         odd_ip(&mut out, &server);
     }
-    duplicates(&mut out, &at.get("hostAliases"), |a| a.get("ip").str().to_owned(), "ip");
-    duplicates(&mut out, &at.get("imagePullSecrets"), |s| s.get("name").str().to_owned(), "name");
+    duplicates(&mut out, &at.get("hostAliases"), "ip");
+    duplicates(&mut out, &at.get("imagePullSecrets"), "name");
     for secret in at.get("imagePullSecrets").items().filter(|s| s.get("name").is_empty()) {
         out.push(format!("{}: invalid empty name \"\"", secret.get("name").path));
     }
@@ -52,6 +53,10 @@ fn spec(at: &At, meta: &At) -> Vec<String> {
         warn_container(&mut out, &container);
     }
     ports(&mut out, at);
+    let grace = at.get("terminationGracePeriodSeconds");
+    if grace.number() < 0 {
+        out.push(format!("{}: negative values are taken for 1", grace.path));
+    }
     out
 }
 
@@ -171,7 +176,12 @@ fn volumes(out: &mut Vec<String>, spec: &At) {
         for (field, since) in GONE.iter().filter(|(field, _)| volume.get(field).is_set()) {
             out.push(format!("{}: {since}", volume.get(field).path));
         }
+        for kind in ["configMap", "secret", "downwardAPI"] {
+            let items = volume.get(kind).get("items").items();
+            overlaps(out, &items.map(|item| item.get("path")).collect::<Vec<_>>());
+        }
         projected(out, &volume.get("projected.sources"));
+        claims::size_warnings(out, &volume.get("ephemeral.volumeClaimTemplate.spec"));
     }
 }
 
@@ -179,30 +189,29 @@ fn volumes(out: &mut Vec<String>, spec: &At) {
 fn projected(out: &mut Vec<String>, sources: &At) {
     const KINDS: [&str; 6] =
         ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
-    let mut seen: Vec<(String, String)> = Vec::new();
+    let mut paths: Vec<At> = Vec::new();
     for source in sources.items() {
         if !KINDS.iter().any(|kind| source.get(kind).is_set()) {
             out.push(format!("{}: no sources provided", source.path));
         }
-        let mut paths: Vec<At> = Vec::new();
-        for kind in ["secret", "configMap", "downwardAPI"] {
-            paths.extend(source.get(kind).get("items").items().map(|i| i.get("path")));
+        for kind in KINDS.map(|kind| source.get(kind)) {
+            paths.extend(kind.get("items").items().map(|item| item.get("path")));
+            paths.extend(Some(kind.get("path")).filter(At::is_set));
         }
-        paths.extend(
-            ["serviceAccountToken", "clusterTrustBundle"]
-                .map(|k| source.get(k).get("path"))
-                .into_iter()
-                .filter(At::is_set),
-        );
-        for path in paths {
-            let text = path.str().to_owned();
-            if let Some((_, other)) = seen
-                .iter()
-                .find(|(p, _)| *p == text || text.starts_with(&format!("{p}/")) || p.starts_with(&format!("{text}/")))
-            {
-                out.push(format!("{}: conflicting path \"{text}\" also claimed by {other}", path.path));
+    }
+    overlaps(out, &paths);
+}
+
+/// Paths that are the same, or of which one is below the other.
+fn overlaps(out: &mut Vec<String>, paths: &[At]) {
+    let below =
+        |path: &str, other: &str| path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let text = |path: &At| path.str().trim_end_matches('/').to_owned();
+    for (i, path) in paths.iter().enumerate() {
+        for other in &paths[..i] {
+            if below(&text(path), &text(other)) || below(&text(other), &text(path)) {
+                out.push(format!("{}: conflicting path {:?} also claimed by {}", path.path, path.str(), other.path));
             }
-            seen.push((text, path.path.to_string()));
         }
     }
 }
@@ -213,7 +222,7 @@ fn warn_container(out: &mut Vec<String>, container: &At) {
             fractional(out, name, &amount);
         }
     }
-    duplicates(out, &container.get("env"), |e| e.get("name").str().to_owned(), "name");
+    hidden_variables(out, &container.get("env"));
 }
 
 /// Less than a whole unit of what comes in units.
@@ -226,46 +235,68 @@ fn fractional(out: &mut Vec<String>, name: &str, amount: &At) {
     }
 }
 
-fn duplicates(out: &mut Vec<String>, list: &At, key: impl Fn(&At) -> String, field: &str) {
-    let mut seen: Vec<String> = Vec::new();
-    for item in list.items() {
-        let text = key(&item);
-        if text.is_empty() {
-            continue;
+fn duplicates(out: &mut Vec<String>, list: &At, field: &str) {
+    let mut seen: Vec<&str> = Vec::new();
+    for item in list.items().map(|item| item.get(field)) {
+        if seen.contains(&item.str()) {
+            out.push(format!("{}: duplicate {field} \"{}\"", item.path, item.str()));
+        } else {
+            seen.push(item.str());
         }
-        if let Some(first) = seen.iter().position(|s| *s == text) {
-            let what =
-                if list.path.to_string().ends_with("env") { "hides previous definition of" } else { "duplicates" };
-            out.push(format!("{}.{field}: {what} \"{text}\" at index {first}", item.path));
-        }
-        seen.push(text);
     }
 }
 
-/// The same container port of the same protocol twice.
+/// A variable that is defined again without building on its first value.
+fn hidden_variables(out: &mut Vec<String>, env: &At) {
+    let mut seen: Vec<&str> = Vec::new();
+    for variable in env.items() {
+        let (name, value) = (variable.get("name").str(), variable.get("value").str());
+        let reference = format!("$({name})");
+        let builds_on = value.contains(&reference) && value != reference && !variable.get("valueFrom").is_set();
+        if !seen.contains(&name) {
+            seen.push(name);
+        } else if !builds_on {
+            out.push(format!(
+                "{}: hides previous definition of \"{name}\", which may be dropped by apply",
+                variable.path
+            ));
+        }
+    }
+}
+
+/// Ports that are defined twice or nearly so, and names that two ports carry.
 fn ports(out: &mut Vec<String>, spec: &At) {
-    let mut seen: Vec<(i64, i64, String, String, String)> = Vec::new();
-    let sidecars =
-        spec.get("initContainers").items().filter(|c| c.get("restartPolicy").str() == "Always").collect::<Vec<_>>();
-    for container in spec.get("containers").items().chain(sidecars) {
-        for port in container.get("ports").items() {
-            let key = (
-                port.get("containerPort").number(),
-                port.get("hostPort").number(),
-                port.get("hostIP").str().to_owned(),
-                port.get("protocol").str().to_owned(),
-                port.path.to_string(),
-            );
-            let same_port = |other: &&(i64, i64, String, String, String)| {
-                other.0 == key.0
-                    && other.3 == key.3
-                    && (other.1 == key.1 || other.1 == 0 || key.1 == 0)
-                    && (other.1 != 0) == (key.1 != 0)
+    let ports: Vec<At> = super::all_containers(spec).flat_map(|c| c.get("ports").items().collect::<Vec<_>>()).collect();
+    for (i, port) in ports.iter().enumerate() {
+        let (host_ip, host_port) = (port.get("hostIP").str(), port.get("hostPort").number());
+        if !host_ip.is_empty() && host_port == 0 {
+            out.push(format!("{}: hostIP set without hostPort", port.path));
+        }
+        let same_port = |other: &&At| {
+            ["containerPort", "protocol"].iter().all(|field| other.get(field).value == port.get(field).value)
+        };
+        for other in ports[..i].iter().filter(same_port) {
+            let (other_ip, other_port) = (other.get("hostIP").str(), other.get("hostPort").number());
+            let finding = if (host_ip, host_port) == (other_ip, other_port) {
+                "duplicate"
+            } else if host_port == 0 || other_port == 0 {
+                "overlapping"
+            } else if host_port == other_port && host_ip.is_empty() != other_ip.is_empty() {
+                "dangerously ambiguous"
+            } else {
+                continue;
             };
-            if let Some(other) = seen.iter().find(same_port) {
-                out.push(format!("{}: duplicate port definition with {}", port.path, other.4));
-            }
-            seen.push(key);
+            out.push(format!("{}: {finding} port definition with {}", port.path, other.path));
+        }
+    }
+    for (i, port) in ports.iter().enumerate().filter(|(_, port)| !port.get("name").is_empty()) {
+        let name = port.get("name").str();
+        if let Some(first) = ports[..i].iter().find(|other| other.get("name").str() == name) {
+            let first = &first.path;
+            out.push(format!(
+                "{}: duplicate port name \"{name}\" with {first}, which readers by name will use",
+                port.path
+            ));
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::registry::allocators;
 use crate::resources::check::{At, Check, dual_stack, parse_ip, strict_ip};
-use crate::resources::edit::{array_mut, at_mut, remove, set, set_default};
+use crate::resources::edit::{array_mut, at_mut, remove, set, set_absent, set_default};
 use crate::resources::{HookContext, meta};
 use crate::resources::{NameRule, Strategy};
 
@@ -80,10 +80,10 @@ fn defaults(service: &mut Value, cx: &HookContext) {
     }
     let ty = spec["type"].as_str().unwrap_or_default().to_owned();
     if ["ClusterIP", "NodePort", "LoadBalancer"].contains(&ty.as_str()) {
-        set_default(spec, "internalTrafficPolicy", "Cluster");
+        set_absent(spec, "internalTrafficPolicy", "Cluster");
     }
     if ty == "LoadBalancer" {
-        set_default(spec, "allocateLoadBalancerNodePorts", true);
+        set_absent(spec, "allocateLoadBalancerNodePorts", true);
     }
     if externally_accessible(&At::root(service)) {
         at_mut(service, "spec", |spec| set_default(spec, "externalTrafficPolicy", "Cluster"));
@@ -93,7 +93,7 @@ fn defaults(service: &mut Value, cx: &HookContext) {
             for ingress in
                 array_mut(status, "ingress").iter_mut().filter(|i| i["ip"].as_str().is_some_and(|ip| !ip.is_empty()))
             {
-                set_default(ingress, "ipMode", "VIP");
+                set_absent(ingress, "ipMode", "VIP");
             }
         });
     }
