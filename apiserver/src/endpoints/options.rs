@@ -64,7 +64,7 @@ fn dry_run(query: &Query, errors: &mut ErrorList) {
 /// Options of list and watch.
 ///
 /// # Errors
-/// 400 for a limit that is no number.
+/// 400 for a limit or a timeout that is no number.
 pub fn read(query: &Query) -> Result<ReadOptions, Status> {
     let text = |name: &str| query.get(name).unwrap_or_default().to_owned();
     let limit = match query.get("limit") {
@@ -75,6 +75,11 @@ pub fn read(query: &Query) -> Result<ReadOptions, Status> {
             .try_into()
             .unwrap_or(0),
     };
+    if let Some(seconds) = query.get("timeoutSeconds").filter(|seconds| !seconds.is_empty())
+        && seconds.parse::<i64>().is_err()
+    {
+        return Err(Status::bad_request(format!("timeoutSeconds={seconds:?} is not a number")));
+    }
     Ok(ReadOptions {
         label_selector: text("labelSelector"),
         field_selector: text("fieldSelector"),

@@ -24,6 +24,7 @@ use super::present::{Presenter, error_event};
 use super::route::Endpoints;
 use super::watch_stream::{WatchStream, single};
 use crate::http::request::{Query, RequestContext};
+use crate::registry::list::invalid_options;
 use crate::registry::{DeleteOptions, Deleted, Object, ReadOptions, Target, UpdateOptions, ownership};
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
@@ -180,6 +181,10 @@ impl Call<'_> {
         if self.presenter.resource.storage.is_none() {
             return Ok(self.presenter.values(&component_statuses::list(&self.endpoints.registry).await));
         }
+        if self.query.get("sendInitialEvents").is_some() {
+            let why = "sendInitialEvents is forbidden for list";
+            return Err(invalid_options(&vec![FieldError::forbidden(Path::new("sendInitialEvents"), why)]));
+        }
         let registry = &self.endpoints.registry;
         let listing = registry.list(&self.target()?, &options::read(&self.query)?).await?;
         let Presenter { resource, version, .. } = &self.presenter;
@@ -246,7 +251,11 @@ impl Call<'_> {
             self.presenter.ctx.audit.request_object(&patch.unwrap_or_default());
         }
         let (ty, api_version, kind) = self.spoken()?;
-        let change = self.patch_change(patch_type, &bytes, ty, options)?;
+        let tree = self.patch_tree(patch_type, &bytes, options)?;
+        if patch_type == PatchType::Apply {
+            check_configuration(&tree, &api_version, &kind)?;
+        }
+        let change = self.patch_change(patch_type, &bytes, tree, ty, options)?;
         let typed = |now: Option<&Value>| {
             let mut object = change(now)?;
             if matches!(patch_type, PatchType::Json | PatchType::Merge) {
@@ -282,6 +291,10 @@ impl Call<'_> {
         for warning in parsed.warnings {
             self.presenter.ctx.warnings.add(warning);
         }
+        let document = parsed.value.is_object() || parsed.value.is_null();
+        if matches!(patch_type, PatchType::Merge | PatchType::Apply) && !document {
+            return Err(Status::bad_request("error decoding patch: it must be an object"));
+        }
         Ok(parsed.value)
     }
 
@@ -289,10 +302,10 @@ impl Call<'_> {
         &'c self,
         patch_type: PatchType,
         bytes: &'c Bytes,
+        tree: Value,
         ty: &'c Type,
         options: WriteOptions,
     ) -> Result<impl Fn(Option<&Value>) -> Result<Value, Status> + use<'c>, Status> {
-        let tree = self.patch_tree(patch_type, bytes, options)?;
         let ctx = &self.presenter.ctx;
         let target = self.target()?;
         Ok(move |now: Option<&Value>| {
@@ -364,6 +377,16 @@ impl Call<'_> {
         let left = registry.delete_collection(&target, &selected, &options).await?;
         Ok(self.presenter.list(left, false))
     }
+}
+
+/// What is applied must say that it is of the endpoint's kind.
+fn check_configuration(tree: &Value, api_version: &str, kind: &str) -> Result<(), Status> {
+    let (given_version, given_kind) = (tree["apiVersion"].as_str(), tree["kind"].as_str());
+    if (given_version, given_kind) == (Some(api_version), Some(kind)) {
+        return Ok(());
+    }
+    let (version, kind) = (given_version.unwrap_or_default(), given_kind.unwrap_or_default());
+    Err(Status::bad_request(format!("invalid object type: {version}, Kind={kind}")))
 }
 
 /// What a patch made must still be of the endpoint's kind, or not say of which it is.

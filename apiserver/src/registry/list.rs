@@ -206,7 +206,7 @@ fn validate(options: &ReadOptions) -> Result<(), Status> {
 }
 
 /// The 422 about query options.
-pub(super) fn invalid_options(errors: &ErrorList) -> Status {
+pub(crate) fn invalid_options(errors: &ErrorList) -> Status {
     let kind = GroupKind { group: "meta.k8s.io".to_owned(), kind: "ListOptions".to_owned() };
     Status::invalid(&kind, "", errors)
 }

@@ -63,32 +63,28 @@ impl Watch {
     }
 }
 
-/// Upstream's rules for `sendInitialEvents`.
+/// Upstream's rules for `sendInitialEvents` and `resourceVersionMatch`.
 fn validate(options: &WatchOptions) -> Result<(), Status> {
+    const ONLY: &str = "NotOlderThan";
     let mut errors = ErrorList::new();
-    let read = &options.read;
-    let path = Path::new("resourceVersionMatch");
-    match options.send_initial_events {
-        None if !read.resource_version_match.is_empty() => {
-            let detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-            errors.push(FieldError::forbidden(path, detail));
-        }
-        Some(_) => {
-            if read.resource_version_match.is_empty() {
-                let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-                errors.push(FieldError::forbidden(path, detail));
-            } else if read.resource_version_match != "NotOlderThan" {
-                errors.push(FieldError::not_supported(path, read.resource_version_match.as_str(), &["NotOlderThan"]));
-            }
-            if !options.bookmarks {
-                let detail = "sendInitialEvents requires allowWatchBookmarks to be set to true";
-                errors.push(FieldError::forbidden(Path::new("sendInitialEvents"), detail));
-            }
-        }
-        None => {}
+    let matching = options.read.resource_version_match.as_str();
+    let path = || Path::new("resourceVersionMatch");
+    let asks = options.send_initial_events.is_some();
+    if asks && matching != ONLY {
+        let detail = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(path(), detail));
     }
-    if !read.continue_token.is_empty() {
-        errors.push(FieldError::forbidden(Path::new("continue"), "continue is forbidden for watch"));
+    if !matching.is_empty() {
+        if !asks {
+            let detail = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            errors.push(FieldError::forbidden(path(), detail));
+        }
+        if matching != ONLY {
+            errors.push(FieldError::not_supported(path(), matching, &[ONLY]));
+        }
+        if !options.read.continue_token.is_empty() {
+            errors.push(FieldError::forbidden(path(), "resourceVersionMatch is forbidden when continue is provided"));
+        }
     }
     if errors.is_empty() { Ok(()) } else { Err(invalid_options(&errors)) }
 }
