@@ -93,7 +93,9 @@ fn provisioner(check: &mut Check, at: &At) {
 fn storage_class(check: &mut Check, class: &At) {
     provisioner(check, &class.get("provisioner"));
     parameters(check, &class.get("parameters"));
-    check.one_of(&class.get("reclaimPolicy"), &["Delete", "Retain"]);
+    if !class.get("reclaimPolicy").is_empty() {
+        check.one_of(&class.get("reclaimPolicy"), &["Delete", "Retain"]);
+    }
     check.one_of(&class.get("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
     let mut terms: Vec<&Value> = Vec::new();
     for term in class.get("allowedTopologies").items() {

@@ -103,7 +103,7 @@ pub fn collisions(check: &mut Check, new: &At, old: &At) {
 pub fn is_zero(at: &At) -> bool {
     match at.value {
         // What is no percentage counts as nothing, too.
-        Value::String(s) => s.strip_suffix('%').and_then(|digits| digits.parse::<i64>().ok()).unwrap_or_default() == 0,
+        Value::String(s) => s.strip_suffix('%').and_then(|digits| digits.parse::<u32>().ok()).unwrap_or_default() == 0,
         _ => at.number() == 0,
     }
 }

@@ -234,7 +234,7 @@ fn indexed_counts(check: &mut Check, at: &At) {
         }
     };
     above(check, MAX_INDEXES);
-    if completions.is_set() && failed.number() > completions.number() {
+    if completions.is_set() && failed.is_set() && failed.number() > completions.number() {
         check.invalid(&failed, "must be less than or equal to completions");
     }
     if completions.number() > MAX_INDEXES && at.get("backoffLimitPerIndex").is_set() {

@@ -64,13 +64,9 @@ pub fn spec(check: &mut Check, at: &At, old: &At) {
     );
 }
 
-const LISTS: [&str; 4] = ["bools", "ints", "strings", "versions"];
-
-/// Devices with taints, counters or lists cost their readers more: fewer of them fit into a slice.
+/// Devices with taints or counters cost their readers more: fewer of them fit into a slice.
 fn is_advanced(device: &At) -> bool {
-    !device.get("taints").is_empty()
-        || !device.get("consumesCounters").is_empty()
-        || device.get("attributes").entries().any(|(_, a)| LISTS.iter().any(|list| a.get(list).is_set()))
+    !device.get("taints").is_empty() || !device.get("consumesCounters").is_empty()
 }
 
 /// The ways to say on which nodes devices are: checks each and counts them.
@@ -106,15 +102,10 @@ fn counter_map(check: &mut Check, at: &At) {
 
 fn device(check: &mut Check, at: &At, old: Option<&At>, own_nodes: bool) {
     const MAX_PROPERTIES: usize = 32;
-    const MAX_VALUES: usize = 48;
     check.format(&at.get("name"), names::dns1123_label);
     let (attributes, capacity, taints) = (at.get("attributes"), at.get("capacity"), at.get("taints"));
     if attributes.len() + capacity.len() > MAX_PROPERTIES {
         check.invalid(at, format!("the total number of attributes and capacities must not exceed {MAX_PROPERTIES}"));
-    }
-    let values = |a: At| LISTS.iter().map(|list| a.get(list).len()).sum::<usize>().max(1);
-    if attributes.entries().map(|(_, a)| values(a)).sum::<usize>() > MAX_VALUES {
-        check.invalid(at, format!("the total number of attribute values must not exceed {MAX_VALUES}"));
     }
     for (key, value) in attributes.entries() {
         rules::qualified_name(check, key, &attributes);
@@ -161,31 +152,19 @@ fn device_nodes(check: &mut Check, at: &At, own_nodes: bool) {
     }
 }
 
+/// Exactly one value. Lists of values belong to a feature that is off.
 fn attribute(check: &mut Check, at: &At) {
-    let mut given = 0;
-    for kind in ["bool", "int", "string", "version"].map(|kind| at.get(kind)).iter().filter(|kind| kind.is_set()) {
-        given += 1;
-        attribute_value(check, kind, kind.path == at.path.child("version"));
+    let given: Vec<At> =
+        ["bool", "int", "string", "version"].map(|kind| at.get(kind)).into_iter().filter(At::is_set).collect();
+    let version = at.get("version");
+    if version.is_set() && !VERSION.as_ref().is_some_and(|pattern| pattern.is_match(version.str())) {
+        check.invalid(&version, "must be a string compatible with semver.org spec 2.0.0");
     }
-    for list in LISTS.map(|list| at.get(list)).iter().filter(|list| list.is_set()) {
-        given += 1;
-        if list.is_empty() {
-            check.invalid(list, "must not be empty if specified");
-        }
-        let versions = list.path == at.path.child("versions");
-        list.items().for_each(|item| attribute_value(check, &item, versions));
+    for value in given.iter().filter(|value| value.len() > MAX_VALUE_BYTES) {
+        check.too_long(value, MAX_VALUE_BYTES);
     }
-    if given != 1 {
+    if given.len() != 1 {
         check.invalid(at, "exactly one value must be specified");
-    }
-}
-
-fn attribute_value(check: &mut Check, at: &At, version: bool) {
-    if version && !VERSION.as_ref().is_some_and(|version| version.is_match(at.str())) {
-        check.invalid(at, "must be a string compatible with semver.org spec 2.0.0");
-    }
-    if at.len() > MAX_VALUE_BYTES {
-        check.too_long(at, MAX_VALUE_BYTES);
     }
 }
 
