@@ -23,7 +23,7 @@ fn ty(service: &Value) -> &str {
 }
 
 fn has_cluster_ip(service: &Value) -> bool {
-    ["ClusterIP", "NodePort", "LoadBalancer"].contains(&ty(service))
+    ty(service) != "ExternalName"
 }
 
 /// Does the type use node ports at all?

@@ -156,15 +156,20 @@ fn rules(check: &mut Check, service: &At) {
     if allocate.is_set() && ty != "LoadBalancer" {
         check.forbidden(&allocate, "may only be used when `type` is 'LoadBalancer'");
     }
+    load_balancer_class(check, &spec);
+    traffic(check, service);
+}
+
+/// Updates are asked this twice, as upstream does.
+fn load_balancer_class(check: &mut Check, spec: &At) {
     let class = spec.get("loadBalancerClass");
     if class.is_set() {
-        if ty == "LoadBalancer" {
+        if spec.get("type").str() == "LoadBalancer" {
             check.format(&class, names::qualified_name);
         } else {
             check.forbidden(&class, "may only be used when `type` is 'LoadBalancer'");
         }
     }
-    traffic(check, service);
 }
 
 fn topology_annotations(check: &mut Check, at: &At) {

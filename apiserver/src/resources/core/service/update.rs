@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{is_headless, needs_health_check};
+use super::{is_headless, load_balancer_class, needs_health_check};
 use crate::resources::check::{At, Check};
 
 /// Rules that compare.
@@ -24,6 +24,7 @@ pub fn rules(check: &mut Check, new: &At, old: &At) {
     if balanced(&spec) && balanced(&old_spec) && class.value != old_spec.get("loadBalancerClass").value {
         check.invalid(&class, "may not change once set");
     }
+    load_balancer_class(check, &spec);
     let health = spec.get("healthCheckNodePort");
     if needs_health_check(new)
         && needs_health_check(old)
