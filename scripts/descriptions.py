@@ -2,7 +2,7 @@
 """Makes apiserver/data/descriptions.json.gz: what the served types and their fields are for, in upstream's words
 (Apache-2.0), which `kubectl explain` shows.
 
-  descriptions.py SWAGGER_JSON    the release's api/openapi-spec/swagger.json, e.g. of the Go module k8s.io/kubernetes@v1.36.3
+  descriptions.py DIRECTORY    with the documents that a server of the release answers below /openapi/v3
 """
 import gzip
 import json
@@ -11,8 +11,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 served = {row["name"] for row in json.loads((ROOT / "apimachinery/schema/types.json").read_text())["types"]}
-with open(sys.argv[1], encoding="utf-8") as swagger:
-    definitions = json.load(swagger)["definitions"]
+definitions = {}
+for document in sorted(pathlib.Path(sys.argv[1]).glob("*.json")):
+    definitions.update(json.loads(document.read_text()).get("components", {}).get("schemas", {}))
 out = {}
 for name, schema in sorted(definitions.items()):
     if name not in served and not name.startswith("io.k8s.apimachinery."):
