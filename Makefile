@@ -2,7 +2,7 @@
 BIN := target/release
 STATIC := -C target-feature=+crt-static
 
-.PHONY: help deps build up down test lint unit e2e bench
+.PHONY: help deps build up down test lint unit e2e conformance bench
 
 help:
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -32,6 +32,9 @@ unit: ## fast tests, inside the crates
 
 e2e: ## black-box tests: the real binaries, etcd, containerd, kubectl and packets (root)
 	cargo test --package tests -- --test-threads=1 --nocapture
+
+conformance: build ## upstream's conformance suite (root, Go; see scripts/conformance.sh)
+	@scripts/conformance.sh
 
 bench: build ## compare with recorded or present peers
 	@scripts/bench.sh
