@@ -91,9 +91,24 @@ impl<'t> Schemas<'t> {
         let old = dialect == Dialect::V2;
         let own = |name: &str| dialect.reference(name);
         let made = openapi::schemas(&served.ty.name, names, &custom.openapi, &custom.selectable, old, &own);
-        self.found.extend(made);
+        for ((name, mut schema), like) in made.into_iter().zip(["ConfigMap", "ConfigMapList"]) {
+            self.describe(&mut schema, &format!("io.k8s.api.core.v1.{like}"));
+            self.found.insert(name, schema);
+        }
         for name in ["ObjectMeta", "ListMeta"] {
             self.add(&format!("{META}{name}"), None);
+        }
+    }
+
+    /// Says of the fields that every object has what is said of them in a built-in type.
+    fn describe(&self, schema: &mut Value, like: &str) {
+        for name in ["apiVersion", "kind", "metadata"] {
+            let field = schema.pointer_mut(&format!("/properties/{name}")).and_then(Value::as_object_mut);
+            let (Some(field), Some(text)) = (field, self.descriptions.of(like, name)) else { continue };
+            if self.dialect == Dialect::V3 {
+                wrap_reference(field);
+            }
+            field.insert("description".to_owned(), text.into());
         }
     }
 

@@ -79,3 +79,19 @@ fn protobuf_alone_is_not_acceptable() {
     headers.insert(ACCEPT, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf".parse().unwrap());
     assert_eq!(openapi().respond("/openapi/v2", "", &headers).unwrap().status(), StatusCode::NOT_ACCEPTABLE);
 }
+
+/// Regression: `kubectl explain` had no word for the fields that every object has when the object was a custom one.
+#[test]
+fn common_fields_of_custom_kinds_are_described() {
+    let custom = crate::extension::resource(&json!({
+        "metadata": {"uid": "u", "generation": 1},
+        "spec": {"group": "example.com", "scope": "Namespaced", "versions": [{"name": "v1", "served": true, "storage": true,
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "string"}}}}}]},
+        "status": {"acceptedNames": {"plural": "things", "kind": "Thing", "listKind": "ThingList", "singular": "thing"}}}));
+    let openapi = OpenApi::new(SharedTable::new(ResourceTable::new([Arc::new(custom)])));
+    let whole = json(&openapi, "/openapi/v3/apis/example.com/v1");
+    let thing = &whole["components"]["schemas"]["com.example.v1.Thing"]["properties"];
+    assert!(thing["apiVersion"]["description"].as_str().unwrap().starts_with("APIVersion defines"));
+    assert!(thing["metadata"]["description"].is_string() && thing["metadata"]["allOf"].is_array());
+    assert!(thing["spec"].get("description").is_none());
+}
