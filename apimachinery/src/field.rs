@@ -6,15 +6,19 @@
 use std::fmt;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
-/// A path into an object, built from the root outwards. Cheap enough to build only when an error is found or a child visited.
+/// Longer paths take an allocation.
+const INLINE_BYTES: usize = 64;
+
+/// A path into an object, built from the root outwards. Valid objects pay for every path too: hundreds for a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Path(String);
+pub struct Path(SmallVec<[u8; INLINE_BYTES]>);
 
 impl Path {
     /// The path of a top-level field.
     pub fn new(name: &str) -> Self {
-        Self(name.to_owned())
+        Self(SmallVec::from_slice(name.as_bytes()))
     }
 
     /// The empty path (`<nil>` when printed alone by upstream; here empty).
@@ -40,11 +44,10 @@ impl Path {
         self.with("[", key, "]")
     }
 
-    /// One allocation and no formatting: valid objects pay for every path too.
     fn with(&self, before: &str, name: &str, after: &str) -> Self {
-        let mut path = String::with_capacity(self.0.len() + before.len() + name.len() + after.len());
-        for part in [&self.0, before, name, after] {
-            path.push_str(part);
+        let mut path = SmallVec::with_capacity(self.0.len() + before.len() + name.len() + after.len());
+        for part in [&self.0, before.as_bytes(), name.as_bytes(), after.as_bytes()] {
+            path.extend_from_slice(part);
         }
         Self(path)
     }
@@ -52,7 +55,7 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&String::from_utf8_lossy(&self.0))
     }
 }
 

@@ -24,7 +24,7 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
     let civil = jiff::civil::DateTime::new(year, month, day, hour, minute, second, 0).ok()?;
     let (nanos, rest) = fraction(&bytes[19..])?;
     let offset_seconds = offset(rest)?;
-    let utc = civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second();
+    let utc = jiff::tz::Offset::UTC.to_timestamp(civil).ok()?.as_second();
     Timestamp::new(utc - offset_seconds, nanos).ok()
 }
 

@@ -239,6 +239,18 @@ impl ControlPlane {
         self.etcd = None;
     }
 
+    /// Makes etcd forget what was before a revision.
+    ///
+    /// # Panics
+    /// With what etcd said.
+    pub fn compact(&self, revision: u64) {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--fail", "--max-time", "10", "--cacert", &self.pki("etcd/ca.crt")]);
+        curl.args(["--cert", &self.pki("apiserver-etcd-client.crt"), "--key", &self.pki("apiserver-etcd-client.key")]);
+        curl.args(["--data", &format!("{{\"revision\":\"{revision}\"}}")]);
+        output(curl.arg(format!("https://127.0.0.1:{}/v3/kv/compaction", self.etcd_ports.0))).expect("etcd compacts");
+    }
+
     /// Waits until the API server says that it is ready.
     pub fn wait_ready(&self) {
         eventually("the API server's readiness", || {

@@ -4,6 +4,7 @@
 //! generous enough for a busy two-core machine.
 
 mod control_plane;
+pub mod guarantees;
 mod netns;
 mod process;
 mod raw;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 pub use control_plane::{ControlPlane, Options, Peer};
 pub use netns::Netns;
 pub use process::{Process, free_port, output, run};
-pub use raw::Raw;
+pub use raw::{Lines, Raw};
 
 /// How long a condition may take to come true on a slow machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -164,15 +164,14 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    fn attach(&mut self, element: String, child: Self) {
-        // An element is in more than one of them only when something below it changed in more than one way.
+    /// Takes over what differs below an element; most elements are alike, and then not even named.
+    fn attach(&mut self, element: impl Fn() -> String, child: Self) {
         let Self { added, modified, removed } = child;
-        for (set, below) in [(&mut self.modified, modified), (&mut self.removed, removed)] {
+        for (set, below) in [(&mut self.added, added), (&mut self.modified, modified), (&mut self.removed, removed)] {
             if !below.is_empty() {
-                set.attach(element.clone(), below);
+                set.attach(element(), below);
             }
         }
-        self.added.attach(element, added);
     }
 }
 
@@ -189,7 +188,7 @@ pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Co
             let (olds, news) = (olds.unwrap_or(&empty), news.unwrap_or(&empty));
             for key in olds.keys().chain(news.keys().filter(|key| !olds.contains_key(*key))) {
                 let child = compare(shape.member(key), olds.get(key), news.get(key));
-                result.attach(field_element(key), child);
+                result.attach(|| field_element(key), child);
             }
             result.added.member = old.is_none();
             result.removed.member = new.is_none();
@@ -203,10 +202,10 @@ pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Co
             let news = news.map(|items| shape.elements(items)).unwrap_or_default();
             for (id, item) in &olds {
                 let other = news.iter().find(|(other, _)| other == id).map(|(_, item)| *item);
-                result.attach(id.clone(), compare(shape.element(), Some(*item), other));
+                result.attach(|| id.clone(), compare(shape.element(), Some(*item), other));
             }
             for (id, item) in news.iter().filter(|(id, _)| !olds.iter().any(|(other, _)| other == id)) {
-                result.attach(id.clone(), compare(shape.element(), None, Some(*item)));
+                result.attach(|| id.clone(), compare(shape.element(), None, Some(*item)));
             }
             result.added.member = old.is_none();
             result.removed.member = new.is_none();

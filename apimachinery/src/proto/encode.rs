@@ -1,9 +1,9 @@
-//! JSON → protobuf.
+//! JSON → protobuf, from the text, without a tree.
 
 use base64::Engine as _;
-use serde_json::Value;
 
 use super::MAGIC;
+use super::tape::At;
 use crate::schema::{Field, Kind, Slot, Special, Type};
 use crate::time;
 
@@ -42,21 +42,21 @@ pub fn bytes(number: u32, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// A record whose payload `fill` writes.
+/// A record whose payload `fill` writes. The payload's length comes before it, and is known only then.
 pub fn nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
-    let mut payload = Vec::new();
-    fill(&mut payload);
-    bytes(number, &payload, out);
+    tag(number, 2, out);
+    let at = out.len();
+    out.push(0);
+    fill(out);
+    let length = out.len() - at - 1;
+    if let Ok(short @ 0..0x80) = u8::try_from(length) {
+        out[at] = short;
+        return;
+    }
+    let mut prefix = Vec::with_capacity(5);
+    varint(length as u64, &mut prefix);
+    out.splice(at..=at, prefix);
 }
-
-pub(super) fn envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
-    let mut out = open_envelope(api_version, kind, raw, 0);
-    out.extend_from_slice(ENVELOPE_END);
-    out
-}
-
-/// The envelope's empty content encoding and content type, after the object.
-pub(super) const ENVELOPE_END: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
 
 /// An envelope up to the first bytes of the object, of which `more_bytes` are to follow.
 pub(super) fn open_envelope(api_version: &str, kind: &str, raw: &[u8], more_bytes: usize) -> Vec<u8> {
@@ -72,8 +72,8 @@ pub(super) fn open_envelope(api_version: &str, kind: &str, raw: &[u8], more_byte
     out
 }
 
-/// Encodes the fields of a struct, ascending by number.
-pub(super) fn message(ty: &Type, object: &Value, out: &mut Vec<u8>, depth: usize) {
+/// Encodes the fields of a struct, ascending by number. Nothing given is a struct whose fields are all absent.
+pub(super) fn message(ty: &Type, object: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
     if depth > MAX_DEPTH_LEVELS {
         return;
     }
@@ -85,103 +85,106 @@ pub(super) fn message(ty: &Type, object: &Value, out: &mut Vec<u8>, depth: usize
     fields.into_iter().for_each(|field| field_of(field, object, out, depth));
 }
 
-fn field_of(field: &Field, object: &Value, out: &mut Vec<u8>, depth: usize) {
+fn field_of(field: &Field, object: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
     match &field.slot.kind {
         _ if field.pb == 0 => {}
         // The struct's fields stand in this object, but it is a message of its own.
         Kind::Ref(inner) if field.inline => nested(field.pb, out, |out| message(inner, object, out, depth + 1)),
-        _ => record(field, object.get(&*field.json).unwrap_or(&Value::Null), out, depth),
+        _ => record(field, object.and_then(|object| object.get(&field.json)), out, depth),
     }
 }
 
-fn record(field: &Field, value: &Value, out: &mut Vec<u8>, depth: usize) {
+fn record(field: &Field, value: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
     match (&field.slot.kind, value) {
-        (Kind::List(element), Value::Array(items)) => {
-            for item in items {
-                single(field.pb, element, item, out, depth);
-            }
+        (Kind::List(element), Some(items)) => {
+            items.elements().for_each(|item| single(field.pb, element, item.given(), out, depth));
         }
-        (Kind::Map(entry), Value::Object(members)) => {
-            let mut keys: Vec<&String> = members.keys().collect();
-            keys.sort_unstable();
-            for key in keys {
+        (Kind::Map(entry), Some(members)) => {
+            let mut members: Vec<_> = members.members().map(|(key, value)| (key.text(), value)).collect();
+            members.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            for (key, value) in members {
                 nested(field.pb, out, |out| {
                     bytes(1, key.as_bytes(), out);
-                    single(2, entry, &members[key], out, depth);
+                    single(2, entry, value.given(), out, depth);
                 });
             }
         }
-        (Kind::List(_) | Kind::Map(_), _) => {}
-        (_, Value::Null) if field.ptr => {}
-        (Kind::Bytes | Kind::WrappedList(_), Value::Null) => {}
+        (Kind::List(_) | Kind::Map(_) | Kind::Bytes | Kind::WrappedList(_), None) => {}
+        (_, None) if field.ptr => {}
         _ => single(field.pb, &field.slot, value, out, depth),
     }
 }
 
-/// One value under a number; null is the zero value.
-fn single(number: u32, slot: &Slot, value: &Value, out: &mut Vec<u8>, depth: usize) {
-    let text = value.as_str().unwrap_or_default();
+fn integer(value: Option<At<'_>>) -> i64 {
+    value.and_then(|value| value.raw().parse().ok()).unwrap_or_default()
+}
+
+fn truth(value: Option<At<'_>>) -> i64 {
+    i64::from(value.is_some_and(|value| value.raw() == "true"))
+}
+
+/// One value under a number; nothing given is the zero value.
+fn single(number: u32, slot: &Slot, value: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
+    let text = || value.map(At::text).unwrap_or_default();
+    let raw = value.map(At::raw);
     match &slot.kind {
-        Kind::String => bytes(number, text.as_bytes(), out),
-        Kind::Bool => signed(number, i64::from(value.as_bool().unwrap_or_default()), out),
-        Kind::Int32 | Kind::Int64 => signed(number, value.as_i64().unwrap_or_default(), out),
-        Kind::Float64 => double(number, value.as_f64().unwrap_or_default(), out),
+        Kind::String => bytes(number, text().as_bytes(), out),
+        Kind::Bool => signed(number, truth(value), out),
+        Kind::Int32 | Kind::Int64 => signed(number, integer(value), out),
+        Kind::Float64 => double(number, raw.and_then(|raw| raw.parse().ok()).unwrap_or_default(), out),
         Kind::Bytes => {
-            let decoded = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+            let decoded = base64::engine::general_purpose::STANDARD.decode(&*text()).unwrap_or_default();
             bytes(number, &decoded, out);
         }
-        Kind::Any => bytes(number, value.to_string().as_bytes(), out),
+        Kind::Any => bytes(number, raw.unwrap_or("null").as_bytes(), out),
         Kind::Quantity => {
-            let text = if text.is_empty() { "0" } else { text };
-            nested(number, out, |out| bytes(1, text.as_bytes(), out));
+            let text = text();
+            nested(number, out, |out| bytes(1, if text.is_empty() { b"0" } else { text.as_bytes() }, out));
         }
-        Kind::Time | Kind::MicroTime => nested(number, out, |out| {
-            if let Some(at) = time::parse_time(text) {
-                let whole = at.as_nanosecond().div_euclid(1_000_000_000);
-                let nanos = at.as_nanosecond().rem_euclid(1_000_000_000);
-                signed(1, i64::try_from(whole).unwrap_or_default(), out);
-                let part = if matches!(slot.kind, Kind::Time) { 0 } else { i64::try_from(nanos).unwrap_or_default() };
-                signed(2, part, out);
-            }
-        }),
+        Kind::Time => nested(number, out, |out| moment(&text(), false, out)),
+        Kind::MicroTime => nested(number, out, |out| moment(&text(), true, out)),
         Kind::Duration => {
-            nested(number, out, |out| signed(1, time::parse_duration(text).unwrap_or_default(), out));
+            nested(number, out, |out| signed(1, time::parse_duration(&text()).unwrap_or_default(), out));
         }
         Kind::IntOrString => nested(number, out, |out| {
-            signed(1, i64::from(value.is_string()), out);
-            signed(2, value.as_i64().unwrap_or_default(), out);
-            bytes(3, text.as_bytes(), out);
+            signed(1, i64::from(value.is_some_and(At::is_string)), out);
+            signed(2, integer(value), out);
+            bytes(3, text().as_bytes(), out);
         }),
-        // Who reads objects to encode them may leave this as the text that it is.
-        Kind::FieldsV1 if value.is_string() => nested(number, out, |out| bytes(1, text.as_bytes(), out)),
         Kind::FieldsV1 | Kind::RawExtension => nested(number, out, |out| {
-            if !value.is_null() {
-                bytes(1, value.to_string().as_bytes(), out);
-            }
+            raw.into_iter().for_each(|raw| bytes(1, raw.as_bytes(), out));
         }),
         Kind::Ref(ty) if ty.special == Special::No => nested(number, out, |out| message(ty, value, out, depth + 1)),
         Kind::Ref(ty) => nested(number, out, |out| special(ty, value, out, depth + 1)),
         Kind::WrappedList(element) => nested(number, out, |out| {
-            for item in value.as_array().into_iter().flatten() {
-                single(1, element, item, out, depth + 1);
+            for item in value.into_iter().flat_map(At::elements) {
+                single(1, element, item.given(), out, depth + 1);
             }
         }),
         Kind::List(_) | Kind::Map(_) => {}
     }
 }
 
-fn special(ty: &Type, value: &Value, out: &mut Vec<u8>, depth: usize) {
+/// Seconds and nanoseconds since 1970; nothing for what is no time.
+fn moment(text: &str, with_parts: bool, out: &mut Vec<u8>) {
+    let Some(at) = time::parse_time(text) else { return };
+    let whole = at.as_nanosecond().div_euclid(1_000_000_000);
+    let nanos = at.as_nanosecond().rem_euclid(1_000_000_000);
+    signed(1, i64::try_from(whole).unwrap_or_default(), out);
+    signed(2, if with_parts { i64::try_from(nanos).unwrap_or_default() } else { 0 }, out);
+}
+
+fn special(ty: &Type, value: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
     if ty.special == Special::Json {
-        if !value.is_null() {
-            bytes(1, value.to_string().as_bytes(), out);
-        }
-        return;
+        return value.into_iter().for_each(|value| bytes(1, value.raw().as_bytes(), out));
     }
+    let (is_object, is_list) = (value.is_some_and(At::is_object), value.is_some_and(At::is_list));
     for field in ty.fields.iter() {
-        match (&field.slot.kind, value) {
-            (Kind::Bool, Value::Object(_)) => signed(field.pb, 1, out),
-            (Kind::Bool, _) => signed(field.pb, i64::from(value.as_bool().unwrap_or_default()), out),
-            (Kind::Ref(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => record(field, value, out, depth),
+        match &field.slot.kind {
+            Kind::Bool if is_object => signed(field.pb, 1, out),
+            Kind::Bool => signed(field.pb, truth(value), out),
+            Kind::Ref(_) if is_object => record(field, value, out, depth),
+            Kind::List(_) if is_list => record(field, value, out, depth),
             _ => {}
         }
     }

@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+mod tape;
 #[cfg(test)]
 mod tests;
 
@@ -19,9 +20,10 @@ pub mod wire {
 use crate::schema::{self, Type};
 
 pub use decode::ProtoError;
+use tape::{At, Tape};
 
-/// Follows the items of a list that [`list_head`] began.
-pub const LIST_END: &[u8] = encode::ENVELOPE_END;
+/// Ends an envelope: follows an object, or the items of a list that [`list_head`] began.
+pub const ENVELOPE_END: &[u8] = &[3 << 3 | 2, 0, 4 << 3 | 2, 0];
 
 /// Starts every object.
 pub const MAGIC: &[u8; 4] = b"k8s\0";
@@ -64,19 +66,23 @@ pub fn decode(ty: &Type, bytes: &[u8]) -> Result<Value, ProtoError> {
     Ok(Value::Object(object))
 }
 
-/// Encodes an object of a type, in its envelope. Members that do not fit the type are left out.
-pub fn encode(ty: &Type, object: &Value) -> Vec<u8> {
-    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-    let mut raw = Vec::new();
+/// Encodes an object's JSON as a type, in its envelope. Members that do not fit the type are left out.
+pub fn encode(ty: &Type, json: &[u8]) -> Vec<u8> {
+    let tape = Tape::read(json);
+    let object = tape.as_ref().map(Tape::root);
+    let text = |key: &str| object.and_then(|object| object.get(key)).map(At::text).unwrap_or_default();
+    let mut raw = Vec::with_capacity(json.len());
     encode::message(ty, object, &mut raw, 0);
-    encode::envelope(text("apiVersion"), text("kind"), &raw)
+    let mut out = encode::open_envelope(&text("apiVersion"), &text("kind"), &raw, 0);
+    out.extend_from_slice(ENVELOPE_END);
+    out
 }
 
 /// Encodes an object whose type its `apiVersion` and `kind` tell; `None` when the table has no protobuf form of it.
 pub fn encode_any(object: &Value) -> Option<Vec<u8>> {
     let text = |key: &str| object.get(key).and_then(Value::as_str);
     let ty = type_or_meta(text("apiVersion").unwrap_or_default(), text("kind")?)?;
-    Some(encode(ty, object))
+    Some(encode(ty, object.to_string().as_bytes()))
 }
 
 /// The type of an object, or of a meta kind (a Status, metadata alone), if it has a protobuf form.
@@ -87,16 +93,19 @@ fn type_or_meta(api_version: &str, kind: &str) -> Option<&'static Type> {
     type_of(api_version, kind).or_else(meta).filter(|ty| ty.proto)
 }
 
-/// Adds one item of a list to its message, as [`list`] wants it.
-pub fn push_item(ty: &Type, item: &Value, out: &mut Vec<u8>) {
-    encode::nested(2, out, |out| encode::message(ty, item, out, 0));
+/// Adds one item of a list, given as JSON, to its message.
+pub fn push_item(ty: &Type, json: &[u8], out: &mut Vec<u8>) {
+    let tape = Tape::read(json);
+    encode::nested(2, out, |out| encode::message(ty, tape.as_ref().map(Tape::root), out, 0));
 }
 
 /// A list in its envelope, up to its `items`, which follow as they are: `items_bytes` of what [`push_item`] wrote.
 pub fn list_head(api_version: &str, kind: &str, metadata: &Value, items_bytes: usize) -> Vec<u8> {
     let mut message = Vec::new();
     if let Some(ty) = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
-        encode::nested(1, &mut message, |out| encode::message(ty, metadata, out, 0));
+        let text = metadata.to_string();
+        let tape = Tape::read(text.as_bytes());
+        encode::nested(1, &mut message, |out| encode::message(ty, tape.as_ref().map(Tape::root), out, 0));
     }
     encode::open_envelope(api_version, kind, &message, items_bytes)
 }

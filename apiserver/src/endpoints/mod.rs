@@ -6,6 +6,7 @@ pub mod component_statuses;
 pub mod compress;
 pub mod discovery;
 pub mod eviction;
+mod list_body;
 pub mod negotiate;
 pub mod openapi;
 pub mod options;

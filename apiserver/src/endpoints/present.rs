@@ -3,24 +3,20 @@
 //! The plain form (JSON of the version that is stored) is never decoded: the bytes of the cache go out as they are. Every
 //! other form is made from one object at a time.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use apimachinery::codec;
 use apimachinery::proto;
-use apimachinery::schema;
+use apimachinery::schema::{self, Type};
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
-use component_base::BoxError;
 use component_base::serving::{Body, full};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use http::{HeaderValue, Response, StatusCode};
-use http_body::Frame;
-use http_body_util::StreamBody;
 use serde_json::{Value, json};
 
-use super::compress::{Gzip, THRESHOLD_BYTES};
+use super::compress::THRESHOLD_BYTES;
+use super::list_body::{GzipBody, ListBody};
 use super::negotiate::{Accepted, Format, Offer, Shape, negotiate};
 use super::skim;
 use super::table::{self, IncludeObject};
@@ -31,16 +27,6 @@ use crate::registry::{Listing, Object, Registry};
 use crate::resources::{HookContext, Resource, ServedVersion};
 use crate::storage::entry::Entry;
 use crate::storage::fanout::{Delivery, Encoding, Event};
-
-/// Size of the pieces in which lists are sent: what fits one TLS record.
-const FRAME_BYTES: usize = 16 << 10;
-
-/// An object's metadata as it stands in the text.
-#[derive(serde::Deserialize)]
-struct MetadataOnly<'a> {
-    #[serde(borrow)]
-    metadata: &'a serde_json::value::RawValue,
-}
 
 /// Presents the objects of one request.
 #[derive(Clone)]
@@ -75,11 +61,14 @@ impl Presenter {
         }
     }
 
+    /// Whether objects are served in the form in which they are stored.
+    fn is_as_stored(&self) -> bool {
+        self.served().is_some_and(|served| served.conversion.is_none() && served.custom.is_none())
+    }
+
     /// Whether the cache's bytes are the answer.
     fn is_plain(&self) -> bool {
-        self.accepted.shape == Shape::Object
-            && self.accepted.format == Format::Json
-            && self.served().is_some_and(|served| served.conversion.is_none() && served.custom.is_none())
+        self.accepted.shape == Shape::Object && self.accepted.format == Format::Json && self.is_as_stored()
     }
 
     /// The object in its served version.
@@ -161,7 +150,7 @@ impl Presenter {
         value_answer(code, self.accepted, value)
     }
 
-    fn list_metadata(&self, listing: &Listing) -> Value {
+    pub(super) fn list_metadata(&self, listing: &Listing) -> Value {
         let mut metadata = json!({"resourceVersion": listing.revision.to_string()});
         // Upstream's lists of custom objects always have it.
         let always = self.resource.custom.is_some() && self.accepted.shape == Shape::Object;
@@ -175,7 +164,7 @@ impl Presenter {
     }
 
     /// The head of a list, up to its items.
-    fn list_head(&self, listing: &Listing) -> String {
+    pub(super) fn list_head(&self, listing: &Listing) -> String {
         let metadata = self.list_metadata(listing);
         match self.accepted.shape {
             Shape::Object => {
@@ -197,22 +186,17 @@ impl Presenter {
         }
     }
 
-    fn write_item(&self, out: &mut BytesMut, entry: &Entry) {
+    /// Adds an object as an item of a JSON list.
+    pub(super) fn write_item(&self, out: &mut Vec<u8>, entry: &Entry) {
         if self.is_plain() {
-            out.put_u8(b'{');
+            out.push(b'{');
             out.extend_from_slice(entry.untyped());
             return;
         }
         if let Shape::Metadata(beta) = self.accepted.shape
             && self.resource.strategy.hidden_annotations.is_empty()
-            && let Ok(parts) = serde_json::from_slice::<MetadataOnly<'_>>(&entry.bytes)
         {
-            let api_version = table::api_version(beta);
-            let head = format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"{api_version}\",\"metadata\":");
-            out.extend_from_slice(head.as_bytes());
-            out.extend_from_slice(parts.metadata.get().as_bytes());
-            out.put_u8(b'}');
-            return;
+            return write_partial(out, entry, beta);
         }
         if let Shape::Table(beta) = self.accepted.shape
             && self.writes_row(out, entry, beta)
@@ -232,56 +216,59 @@ impl Presenter {
             Shape::Table(beta) => table::row(&value, self.include, beta, &self.hooks()),
         };
         // Writing into memory cannot fail.
-        let _ = serde_json::to_writer(out.writer(), &item);
+        let _ = serde_json::to_writer(out, &item);
     }
 
     /// Writes a row with the metadata as it stands in the text, and without a tree of who owns what, if nothing of it is hidden.
-    fn writes_row(&self, out: &mut BytesMut, entry: &Entry, beta: bool) -> bool {
-        let as_stored = self.served().is_some_and(|served| served.conversion.is_none());
+    fn writes_row(&self, out: &mut Vec<u8>, entry: &Entry, beta: bool) -> bool {
         let all_shown = self.resource.strategy.hidden_annotations.is_empty() && self.resource.custom.is_none();
-        if !as_stored || !all_shown || self.include != IncludeObject::Metadata {
+        if !self.is_as_stored() || !all_shown || self.include != IncludeObject::Metadata {
             return false;
         }
-        let Ok(parts) = serde_json::from_slice::<MetadataOnly<'_>>(&entry.bytes) else { return false };
         let object = skim::without_owners(&entry.bytes);
         let row = table::row(&object, IncludeObject::None, beta, &self.hooks()).to_string();
         // The object is the last member, and null.
         let Some(head) = row.strip_suffix("null}") else { return false };
-        let (api_version, metadata) = (table::api_version(beta), parts.metadata.get());
-        let kind = "PartialObjectMetadata";
-        for text in [head, r#"{"kind":""#, kind, r#"","apiVersion":""#, api_version, r#"","metadata":"#, metadata, "}}"]
-        {
-            out.extend_from_slice(text.as_bytes());
-        }
+        out.extend_from_slice(head.as_bytes());
+        write_partial(out, entry, beta);
+        out.push(b'}');
         true
     }
 
-    /// A list in protobuf: its items first, because the envelope tells their length.
-    fn protobuf_list(&self, mut listing: Listing) -> Response<Body> {
-        let (kind, api_version, ty) = match self.accepted.shape {
-            Shape::Metadata(beta) => {
-                let ty = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata");
-                ("PartialObjectMetadataList", table::api_version(beta).to_owned(), ty)
-            }
-            _ => (
-                self.resource.list_kind.as_str(),
-                self.resource.api_version(&self.version),
-                self.served().map(|served| &*served.ty),
-            ),
+    /// The type of the items of a protobuf list, and the list's `apiVersion` and `kind`; `None` for another format.
+    pub(super) fn protobuf_list(&self) -> Option<(&Type, String, &str)> {
+        if self.accepted.format != Format::Protobuf {
+            return None;
+        }
+        if let Shape::Metadata(beta) = self.accepted.shape {
+            let ty = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata")?;
+            return Some((ty, table::api_version(beta).to_owned(), "PartialObjectMetadataList"));
+        }
+        let ty = self.served().map(|served| &*served.ty)?;
+        Some((ty, self.resource.api_version(&self.version), &self.resource.list_kind))
+    }
+
+    /// Adds an object as an item of a protobuf list.
+    pub(super) fn push_item(&self, ty: &Type, out: &mut Vec<u8>, entry: &Entry) {
+        if self.accepted.shape == Shape::Object && self.is_as_stored() {
+            return proto::push_item(ty, &entry.bytes, out);
+        }
+        let mut text = Vec::with_capacity(entry.bytes.len());
+        self.write_item(&mut text, entry);
+        proto::push_item(ty, &text, out);
+    }
+
+    /// The length of what [`Self::push_item`] adds.
+    pub(super) fn item_bytes(&self, ty: &Type, entry: &Entry) -> usize {
+        let measure = || {
+            let mut item = Vec::with_capacity(entry.bytes.len());
+            self.push_item(ty, &mut item, entry);
+            item.len()
         };
-        let Some(ty) = ty else { return protobuf_answer(StatusCode::OK, self.accepted, &Value::Null) };
-        let metadata = self.list_metadata(&listing);
-        let mut items = Vec::new();
-        listing.advance(|entry| {
-            proto::push_item(ty, &self.shaped(self.served_form(skim::with_owners_as_text(&entry.bytes))), &mut items);
-            true
-        });
-        let head = proto::list_head(&api_version, kind, &metadata, items.len());
-        items.extend_from_slice(proto::LIST_END);
-        let pieces = [head, items].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from(piece))));
-        let mut response = Response::new(Body::new(StreamBody::new(futures::stream::iter(pieces))));
-        set_type(&mut response, self.accepted, false);
-        response
+        if self.accepted.shape == Shape::Object && self.is_as_stored() {
+            return *entry.protobuf_bytes.get_or_init(measure);
+        }
+        measure()
     }
 
     /// The answer with a list, made while it is sent.
@@ -289,14 +276,11 @@ impl Presenter {
         if self.accepted.misnamed {
             return misnamed();
         }
-        if self.accepted.format == Format::Protobuf {
-            return self.protobuf_list(listing);
-        }
-        if self.accepted.format != Format::Json || self.accepted.pretty {
-            let mut text = BytesMut::from(self.list_head(&listing).as_bytes());
+        if self.accepted.format == Format::Yaml || self.accepted.pretty {
+            let mut text = self.list_head(&listing).into_bytes();
             let mut first = true;
             listing.advance(|entry| {
-                text.put_u8(separator(&mut first));
+                text.push(separator(&mut first));
                 self.write_item(&mut text, entry);
                 true
             });
@@ -305,11 +289,8 @@ impl Presenter {
             return value_answer(StatusCode::OK, self.accepted, &value);
         }
         let gzip = gzip && listing.exceeds_bytes(THRESHOLD_BYTES);
-        let head = self.list_head(&listing);
-        let mut buffer = BytesMut::with_capacity(FRAME_BYTES + 4096);
-        buffer.extend_from_slice(head.as_bytes());
-        let list = ListBody { presenter: self.clone(), listing, buffer, first: true, done: false };
-        let body = if gzip { Body::new(GzipBody { list, gzip: Some(Gzip::default()) }) } else { Body::new(list) };
+        let list = ListBody::new(self.clone(), listing);
+        let body = if gzip { Body::new(GzipBody::new(list)) } else { Body::new(list) };
         let mut response = Response::new(body);
         set_type(&mut response, self.accepted, false);
         if gzip {
@@ -320,7 +301,7 @@ impl Presenter {
     }
 
     /// The end of a list; upstream has `null` for a metadata list without items, and `[]` elsewhere.
-    fn list_end(&self, empty: bool) -> &'static [u8] {
+    pub(super) fn list_end(&self, empty: bool) -> &'static [u8] {
         match (empty, self.accepted.shape) {
             (false, _) => b"]}\n",
             (true, Shape::Metadata(_)) => b"null}\n",
@@ -431,6 +412,15 @@ impl Presenter {
     }
 }
 
+/// Writes an object's PartialObjectMetadata, with the metadata as it stands in the text.
+fn write_partial(out: &mut Vec<u8>, entry: &Entry, beta: bool) {
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+    out.extend_from_slice(table::api_version(beta).as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
+    out.extend_from_slice(entry.metadata());
+    out.push(b'}');
+}
+
 /// An event of a watch that is not shared.
 fn event(accepted: Accepted, kind: &str, object: &Value) -> Bytes {
     match accepted.format {
@@ -440,7 +430,7 @@ fn event(accepted: Accepted, kind: &str, object: &Value) -> Bytes {
 }
 
 /// What stands before the next item of a list.
-fn separator(first: &mut bool) -> u8 {
+pub(super) fn separator(first: &mut bool) -> u8 {
     if std::mem::take(first) { b'[' } else { b',' }
 }
 
@@ -493,75 +483,4 @@ fn protobuf_answer(code: StatusCode, accepted: Accepted, value: &Value) -> Respo
     let status =
         Status::not_acceptable("only the following media types are accepted: application/json, application/yaml");
     answer(StatusCode::NOT_ACCEPTABLE, Accepted::JSON, status.to_value().to_string().into())
-}
-
-/// A list on its way out.
-struct ListBody {
-    presenter: Presenter,
-    listing: Listing,
-    buffer: BytesMut,
-    first: bool,
-    done: bool,
-}
-
-impl ListBody {
-    /// Adds items until there is a frame's worth, or the list is at its end.
-    fn fill(&mut self) {
-        let (presenter, buffer, first) = (&self.presenter, &mut self.buffer, &mut self.first);
-        let more = self.listing.advance(|entry| {
-            buffer.put_u8(separator(first));
-            presenter.write_item(buffer, entry);
-            buffer.len() < FRAME_BYTES
-        });
-        if !more {
-            let end = self.presenter.list_end(self.first);
-            self.buffer.extend_from_slice(end);
-            self.done = true;
-        }
-    }
-
-    fn next_frame(&mut self) -> Option<Bytes> {
-        while self.buffer.len() < FRAME_BYTES && !self.done {
-            self.fill();
-        }
-        if self.buffer.is_empty() {
-            return None;
-        }
-        let size = self.buffer.len().min(FRAME_BYTES);
-        Some(self.buffer.split_to(size).freeze())
-    }
-}
-
-/// A list on its way out, compressed.
-struct GzipBody {
-    list: ListBody,
-    gzip: Option<Gzip>,
-}
-
-impl http_body::Body for ListBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Poll::Ready(self.next_frame().map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
-
-impl http_body::Body for GzipBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some(mut gzip) = self.gzip.take() else { return Poll::Ready(None) };
-        let mut packed = Vec::new();
-        while packed.len() < FRAME_BYTES {
-            let Some(piece) = self.list.next_frame() else {
-                packed.extend(gzip.finish());
-                return Poll::Ready(Some(Ok(Frame::data(packed.into()))));
-            };
-            packed.extend(gzip.push(&piece));
-        }
-        self.gzip = Some(gzip);
-        Poll::Ready(Some(Ok(Frame::data(packed.into()))))
-    }
 }

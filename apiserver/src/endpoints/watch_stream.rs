@@ -21,6 +21,8 @@ use crate::storage::fanout::{Delivery, Encoding, Event, Next};
 
 /// Between two bookmarks.
 const BOOKMARKS: Duration = Duration::from_secs(60);
+/// The last bookmark comes so long before the end, for the client to resume from.
+const BEFORE_END: Duration = Duration::from_secs(2);
 /// Events that wait together are sent together up to this size.
 const MAX_BATCH_BYTES: usize = 16 << 10;
 
@@ -29,8 +31,8 @@ pub struct WatchStream {
     watch: Watch,
     presenter: Presenter,
     encoding: Encoding,
-    bookmarks: bool,
-    next_bookmark: Instant,
+    /// `None` when none comes any more.
+    next_bookmark: Option<Instant>,
     deadline: Instant,
     stop: CancellationToken,
     first: bool,
@@ -63,14 +65,14 @@ impl WatchStream {
     ) -> Self {
         let encoding = presenter.encoding();
         let now = Instant::now();
-        let next_bookmark = now + BOOKMARKS;
+        let deadline = now + timeout;
+        let next_bookmark = next_bookmark(now, deadline).filter(|_| bookmarks);
         let (info, resource) = (&presenter.ctx.info, &presenter.resource);
         let (group, plural, version) = (resource.group.as_str(), resource.plural.as_str(), info.api_version.as_str());
         let open = OPEN.with(&["apiserver", group, plural, crate::http::metrics::scope(info), "", "WATCH", version]);
         let sent = SENT.with(&[group, plural, version]);
         open.inc();
-        let (deadline, first) = (now + timeout, true);
-        Self { watch, presenter, encoding, bookmarks, next_bookmark, deadline, stop, first, open, sent }
+        Self { watch, presenter, encoding, next_bookmark, deadline, stop, first: true, open, sent }
     }
 
     /// The answer.
@@ -105,7 +107,7 @@ impl WatchStream {
                 () = self.watch.woken() => {}
                 () = self.stop.cancelled() => return None,
                 () = tokio::time::sleep_until(self.deadline) => return None,
-                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
+                () = tokio::time::sleep_until(self.next_bookmark.unwrap_or(self.deadline)), if self.next_bookmark.is_some() => {
                     if let Some(bytes) = self.bookmark().await {
                         return Some(bytes);
                     }
@@ -153,7 +155,7 @@ impl WatchStream {
     }
 
     async fn bookmark(&mut self) -> Option<Bytes> {
-        self.next_bookmark = Instant::now() + BOOKMARKS;
+        self.next_bookmark = next_bookmark(Instant::now(), self.deadline);
         match self.watch.progress() {
             Ok(revision) => Some(self.presenter.bookmark(revision, false, std::mem::take(&mut self.first))),
             Err(Next::Event(event, delivery)) => {
@@ -163,6 +165,11 @@ impl WatchStream {
             Err(_) => None,
         }
     }
+}
+
+/// Upstream's rule: each minute, and once before the end.
+fn next_bookmark(now: Instant, deadline: Instant) -> Option<Instant> {
+    Some((now + BOOKMARKS).min(deadline.checked_sub(BEFORE_END)?)).filter(|at| *at > now)
 }
 
 /// A stream of lines that ends after one.
@@ -175,4 +182,19 @@ fn respond(stream: impl futures::Stream<Item = Bytes> + Send + 'static, content_
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bookmark_comes_each_minute_and_before_the_end() {
+        let now = Instant::now();
+        let after = |seconds| Duration::from_secs(seconds);
+        assert_eq!(next_bookmark(now, now + after(300)), Some(now + after(60)));
+        assert_eq!(next_bookmark(now, now + after(30)), Some(now + after(28)));
+        assert_eq!(next_bookmark(now + after(28), now + after(30)), None);
+        assert_eq!(next_bookmark(now, now + after(1)), None);
+    }
 }

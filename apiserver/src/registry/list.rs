@@ -45,8 +45,8 @@ struct Continue {
 
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
-/// A list that waits to be sent: objects in key order at one revision.
-#[derive(Debug)]
+/// A list that waits to be sent: objects in key order at one revision. A clone begins where this one is.
+#[derive(Clone, Debug)]
 pub struct Listing {
     /// `metadata.resourceVersion`.
     pub revision: u64,
@@ -59,7 +59,7 @@ pub struct Listing {
     source: Source,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Source {
     /// A page, or one object.
     Fixed(std::vec::IntoIter<Arc<Entry>>),
@@ -322,14 +322,14 @@ impl Registry {
 }
 
 /// Everything in scope, as one list.
-pub(super) fn whole(snapshot: Snapshot, scope: &Scope, filter: Filter) -> Listing {
+pub(super) fn whole(cache: &ResourceCache, snapshot: Snapshot, scope: &Scope, filter: Filter) -> Listing {
     let revision = snapshot.revision;
     if let Scope::Object(key) = scope {
         let found = snapshot.map.get(key.as_str()).filter(|entry| filter.matches(entry));
         return Listing::fixed(revision, found.into_iter().cloned().collect());
     }
-    let prefix = key_prefix(scope);
-    let source = Source::Cursor { map: snapshot.map, next: prefix.clone(), prefix, filter: Box::new(filter) };
+    let (prefix, map) = (key_prefix(scope), snapshot.narrowed(&filter, cache));
+    let source = Source::Cursor { map, next: prefix.clone(), prefix, filter: Box::new(filter) };
     Listing { revision, continue_token: String::new(), remaining: None, late: None, source }
 }
 
@@ -343,17 +343,17 @@ fn listing(
 ) -> Listing {
     let revision = snapshot.revision;
     if matches!(scope, Scope::Object(_)) {
-        return whole(snapshot, scope, filter);
+        return whole(cache, snapshot, scope, filter);
     }
-    let prefix = key_prefix(scope);
+    let (prefix, map) = (key_prefix(scope), snapshot.clone().narrowed(&filter, cache));
     if limit == 0 {
-        let source = Source::Cursor { map: snapshot.map, next: start, prefix, filter: Box::new(filter) };
+        let source = Source::Cursor { map, next: start, prefix, filter: Box::new(filter) };
         return Listing { revision, continue_token: String::new(), remaining: None, late: None, source };
     }
     let mut page: Vec<Arc<Entry>> = Vec::new();
     let mut rest = 0;
     let whole = filter.is_everything();
-    for (_, entry) in from(&snapshot.map, &start).take_while(|(key, _)| key.starts_with(&prefix)) {
+    for (_, entry) in from(&map, &start).take_while(|(key, _)| key.starts_with(&prefix)) {
         if !filter.matches(entry) {
             continue;
         }

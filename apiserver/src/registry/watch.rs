@@ -114,7 +114,7 @@ impl Registry {
         let watcher = Arc::new(Watcher::new(scope.clone(), filter.clone(), since.unwrap_or_default()));
         let clock = Arc::clone(&self.clock);
         let snapshot = cache.watch(&watcher, since, clock.revision())?;
-        let initial = present_first.then(|| list::whole(snapshot, &scope, filter).asked_late(late.clone()));
+        let initial = present_first.then(|| list::whole(&cache, snapshot, &scope, filter).asked_late(late.clone()));
         let marks_end_of_initial = options.send_initial_events == Some(true);
         Ok(Watch { initial, marks_end_of_initial, late, clock, cache, watcher })
     }

@@ -10,9 +10,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use imbl::OrdMap;
 
 use super::StorageError;
-use super::entry::{Entry, FieldRef};
+use super::entry::{Entry, FieldRef, Filter};
 use super::fanout::{Event, Fanout, Watcher};
 use super::probe::Probe;
+use super::terms::Terms;
 
 /// Events of one resource that are kept, counted by the objects' sizes.
 const MAX_RING_BYTES: usize = 16 << 20;
@@ -29,6 +30,15 @@ pub struct Snapshot {
     pub revision: u64,
     /// The objects.
     pub map: Map,
+    /// Their index; `None` for a state of the past.
+    terms: Option<Terms>,
+}
+
+impl Snapshot {
+    /// The objects, without most of those that the filter does not select where the index tells.
+    pub fn narrowed(self, filter: &Filter, cache: &ResourceCache) -> Map {
+        self.terms.and_then(|terms| terms.narrowed(filter, cache.indexed())).unwrap_or(self.map)
+    }
 }
 
 /// etcd's revision 1 is the empty store, of which no server has told a client: like upstream's caches, which begin when the
@@ -41,6 +51,7 @@ pub type Subscriber = Box<dyn Fn(&Event) + Send + Sync>;
 #[derive(Default)]
 struct State {
     map: Map,
+    terms: Terms,
     /// Of the last event of this resource.
     revision: u64,
     ring: VecDeque<Arc<Event>>,
@@ -116,7 +127,7 @@ impl ResourceCache {
     /// All objects now. `clock` is the revision that the clock had published before.
     pub fn snapshot(&self, clock: u64) -> Snapshot {
         let state = self.read();
-        Snapshot { revision: state.revision.max(clock), map: state.map.clone() }
+        state.snapshot(state.revision.max(clock))
     }
 
     /// All objects as they were at a revision.
@@ -129,7 +140,7 @@ impl ResourceCache {
             return Err(StorageError::Expired { asked: revision, oldest: state.compacted });
         }
         if revision >= state.revision {
-            return Ok(Snapshot { revision, map: state.map.clone() });
+            return Ok(state.snapshot(revision));
         }
         if let Some(pinned) = state.pinned.iter().find(|pinned| pinned.revision == revision) {
             return Ok(pinned.clone());
@@ -144,7 +155,7 @@ impl ResourceCache {
                 None => drop(map.remove(&event.entry.key)),
             }
         }
-        Ok(Snapshot { revision, map })
+        Ok(Snapshot { revision, map, terms: None })
     }
 
     /// Keeps a snapshot for the next page of a list.
@@ -182,7 +193,7 @@ impl ResourceCache {
             }
         }
         state.fanout.add(watcher);
-        Ok(Snapshot { revision: state.revision.max(clock), map: state.map.clone() })
+        Ok(state.snapshot(state.revision.max(clock)))
     }
 
     /// Stops telling a watcher.
@@ -208,6 +219,9 @@ impl ResourceCache {
     pub(super) fn fill(&self, entries: impl IntoIterator<Item = Arc<Entry>>, revision: u64) {
         let mut state = self.write();
         state.map = entries.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
+        let State { map, terms, .. } = &mut *state;
+        *terms = Terms::default();
+        map.values().for_each(|entry| terms.put(entry, None, self.indexed));
         state.revision = revision;
         state.ring_floor = revision.max(FIRST_REVISION);
     }
@@ -231,13 +245,14 @@ impl ResourceCache {
         let event = match (entry, previous) {
             (Some(entry), previous) => {
                 let entry = Arc::new(entry);
+                state.terms.put(&entry, previous.as_deref(), self.indexed);
                 state.map.insert(Arc::clone(&entry.key), Arc::clone(&entry));
                 Event::new(revision, entry, previous, false)
             }
             (None, Some(previous)) => {
                 state.map.remove(key);
-                let last = previous.at_revision(revision, &self.probe).map_or_else(|_| Arc::clone(&previous), Arc::new);
-                Event::new(revision, last, Some(previous), true)
+                state.terms.remove(&previous, self.indexed);
+                Event::new(revision, Arc::new(previous.at_revision(revision)), Some(previous), true)
             }
             (None, None) => return,
         };
@@ -269,6 +284,10 @@ impl ResourceCache {
 }
 
 impl State {
+    fn snapshot(&self, revision: u64) -> Snapshot {
+        Snapshot { revision, map: self.map.clone(), terms: Some(self.terms.clone()) }
+    }
+
     fn push(&mut self, event: Arc<Event>, indexed: Option<usize>) {
         for subscriber in &self.subscribers {
             subscriber(&event);

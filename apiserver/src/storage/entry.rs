@@ -1,9 +1,10 @@
 //! One stored object as the caches hold it: its bytes, ready to send, and what selectors ask.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-use apimachinery::selector::{FieldOperator, FieldSelector, LabelSelector, Labels};
+use apimachinery::selector::{FieldOperator, FieldSelector, LabelSelector, Labels, Operator};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -26,10 +27,14 @@ pub struct Entry {
     pub revision: u64,
     /// Length of the opening brace, `kind` and `apiVersion`, which come first.
     type_bytes: usize,
+    /// Where `metadata` stands, braces included; its first member is the resource version.
+    metadata: Range<usize>,
     labels: Box<str>,
     fields: Box<str>,
     /// The tree of a small object that was looked up, so that the next lookup need not decode it.
     tree: OnceLock<Arc<Value>>,
+    /// What the object takes as an item of a protobuf list, once somebody has measured it.
+    pub protobuf_bytes: OnceLock<usize>,
 }
 
 impl Entry {
@@ -39,11 +44,44 @@ impl Entry {
     /// Not an object's JSON.
     pub fn new(key: Arc<str>, json: &[u8], revision: u64, probe: &Probe) -> Result<Self, StorageError> {
         let corrupt = |error: serde_json::Error| StorageError::Corrupt { key: key.to_string(), why: error.to_string() };
-        let json = with_type_first(json).map_err(corrupt)?;
-        let found = probe.look(&json).map_err(corrupt)?;
-        let bytes: Bytes = found.with_version(&json, revision).map_err(corrupt)?.into();
+        let mut json = with_type_first(json).map_err(corrupt)?;
+        let mut found = probe.look(&json).map_err(corrupt)?;
+        if found.has_version {
+            // Foreign: ours are stored without.
+            let tree = serde_json::from_slice(&json).map_err(corrupt)?;
+            json = Encoded::of(&tree).map_err(corrupt)?.json.into();
+            found = probe.look(&json).map_err(corrupt)?;
+        }
+        let bytes: Bytes = splice_version(&json, found.metadata.start + 1, revision).into();
+        let metadata = found.metadata.start..found.metadata.end + bytes.len() - json.len();
         let type_bytes = type_bytes(&bytes).unwrap_or(1);
-        Ok(Self { key, bytes, revision, type_bytes, labels: found.labels, fields: found.fields, tree: OnceLock::new() })
+        Ok(Self {
+            key,
+            bytes,
+            revision,
+            type_bytes,
+            metadata,
+            labels: found.labels,
+            fields: found.fields,
+            tree: OnceLock::new(),
+            protobuf_bytes: OnceLock::new(),
+        })
+    }
+
+    /// `metadata` as JSON.
+    pub fn metadata(&self) -> &[u8] {
+        &self.bytes[self.metadata.clone()]
+    }
+
+    /// Each label as `key\0value\0`.
+    pub fn label_terms(&self) -> impl Iterator<Item = &str> {
+        let mut rest = &*self.labels;
+        std::iter::from_fn(move || {
+            let mut ends = rest.match_indices('\0').map(|(at, _)| at + 1);
+            let (term, tail) = rest.split_at(ends.nth(1)?);
+            rest = tail;
+            Some(term)
+        })
     }
 
     /// The JSON after the opening brace, without `kind` and `apiVersion`: what stands in a list.
@@ -52,17 +90,21 @@ impl Entry {
     }
 
     /// The same object as of a later revision, for events that tell of its end.
-    ///
-    /// # Errors
-    /// As for [`Entry::new`].
-    pub fn at_revision(&self, revision: u64, probe: &Probe) -> Result<Self, StorageError> {
-        Self::new(Arc::clone(&self.key), &self.bytes, revision, probe)
+    #[must_use]
+    pub fn at_revision(&self, revision: u64) -> Self {
+        let bytes = self.bytes_at(revision);
+        let metadata = self.metadata.start..self.metadata.end + bytes.len() - self.bytes.len();
+        let (key, labels, fields) = (Arc::clone(&self.key), self.labels.clone(), self.fields.clone());
+        let (tree, protobuf_bytes) = (OnceLock::new(), OnceLock::new());
+        Self { key, bytes, revision, type_bytes: self.type_bytes, metadata, labels, fields, tree, protobuf_bytes }
     }
 
     /// The bytes as of a later revision, for events that tell of its end to those who no longer see it.
     pub fn bytes_at(&self, revision: u64) -> Bytes {
-        let found = Probe::default().look(&self.bytes).and_then(|found| found.with_version(&self.bytes, revision));
-        found.map_or_else(|_| self.bytes.clone(), Bytes::from)
+        let (head, tail) = self.bytes.split_at(self.metadata.start + 1);
+        let old = version_member(self.revision);
+        let tail = tail.strip_prefix(old.as_bytes()).unwrap_or(tail);
+        [head, version_member(revision).as_bytes(), tail].concat().into()
     }
 
     /// The object's namespace; empty when it is cluster-wide.
@@ -170,12 +212,15 @@ impl Encoded {
 }
 
 /// The JSON with the resource version put in as the first member of `metadata`, which begins at `metadata_at`.
-pub(super) fn splice_version(json: &[u8], metadata_at: usize, revision: u64) -> Vec<u8> {
+fn splice_version(json: &[u8], metadata_at: usize, revision: u64) -> Vec<u8> {
     let (head, tail) = json.split_at(metadata_at);
     let first = tail.iter().find(|byte| !byte.is_ascii_whitespace());
     let comma = if first == Some(&b'}') { "" } else { "," };
-    let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
-    [head, version.as_bytes(), tail].concat()
+    [head, version_member(revision).as_bytes(), comma.as_bytes(), tail].concat()
+}
+
+fn version_member(revision: u64) -> String {
+    format!("\"resourceVersion\":\"{revision}\"")
 }
 
 /// Where the rest of the object begins, if the JSON is in the form of [`encode`].
@@ -296,6 +341,17 @@ impl Filter {
         self.fields.is_empty() && self.labels.is_everything()
     }
 
+    /// The labels that must have one value.
+    pub fn required_labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.labels.requirements.iter().filter_map(|requirement| match &requirement.operator {
+            Operator::In(values) => match values.as_slice() {
+                [value] => Some((requirement.key.as_str(), value.as_str())),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     /// The value that a field must equal, when the filter says so.
     pub fn required(&self, field: FieldRef) -> Option<&str> {
         let wanted =
@@ -335,5 +391,28 @@ mod tests {
             );
             assert_eq!((entry.namespace(), entry.name()), ("n", "a"));
         }
+    }
+
+    #[test]
+    fn the_version_stands_first_in_the_metadata_and_can_be_replaced() {
+        let probe = Probe::new(Vec::new());
+        for (json, metadata) in [
+            (r#"{"kind":"X","apiVersion":"v1","metadata":{}}"#, r#"{"resourceVersion":"9"}"#),
+            (r#"{"kind":"X","apiVersion":"v1","metadata": { } }"#, r#"{"resourceVersion":"9" }"#),
+            (r#"{"metadata":{"name":"a","resourceVersion":"3"},"z":1}"#, r#"{"resourceVersion":"9","name":"a"}"#),
+        ] {
+            let entry = Entry::new("a".into(), json.as_bytes(), 9, &probe).unwrap();
+            assert_eq!(std::str::from_utf8(entry.metadata()).unwrap(), metadata);
+            let later = entry.at_revision(12);
+            assert_eq!(later.metadata(), metadata.replace('9', "12").as_bytes());
+            assert_eq!((later.value()["metadata"]["resourceVersion"].as_str(), later.revision), (Some("12"), 12));
+        }
+    }
+
+    #[test]
+    fn labels_come_one_by_one() {
+        let json = br#"{"metadata":{"labels":{"a":"","b":"2"}}}"#;
+        let entry = Entry::new("x".into(), json, 4, &Probe::new(Vec::new())).unwrap();
+        assert_eq!(entry.label_terms().collect::<Vec<_>>(), ["a\0\0", "b\x002\0"]);
     }
 }

@@ -14,6 +14,7 @@ pub mod fanout;
 pub mod lease;
 mod measure;
 pub mod probe;
+pub mod terms;
 pub mod transform;
 
 use apimachinery::status::{Cause, Details, Status};

@@ -1,16 +1,15 @@
-//! Reads labels and selectable fields out of an object's JSON without building a tree of it, and puts the resource version in.
+//! Reads labels and selectable fields out of an object's JSON without building a tree of it.
 //!
 //! Pure. Costs one pass over the bytes; what is not asked for is skipped, not decoded.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-
-use super::entry::splice_version;
 
 /// What a field that is absent counts as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,9 +110,10 @@ pub struct Found {
     pub labels: Box<str>,
     /// The fields' values in the probe's order, each followed by `\0`.
     pub fields: Box<str>,
-    /// Where `metadata`'s opening brace stands.
-    metadata_at: usize,
-    has_version: bool,
+    /// Where `metadata` stands, braces included.
+    pub metadata: Range<usize>,
+    /// `metadata` has a `resourceVersion`.
+    pub has_version: bool,
 }
 
 #[derive(Deserialize)]
@@ -166,27 +166,13 @@ impl Probe {
             fields.push('\0');
             slot += field.paths.len();
         }
+        let start = raw.get().as_ptr().addr() - json.as_ptr().addr();
         Ok(Found {
             labels: labels.into(),
             fields: fields.into(),
-            metadata_at: raw.get().as_ptr().addr() - json.as_ptr().addr(),
+            metadata: start..start + raw.get().len(),
             has_version: metadata.resource_version.is_some(),
         })
-    }
-}
-
-impl Found {
-    /// The object with `resourceVersion` set.
-    ///
-    /// # Errors
-    /// Only if the stored object had one that cannot be replaced (foreign data that is not JSON after all).
-    pub fn with_version(&self, json: &[u8], revision: u64) -> Result<Vec<u8>, serde_json::Error> {
-        if self.has_version {
-            let mut value: serde_json::Value = serde_json::from_slice(json)?;
-            value["metadata"]["resourceVersion"] = revision.to_string().into();
-            return serde_json::to_vec(&value);
-        }
-        Ok(splice_version(json, self.metadata_at + 1, revision))
     }
 }
 
@@ -317,19 +303,12 @@ mod tests {
         let found = probe().look(json).unwrap();
         assert_eq!(&*found.labels, "a\x001\0b\x002\0");
         assert_eq!(&*found.fields, "n1\0false\0r\x003\0");
-        let with = String::from_utf8(found.with_version(json, 7).unwrap()).unwrap();
-        assert!(with.contains(r#""metadata":{"resourceVersion":"7","labels""#), "{with}");
+        assert_eq!(&json[found.metadata], br#"{"labels":{"b":"2","a":"1"},"name":"n"}"#);
+        assert!(!found.has_version);
     }
 
     #[test]
-    fn replaces_a_stored_version_and_copes_with_empty_metadata() {
-        let json = br#"{"metadata": { } }"#;
-        let found = probe().look(json).unwrap();
-        assert_eq!(found.with_version(json, 7).unwrap(), br#"{"metadata": {"resourceVersion":"7" } }"#);
-        let json = br#"{"metadata":{"resourceVersion":"3","name":"a"}}"#;
-        let with = probe().look(json).unwrap().with_version(json, 9).unwrap();
-        let value: serde_json::Value = serde_json::from_slice(&with).unwrap();
-        assert_eq!(value["metadata"]["resourceVersion"], "9");
+    fn what_is_no_object_is_refused() {
         for bad in [&b"{}"[..], b"[]", b"{\"metadata\":3}", b"", b"{\"metadata\":{}"] {
             assert!(probe().look(bad).is_err());
         }

@@ -1,0 +1,305 @@
+//! A JSON text as a flat table of where its values stand: one pass, no copies, no tree.
+//!
+//! Takes the text to be JSON, as what a server stored is; what breaks the form ends the reading. The field sets of
+//! `metadata.managedFields`, more than half of a typical object, stay closed: they are one value, whose text can be had.
+
+use std::borrow::Cow;
+
+/// Levels of nesting that are read.
+const MAX_DEPTH_LEVELS: usize = 128;
+/// Bytes of text per value, roughly.
+const TYPICAL_VALUE_BYTES: usize = 12;
+
+/// Where a value stands.
+struct Node {
+    start: u32,
+    end: u32,
+    /// The first value that is not within this one.
+    after: u32,
+    /// A string with escapes.
+    escaped: bool,
+}
+
+/// The values of a text in its order; a member's key stands before its value.
+pub(super) struct Tape<'j> {
+    json: &'j str,
+    nodes: Vec<Node>,
+}
+
+impl<'j> Tape<'j> {
+    /// Reads a text; `None` for what is not JSON, is nested too deeply or larger than 4 GiB.
+    pub(super) fn read(json: &'j [u8]) -> Option<Self> {
+        let json = std::str::from_utf8(json).ok().filter(|json| u32::try_from(json.len()).is_ok())?;
+        let nodes = Vec::with_capacity(json.len() / TYPICAL_VALUE_BYTES);
+        let mut reader = Reader { bytes: json.as_bytes(), at: 0, nodes };
+        reader.value(Place::Object, 0)?;
+        Some(Self { json, nodes: reader.nodes })
+    }
+
+    /// The outermost value.
+    pub(super) fn root(&self) -> At<'_> {
+        At { tape: self, index: 0 }
+    }
+}
+
+/// Where reading is, as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Object,
+    Metadata,
+    Owners,
+    Owner,
+    Closed,
+    Other,
+}
+
+impl Place {
+    fn member(self, key: &[u8]) -> Self {
+        match (self, key) {
+            (Self::Object, b"metadata") => Self::Metadata,
+            (Self::Metadata, b"managedFields") => Self::Owners,
+            (Self::Owner, b"fieldsV1") => Self::Closed,
+            _ => Self::Other,
+        }
+    }
+
+    fn element(self) -> Self {
+        if self == Self::Owners { Self::Owner } else { Self::Other }
+    }
+}
+
+struct Reader<'j> {
+    bytes: &'j [u8],
+    at: usize,
+    nodes: Vec<Node>,
+}
+
+#[allow(clippy::cast_possible_truncation)] // The text is shorter than 4 GiB, and has no more values than bytes.
+impl Reader<'_> {
+    fn open(&mut self) -> usize {
+        self.nodes.push(Node { start: self.at as u32, end: 0, after: 0, escaped: false });
+        self.nodes.len() - 1
+    }
+
+    fn close(&mut self, index: usize) {
+        let after = self.nodes.len() as u32;
+        let node = &mut self.nodes[index];
+        (node.end, node.after) = (self.at as u32, after);
+    }
+
+    /// The next byte that is no blank.
+    fn peek(&mut self) -> Option<u8> {
+        while self.bytes.get(self.at)?.is_ascii_whitespace() {
+            self.at += 1;
+        }
+        self.bytes.get(self.at).copied()
+    }
+
+    fn take(&mut self, wanted: u8) -> Option<()> {
+        (self.peek()? == wanted).then(|| self.at += 1)
+    }
+
+    fn value(&mut self, place: Place, depth: usize) -> Option<()> {
+        if depth > MAX_DEPTH_LEVELS {
+            return None;
+        }
+        let first = self.peek()?;
+        let index = self.open();
+        match first {
+            b'"' => self.nodes[index].escaped = self.string()?,
+            b'{' | b'[' if place == Place::Closed => self.skip()?,
+            b'{' => self.members(place, depth)?,
+            b'[' => self.elements(place, depth)?,
+            _ => self.scalar(),
+        }
+        self.close(index);
+        Some(())
+    }
+
+    fn members(&mut self, place: Place, depth: usize) -> Option<()> {
+        self.at += 1;
+        if self.peek()? != b'}' {
+            loop {
+                self.peek()?;
+                let key = self.open();
+                self.nodes[key].escaped = self.string()?;
+                self.close(key);
+                let below = place.member(&self.bytes[self.nodes[key].start as usize + 1..self.at - 1]);
+                self.take(b':')?;
+                self.value(below, depth + 1)?;
+                if self.peek()? != b',' {
+                    break;
+                }
+                self.at += 1;
+            }
+        }
+        self.take(b'}')
+    }
+
+    fn elements(&mut self, place: Place, depth: usize) -> Option<()> {
+        self.at += 1;
+        if self.peek()? != b']' {
+            loop {
+                self.value(place.element(), depth + 1)?;
+                if self.peek()? != b',' {
+                    break;
+                }
+                self.at += 1;
+            }
+        }
+        self.take(b']')
+    }
+
+    /// Passes a string; tells whether it has escapes.
+    fn string(&mut self) -> Option<bool> {
+        self.take(b'"')?;
+        let mut escaped = false;
+        loop {
+            let rest = self.bytes.get(self.at..)?;
+            let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+            self.at += end + 1;
+            if rest[end] == b'"' {
+                return Some(escaped);
+            }
+            escaped = true;
+            self.at += 1;
+        }
+    }
+
+    /// Passes an object or a list without looking into it.
+    fn skip(&mut self) -> Option<()> {
+        let mut depth = 0_usize;
+        loop {
+            match self.bytes.get(self.at)? {
+                b'"' => {
+                    self.string()?;
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return Some(());
+            }
+        }
+    }
+
+    fn scalar(&mut self) {
+        let rest = &self.bytes[self.at..];
+        let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+        self.at += rest.iter().position(ends).unwrap_or(rest.len());
+    }
+}
+
+/// One value of a text.
+#[derive(Clone, Copy)]
+pub(super) struct At<'t> {
+    tape: &'t Tape<'t>,
+    index: usize,
+}
+
+impl<'t> At<'t> {
+    fn node(self) -> &'t Node {
+        &self.tape.nodes[self.index]
+    }
+
+    /// As it stands in the text.
+    pub(super) fn raw(self) -> &'t str {
+        let node = self.node();
+        &self.tape.json[node.start as usize..node.end as usize]
+    }
+
+    fn begins_with(self, byte: u8) -> bool {
+        self.tape.json.as_bytes().get(self.node().start as usize) == Some(&byte)
+    }
+
+    pub(super) fn is_object(self) -> bool {
+        self.begins_with(b'{')
+    }
+
+    pub(super) fn is_list(self) -> bool {
+        self.begins_with(b'[')
+    }
+
+    pub(super) fn is_string(self) -> bool {
+        self.begins_with(b'"')
+    }
+
+    /// The value, unless it is null.
+    pub(super) fn given(self) -> Option<Self> {
+        (!self.begins_with(b'n')).then_some(self)
+    }
+
+    /// A string's text; empty for anything else.
+    pub(super) fn text(self) -> Cow<'t, str> {
+        let raw = self.raw();
+        if self.node().escaped {
+            return Cow::Owned(serde_json::from_str(raw).unwrap_or_default());
+        }
+        Cow::Borrowed(raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')).unwrap_or_default())
+    }
+
+    /// What is directly below: the elements of a list, the keys and values of an object in turn.
+    fn below(self) -> impl Iterator<Item = At<'t>> {
+        let end = self.node().after as usize;
+        let first = At { tape: self.tape, index: self.index + 1 };
+        let within = move |at: &At<'t>| at.index < end;
+        std::iter::successors(Some(first).filter(within), move |at| {
+            Some(At { tape: at.tape, index: at.node().after as usize }).filter(within)
+        })
+    }
+
+    /// The elements of a list.
+    pub(super) fn elements(self) -> impl Iterator<Item = At<'t>> {
+        self.below().filter(move |_| self.is_list())
+    }
+
+    /// Keys and values of an object.
+    pub(super) fn members(self) -> impl Iterator<Item = (At<'t>, At<'t>)> {
+        let mut below = self.below().filter(move |_| self.is_object());
+        std::iter::from_fn(move || Some((below.next()?, below.next()?)))
+    }
+
+    /// A member of an object, unless it is null.
+    pub(super) fn get(self, name: &str) -> Option<Self> {
+        let quoted = name.len() + 2;
+        let named = |key: At<'t>| {
+            let node = key.node();
+            (node.end - node.start) as usize == quoted && key.raw()[1..=name.len()] == *name
+        };
+        self.members().find(|(key, _)| named(*key))?.1.given()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_found_where_they_stand() {
+        let json = br#"{ "a" : [1, -2.5e1, "x\"y" ,[ ], {}], "metadata":{"managedFields":[{"fieldsV1":{"f:a\"}":{"[":{}}},"manager":"m"}]}, "n":null,"t" : true}"#;
+        let tape = Tape::read(json).unwrap();
+        let root = tape.root();
+        let elements: Vec<&str> = root.get("a").unwrap().elements().map(At::raw).collect();
+        assert_eq!(elements, ["1", "-2.5e1", r#""x\"y""#, "[ ]", "{}"]);
+        assert_eq!(root.get("a").unwrap().elements().nth(2).unwrap().text(), "x\"y");
+        let owner = root.get("metadata").unwrap().get("managedFields").unwrap().elements().next().unwrap();
+        assert_eq!(owner.get("fieldsV1").unwrap().raw(), r#"{"f:a\"}":{"[":{}}}"#);
+        assert_eq!(owner.get("manager").unwrap().text(), "m");
+        assert!(root.get("n").is_none() && root.get("b").is_none());
+        assert_eq!(root.get("t").unwrap().raw(), "true");
+        assert_eq!(root.members().count(), 4);
+    }
+
+    #[test]
+    fn what_is_no_json_ends_reading() {
+        for end in 0..30 {
+            let whole = br#"{"a":[{"b":"c\n"},2],"d":true}"#;
+            assert!(Tape::read(&whole[..end]).is_none(), "{end}");
+        }
+        assert!(Tape::read(&[b'['; 500]).is_none());
+        assert!(Tape::read(b"\xff").is_none());
+    }
+}
