@@ -45,11 +45,17 @@ impl Path {
     }
 
     fn with(&self, before: &str, name: &str, after: &str) -> Self {
-        let mut path = SmallVec::with_capacity(self.0.len() + before.len() + name.len() + after.len());
-        for part in [&self.0, before.as_bytes(), name.as_bytes(), after.as_bytes()] {
-            path.extend_from_slice(part);
+        let parts = [&self.0, before.as_bytes(), name.as_bytes(), after.as_bytes()];
+        let length = parts.iter().map(|part| part.len()).sum();
+        if length > INLINE_BYTES {
+            return Self(parts.concat().into());
         }
-        Self(path)
+        let (mut path, mut at) = ([0; INLINE_BYTES], 0);
+        for part in parts {
+            path[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        Self(SmallVec::from_buf_and_len(path, length))
     }
 }
 

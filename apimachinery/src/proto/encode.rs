@@ -1,6 +1,7 @@
 //! JSON → protobuf, from the text, without a tree.
 
 use base64::Engine as _;
+use smallvec::SmallVec;
 
 use super::MAGIC;
 use super::tape::At;
@@ -80,8 +81,8 @@ pub(super) fn message(ty: &Type, object: Option<At<'_>>, out: &mut Vec<u8>, dept
     if ty.fields.is_sorted_by_key(|field| field.pb) {
         return ty.fields.iter().for_each(|field| field_of(field, object, out, depth));
     }
-    let mut fields: Vec<&Field> = ty.fields.iter().collect();
-    fields.sort_by_key(|field| field.pb);
+    let mut fields: SmallVec<[&Field; 32]> = ty.fields.iter().collect();
+    fields.sort_unstable_by_key(|field| field.pb);
     fields.into_iter().for_each(|field| field_of(field, object, out, depth));
 }
 

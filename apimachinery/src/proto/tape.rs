@@ -264,12 +264,20 @@ impl<'t> At<'t> {
 
     /// A member of an object, unless it is null.
     pub(super) fn get(self, name: &str) -> Option<Self> {
-        let quoted = name.len() + 2;
-        let named = |key: At<'t>| {
-            let node = key.node();
-            (node.end - node.start) as usize == quoted && key.raw()[1..=name.len()] == *name
-        };
-        self.members().find(|(key, _)| named(*key))?.1.given()
+        if !self.is_object() {
+            return None;
+        }
+        let (nodes, text) = (&self.tape.nodes, self.tape.json.as_bytes());
+        let (end, quoted) = (self.node().after as usize, name.len() + 2);
+        let mut key = self.index + 1;
+        while key < end {
+            let (start, stop) = (nodes[key].start as usize, nodes[key].end as usize);
+            if stop - start == quoted && text[start + 1..stop - 1] == *name.as_bytes() {
+                return At { tape: self.tape, index: key + 1 }.given();
+            }
+            key = nodes[key + 1].after as usize;
+        }
+        None
     }
 }
 
