@@ -251,7 +251,7 @@ fn watchers_are_told_everything_once_and_in_order() {
         watchers.iter().all(|watcher| watcher.is_finished()).then_some(()).ok_or_else(|| plane.log("apiserver.log"))
     });
     let seen: Vec<Vec<Seen>> = watchers.into_iter().map(|watcher| watcher.join().unwrap()).collect();
-    let told = run.told.lock().unwrap();
+    let told = run.told.lock().unwrap().clone();
     let count = |wanted: fn(&Seen) -> bool| seen.iter().flatten().filter(|seen| wanted(seen)).count();
     println!(
         "{} writes acknowledged; {} events, {} lists, {} bookmarks seen",
