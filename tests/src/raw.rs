@@ -87,8 +87,12 @@ impl Raw {
     /// When curl cannot be started.
     pub fn stream(&self, path: &str) -> Result<Lines, String> {
         let mut curl = self.curl(path);
-        let mut child =
-            curl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|e| e.to_string())?;
+        let mut child = curl
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| e.to_string())?;
         let lines = child.stdout.take().ok_or("no output")?;
         Ok(Lines { child, lines: BufReader::new(lines) })
     }

@@ -13,6 +13,7 @@ use tests::{ControlPlane, Options, Raw, eventually};
 const WRITERS: u64 = 3;
 const KEYS_PER_WRITER: u64 = 3;
 const WRITES_BETWEEN_FAULTS: usize = 25;
+const ROUNDS: usize = 8;
 const COLLECTION: &str = "/api/v1/namespaces/default/configmaps";
 /// Written when everything else is.
 const LAST: &str = "last";
@@ -167,8 +168,11 @@ impl Watcher {
                 Some("ADDED" | "MODIFIED") => false,
                 Some("DELETED") => true,
                 Some("BOOKMARK") => {
-                    let seen =
-                        if self.place.is_some() { Seen::Bookmark(at) } else { Seen::List(at, std::mem::take(&mut initial)) };
+                    let seen = if self.place.is_some() {
+                        Seen::Bookmark(at)
+                    } else {
+                        Seen::List(at, std::mem::take(&mut initial))
+                    };
                     self.saw(at, seen);
                     continue;
                 }
@@ -195,7 +199,7 @@ impl Watcher {
 
 /// What is done to the control plane, in turn.
 fn harm(plane: &mut ControlPlane, round: usize, newest: u64) {
-    match round {
+    match round % 4 {
         0 => {
             plane.kill_api();
             plane.start_api();
@@ -234,7 +238,7 @@ fn watchers_are_told_everything_once_and_in_order() {
             std::thread::spawn(move || write(writer, &raw, &run))
         })
         .collect();
-    for round in 0..4 {
+    for round in 0..ROUNDS {
         let enough = run.acknowledged() + WRITES_BETWEEN_FAULTS;
         eventually("acknowledged writes", || match run.acknowledged() {
             n if n >= enough => Ok(()),

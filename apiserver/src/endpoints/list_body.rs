@@ -103,10 +103,7 @@ impl Body for ListBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.poll_piece(context).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
@@ -129,10 +126,7 @@ impl Body for GzipBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Self { list, gzip, packed } = &mut *self;
         while packed.len() < FRAME_BYTES {
             let Some(stream) = gzip else { return Poll::Ready(None) };

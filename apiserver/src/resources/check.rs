@@ -43,8 +43,7 @@ impl<'a> At<'a> {
         let below = |value: &'a Value, name: &str| value.get(name).unwrap_or(&NULL);
         // Splitting is half of the work, and most names are single.
         let is_single = !fields.as_bytes().contains(&b'.');
-        let value =
-            if is_single { below(self.value, fields) } else { fields.split('.').fold(self.value, below) };
+        let value = if is_single { below(self.value, fields) } else { fields.split('.').fold(self.value, below) };
         Self { value, path: self.path.child(fields) }
     }
 
