@@ -429,6 +429,10 @@ impl Manager {
         slot.reached = outcome.reached && goal == slot.goal;
         if let Some(termination) = outcome.terminate {
             self.terminate(uid, termination);
+            // It may have been told to end already, while this pass was ending: then nobody began the next.
+            if self.slots.get(uid).is_some_and(|s| s.running.is_none()) {
+                self.wake(uid);
+            }
             return;
         }
         if slot.reached && goal == Goal::Remove {
