@@ -2,7 +2,7 @@
 BIN := target/release
 STATIC := -C target-feature=+crt-static
 
-.PHONY: help deps build up down test lint unit e2e conformance bench
+.PHONY: help deps build up down test lint unit e2e clients conformance bench
 
 help:
 	@sed -n 's/^\([a-z0-9]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -32,6 +32,9 @@ unit: ## fast tests, inside the crates
 
 e2e: ## black-box tests: the real binaries, etcd, containerd, kubectl and packets (root)
 	cargo test --package tests -- --test-threads=1 --nocapture
+
+clients: build ## real clients against a control plane: helm (Go), the Python client, kube-rs
+	cargo test --package tests --test clients -- --ignored --test-threads=1 --nocapture
 
 conformance: build ## upstream's conformance suite (root, Go; see scripts/conformance.sh)
 	@scripts/conformance.sh

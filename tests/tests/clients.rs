@@ -1,7 +1,8 @@
 //! Real clients against a control plane: helm, the Python client, kube-rs.
 //!
 //! Their programs lie in `tests/clients`; Go, pip and cargo fetch what those need from the package registries and keep it in
-//! `target/clients`, so that only the first run pays.
+//! `target/clients`, so that only the first run pays. `make clients` runs them; they are no part of `make test`, which asks
+//! neither for Go nor for Python.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,6 +41,7 @@ fn helm() -> PathBuf {
 }
 
 #[test]
+#[ignore = "needs Go and its module proxy: make clients"]
 fn helm_installs_upgrades_rolls_back_and_uninstalls() {
     let helm_path = helm();
     let plane = ControlPlane::start(Options::default());
@@ -66,6 +68,7 @@ fn helm_installs_upgrades_rolls_back_and_uninstalls() {
 }
 
 #[test]
+#[ignore = "needs Python and PyPI: make clients"]
 fn the_python_client_patches_watches_and_deletes() {
     let venv = kept("python");
     let python = venv.join("bin/python");
@@ -79,6 +82,7 @@ fn the_python_client_patches_watches_and_deletes() {
 }
 
 #[test]
+#[ignore = "builds kube-rs: make clients"]
 fn a_program_on_kube_rs_works() {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let target = kept("kube-rs");
