@@ -230,10 +230,11 @@ fn survive(session: &Session, pods: &BTreeSet<String>) {
 fn suffer(session: &Session, pods: &BTreeSet<String>) {
     let before = containers(&session.pods());
     let config = session.dir.join("cni/net.d/10-hardway.conflist");
-    let aside = session.dir.join("cni/10-hardway.conflist");
-    std::fs::rename(&config, &aside).unwrap();
+    let text = std::fs::read(&config).unwrap();
+    std::fs::remove_file(&config).unwrap();
     session.not_ready(&["NetworkPluginNotReady", "put a CNI configuration into", "/etc/cni/net.d"]);
-    std::fs::rename(&aside, &config).unwrap();
+    // written, not moved: containerd 1.6 overlooks a file that is moved into its directory
+    std::fs::write(&config, text).unwrap();
     session.ready_again();
 
     let containerd = std::fs::read_to_string(session.dir.join("run/containerd.pid")).unwrap();
