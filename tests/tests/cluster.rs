@@ -225,8 +225,8 @@ fn survive(session: &Session, pods: &BTreeSet<String>) {
     assert_eq!(containers(&session.pods()), before, "a new kubelet adopts what runs");
 }
 
-/// A missing CNI and a runtime that hangs are named on the node's condition and in the log, with the remedy; when they
-/// are mended the node is Ready again and its pods are the same.
+/// A missing CNI is named on the node's condition and in the log, with the remedy; when it is mended the node is Ready
+/// again and its pods are the same. (A missing runtime: node_pains.rs.)
 fn suffer(session: &Session, pods: &BTreeSet<String>) {
     let before = containers(&session.pods());
     let config = session.dir.join("cni/net.d/10-hardway.conflist");
@@ -235,12 +235,6 @@ fn suffer(session: &Session, pods: &BTreeSet<String>) {
     session.not_ready(&["NetworkPluginNotReady", "put a CNI configuration into", "/etc/cni/net.d"]);
     // written, not moved: containerd 1.6 overlooks a file that is moved into its directory
     std::fs::write(&config, text).unwrap();
-    session.ready_again();
-
-    let containerd = std::fs::read_to_string(session.dir.join("run/containerd.pid")).unwrap();
-    run(Command::new("kill").args(["-STOP", &containerd]));
-    session.not_ready(&["container runtime is down", "start the container runtime"]);
-    run(Command::new("kill").args(["-CONT", &containerd]));
     session.ready_again();
     assert_eq!(&session.settled(5), pods);
     assert_eq!(containers(&session.pods()), before, "pods outlive their node's pains");

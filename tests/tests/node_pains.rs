@@ -1,5 +1,5 @@
 //! What hurts a node is said in one line that names cause and remedy: in the kubelet's log and, where the API server can
-//! be reached, on the node's condition. Missing CNI and a runtime that stops are part of the session in cluster.rs.
+//! be reached, on the node's condition. A missing CNI is part of the session in cluster.rs.
 
 use std::process::Command;
 
