@@ -3,13 +3,21 @@
 
 use std::process::Command;
 
-use tests::{ControlPlane, Options, Process, bin, eventually, free_port};
+use tests::{ControlPlane, Options, Process, bin, eventually, free_port, output};
+
+/// What faketime makes programs load. The wrapper itself is of no use here: it forks, and its child outlives it.
+fn faketime_library() -> String {
+    let environment = output(Command::new("faketime").args(["-f", "+0", "env"])).unwrap();
+    let line = environment.lines().find_map(|line| line.strip_prefix("LD_PRELOAD="));
+    line.expect("faketime preloads its library").to_owned()
+}
 
 /// A kubelet without a runtime, its clock moved by `offset` (faketime's notation).
 fn kubelet(plane: &ControlPlane, offset: &str, log: &str) -> Process {
     let file = |below: &str| plane.path(below).display().to_string();
-    let mut command = Command::new("faketime");
-    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").args(["-f", offset]).arg(bin("kubelet")).args([
+    let mut command = Command::new(bin("kubelet"));
+    command.env("LD_PRELOAD", faketime_library()).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    command.args([
         format!("--kubeconfig={}", file("kubelet-node-a.conf")),
         format!("--cert-dir={}", file("kubelet-pki")),
         format!("--root-dir={}", file("kubelet-root")),
