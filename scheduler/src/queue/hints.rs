@@ -98,8 +98,9 @@ pub fn promising(plugin: Plugin, event: &Event<'_>, pod: &PodInfo, world: &World
         Event::PodPlaced(other) => by_neighbour(plugin, other, pod, world),
         Event::PodRemoved(other) => by_room(plugin, other, pod) || by_neighbour(plugin, other, pod, world),
         Event::PodChanged(old, new) => {
-            by_neighbour(plugin, old, pod, world)
-                || by_neighbour(plugin, new, pod, world)
+            // as upstream, a neighbour's other changes do not count: one whose deletion began is waited for until it is gone
+            let relabelled = old.template.labels != new.template.labels;
+            (relabelled && (by_neighbour(plugin, old, pod, world) || by_neighbour(plugin, new, pod, world)))
                 || (plugin == Plugin::NodeResourcesFit && shrank(old, new))
         }
         Event::NodeRemoved | Event::Volumes | Event::Devices | Event::Namespace | Event::NominationEnded => true,
