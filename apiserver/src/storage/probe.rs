@@ -45,14 +45,14 @@ pub struct FieldPath {
 
 #[derive(Debug, Default)]
 struct Node {
-    slot: Option<usize>,
+    slots: Vec<usize>,
     children: Vec<(String, Node)>,
 }
 
 impl Node {
     fn insert(&mut self, path: &[&str], slot: usize) {
         let Some((first, rest)) = path.split_first() else {
-            self.slot = Some(slot);
+            self.slots.push(slot);
             return;
         };
         let at = match self.children.iter().position(|(name, _)| name == *first) {
@@ -213,8 +213,8 @@ struct Seed<'p> {
 
 impl Seed<'_> {
     fn put(&mut self, text: &dyn fmt::Display) {
-        if let Some(slot) = self.node.slot {
-            (self.put)(slot, text);
+        for slot in &self.node.slots {
+            (self.put)(*slot, text);
         }
     }
 }
@@ -293,6 +293,7 @@ mod tests {
             field("spec.nodeName", &["spec.nodeName"], Zero::Empty),
             field("spec.hostNetwork", &["spec.hostNetwork"], Zero::False),
             field("source", &["source.component", "reportingComponent"], Zero::Empty),
+            field("reportingComponent", &["reportingComponent"], Zero::Empty),
             field("status.replicas", &["status.replicas"], Zero::Number),
         ])
     }
@@ -302,7 +303,7 @@ mod tests {
         let json = br#"{"kind":"X","metadata":{"labels":{"b":"2","a":"1"},"name":"n"},"reportingComponent":"r","spec":{"nodeName":"n1","containers":[{"nodeName":"no"}]},"status":{"replicas":3}}"#;
         let found = probe().look(json).unwrap();
         assert_eq!(&*found.labels, "a\x001\0b\x002\0");
-        assert_eq!(&*found.fields, "n1\0false\0r\x003\0");
+        assert_eq!(&*found.fields, "n1\0false\0r\0r\x003\0");
         assert_eq!(&json[found.metadata], br#"{"labels":{"b":"2","a":"1"},"name":"n"}"#);
         assert!(!found.has_version);
     }
