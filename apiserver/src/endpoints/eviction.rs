@@ -1,7 +1,8 @@
 //! `pods/NAME/eviction`: a deletion that the pod's disruption budget must allow.
 //!
 //! What a budget says is a pure function of pod and budget. Follows upstream: pods that are pending, done or going are not
-//! protected; an allowed disruption is charged to the budget, by compare-and-swap, before the pod is deleted.
+//! protected; an allowed disruption is charged to the budget, by compare-and-swap, before the pod is deleted; the pod's
+//! condition `DisruptionTarget` says why it goes.
 
 use std::sync::Arc;
 
@@ -101,10 +102,7 @@ fn no_more_disruptions(budget: &mut Value, now: Timestamp) {
         "type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "message": "",
         "observedGeneration": generation, "lastTransitionTime": format_time(now),
     });
-    if let Some(conditions) = crate::admission::list_mut(&mut budget["status"], "conditions") {
-        conditions.retain(|condition| condition["type"] != "DisruptionAllowed");
-        conditions.push(condition);
-    }
+    add_condition(budget, condition);
 }
 
 fn budgets_of(registry: &Registry, pod: &Value) -> Vec<Arc<Value>> {
@@ -168,7 +166,13 @@ pub async fn evict(
                 outcome => outcome?,
             },
         }
-        match registry.delete(&target, &options).await {
+        let gone = async {
+            if !dry_run {
+                mark(registry, &target, &mut options).await?;
+            }
+            registry.delete(&target, &options).await
+        };
+        match gone.await {
             Err(lost) if lost.reason == "Conflict" && eviction["deleteOptions"]["preconditions"].is_null() => {
                 options.resource_version = None;
             }
@@ -176,6 +180,43 @@ pub async fn evict(
         }
     }
     Err(Status::too_many_requests("the pod or its disruption budget keeps changing; try again", 1))
+}
+
+/// Says in the pod's status why it goes, if it is the one that the options are about; they are then about the new version.
+async fn mark(registry: &Registry, pod: &Target<'_>, options: &mut DeleteOptions) -> Result<(), Status> {
+    let group_resource = pod.resource.group_resource();
+    let change = |now: Option<&Value>| {
+        let now = now.ok_or_else(|| Status::not_found(&group_resource, pod.name))?;
+        let same = |wanted: &Option<String>, is: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == is)
+        };
+        if !same(&options.uid, meta::uid(now)) || !same(&options.resource_version, meta::resource_version(now)) {
+            let why = "the object is not the one of the precondition: it was modified, or deleted and created again";
+            return Err(Status::conflict(&group_resource, pod.name, why));
+        }
+        let mut marked = now.clone();
+        add_condition(
+            &mut marked,
+            json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": format_time(pod.ctx.now)}),
+        );
+        Ok(marked)
+    };
+    let internal = RequestContext::internal(pod.ctx.now);
+    let target = Target { ctx: &internal, subresource: pod.resource.subresource("status"), ..*pod };
+    let (marked, _) = registry.update(&target, &change, UpdateOptions::default()).await?;
+    if options.resource_version.is_some() {
+        options.resource_version = Some(meta::resource_version(&marked.value()).to_owned());
+    }
+    Ok(())
+}
+
+/// Puts a condition in place of the one of its type.
+fn add_condition(object: &mut Value, condition: Value) {
+    if let Some(conditions) = crate::admission::list_mut(&mut object["status"], "conditions") {
+        conditions.retain(|known| known["type"] != condition["type"]);
+        conditions.push(condition);
+    }
 }
 
 fn ask_budgets(registry: &Registry, ctx: &RequestContext, pod: &Value) -> Result<Verdict, Status> {
