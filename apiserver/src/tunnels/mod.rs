@@ -77,7 +77,7 @@ impl Tunnels {
         }
         match (info.resource.as_str(), info.subresource.as_str()) {
             ("pods", "log") if info.verb != "get" => Err(method_not_allowed()),
-            ("pods", "log") => self.log(ctx, query).await,
+            ("pods", "log") => self.log(ctx, query, request).await,
             ("pods", "exec" | "attach" | "portforward") if !matches!(info.verb.as_str(), "get" | "create") => {
                 Err(method_not_allowed())
             }
@@ -136,7 +136,7 @@ impl Tunnels {
         self.require_create(ctx).await?;
         let pod = self.pod(ctx, &ctx.info.name).await?;
         let path = locate::stream_path(&pod, &ctx.info.subresource, query)?;
-        self.admit(ctx, json!({"metadata": {"name": ctx.info.name}})).await?;
+        self.admit(ctx, stream_options(&ctx.info.subresource, query)?).await?;
         if !relay::wants_upgrade(request.headers()) {
             return Err(Status::bad_request("Upgrade request required"));
         }
@@ -156,7 +156,12 @@ impl Tunnels {
         }
     }
 
-    async fn log(&self, ctx: &RequestContext, query: &Query) -> Result<Response<Body>, Status> {
+    async fn log(
+        &self,
+        ctx: &RequestContext,
+        query: &Query,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
         let options = LogOptions::parse(query, &ctx.info.name)?;
         let pod = self.pod(ctx, &ctx.info.name).await?;
         let Some(path) = locate::log_path(&pod, &options)? else {
@@ -168,6 +173,9 @@ impl Tunnels {
         let node = self.node(pod["spec"]["nodeName"].as_str().unwrap_or_default()).await?;
         let response = relay::get(self.kubelets.target(&node, path)?).await?;
         if response.status().is_success() {
+            if websocket::asked(request.headers()) {
+                return websocket::send(request, response.into_body());
+            }
             let mut response = response;
             response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
             response.headers_mut().remove(http::header::CONTENT_LENGTH);
@@ -189,7 +197,7 @@ impl Tunnels {
     async fn node_proxy(&self, ctx: &RequestContext, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let id = locate::SchemeNamePort::parse(&ctx.info.name)?;
         let node = self.node(&id.name).await?;
-        self.admit(ctx, json!({"metadata": {"name": ctx.info.name}})).await?;
+        self.admit(ctx, json!({"path": proxy::path(&ctx.info, request.uri())})).await?;
         let path = proxy::rest_of_path(&ctx.info, request.uri());
         let own = kubelet::port(&node).to_string();
         if id.port.is_empty() || id.port == own {
@@ -203,7 +211,7 @@ impl Tunnels {
     async fn pod_proxy(&self, ctx: &RequestContext, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let mut id = locate::SchemeNamePort::parse(&ctx.info.name)?;
         let pod = self.pod(ctx, &id.name).await?;
-        self.admit(ctx, json!({"metadata": {"name": ctx.info.name}})).await?;
+        self.admit(ctx, json!({"path": proxy::path(&ctx.info, request.uri())})).await?;
         if id.port.is_empty() {
             id.port = locate::first_port(&pod).unwrap_or_default();
         }
@@ -218,7 +226,7 @@ impl Tunnels {
         let service = find(&*self.objects, services, &ctx.info.namespace, &id.name)
             .await?
             .ok_or_else(|| Status::not_found(&GroupResource::new("", services.1), &id.name))?;
-        self.admit(ctx, json!({"metadata": {"name": ctx.info.name}})).await?;
+        self.admit(ctx, json!({"path": proxy::path(&ctx.info, request.uri())})).await?;
         let slices = self.objects.list(("discovery.k8s.io", "endpointslices"), &ctx.info.namespace);
         let Some(endpoints) = locate::service_endpoints(&service, &id, &slices)? else {
             return Err(Status::not_found(&GroupResource::new("", "endpoints"), &id.name));
@@ -230,6 +238,28 @@ impl Tunnels {
         let id = locate::SchemeNamePort { port: port.to_string(), ..id };
         proxy::forward_plain(&id, address, path, request).await
     }
+}
+
+/// What admission is told of a stream: the options of the query, as upstream reads them. Output is always wanted.
+fn stream_options(subresource: &str, query: &Query) -> Result<Value, Status> {
+    if subresource == "portforward" {
+        let port = |port: &str| port.parse::<i32>().map_err(|error| Status::bad_request(error.to_string()));
+        let ports = query.all("ports").flat_map(|ports| ports.split(',')).map(port).collect::<Result<Vec<_>, _>>()?;
+        return Ok(if ports.is_empty() { json!({}) } else { json!({"ports": ports}) });
+    }
+    let mut options = json!({"stdout": true, "stderr": true});
+    for flag in ["stdin", "tty"] {
+        if query.flag(flag) {
+            options[flag] = true.into();
+        }
+    }
+    if let Some(container) = query.get("container").filter(|name| !name.is_empty()) {
+        options["container"] = container.into();
+    }
+    if subresource == "exec" {
+        options["command"] = query.all("command").collect();
+    }
+    Ok(options)
 }
 
 /// A backend that could not be reached, as upstream words it.

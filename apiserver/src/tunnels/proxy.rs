@@ -36,11 +36,18 @@ pub(super) fn rest_of_path(info: &RequestInfo, uri: &http::Uri) -> String {
     }
 }
 
+/// The same without the query.
+pub(super) fn path(info: &RequestInfo, uri: &http::Uri) -> String {
+    let mut rest = rest_of_path(info, uri);
+    rest.truncate(rest.find('?').unwrap_or(rest.len()));
+    rest
+}
+
 /// Where a client that asked for a proxy without a path is sent: the same with a slash, so that relative links are right.
 pub(super) fn with_slash(info: &RequestInfo, request: &Request<Incoming>) -> Option<Response<Body>> {
     let (method, uri) = (request.method(), request.uri());
     let asks = matches!(*method, http::Method::GET | http::Method::HEAD) && !relay::wants_upgrade(request.headers());
-    let bare = rest_of_path(info, uri).split('?').next() == Some("/") && !uri.path().ends_with('/');
+    let bare = path(info, uri) == "/" && !uri.path().ends_with('/');
     if !asks || !bare {
         return None;
     }
