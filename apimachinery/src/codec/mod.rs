@@ -11,7 +11,8 @@ mod defaults;
 #[cfg(test)]
 mod tests;
 
-use serde::de::DeserializeSeed;
+use serde::Deserialize as _;
+use serde::de::{DeserializeSeed, IgnoredAny};
 use serde_json::Value;
 
 use crate::field::{FieldError, Path};
@@ -132,6 +133,21 @@ where
         }
         Media::Yaml => with_yaml(bytes, |deserializer| seed.deserialize(deserializer)),
         Media::Protobuf => Err("protobuf cannot be read without its type".to_owned()),
+    }
+}
+
+/// What upstream says of the first key that stands twice in one map of a YAML document.
+pub fn yaml_duplicate(bytes: &[u8]) -> Option<String> {
+    let options = serde_saphyr::options! { legacy_octal_numbers: true, with_snippet: false };
+    let read = |document: serde_saphyr::Deserializer<'_, '_>| IgnoredAny::deserialize(document).map(|_| ());
+    match serde_saphyr::with_deserializer_from_slice_with_options(bytes, options, read) {
+        Err(serde_saphyr::Error::DuplicateMappingKey { key, location }) => {
+            let (key, line) = (key.unwrap_or_default(), location.line());
+            Some(format!(
+                "error converting YAML to JSON: yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map"
+            ))
+        }
+        _ => None,
     }
 }
 

@@ -181,7 +181,10 @@ fn yaml_is_read_as_json_is() {
 fn duplicates_of_patches_are_told() {
     let told = |text: &[u8], media| parse_reporting(text, media, FieldValidation::Warn).unwrap().warnings;
     assert_eq!(told(br#"{"spec":{"replicas":6,"replicas":7}}"#, Media::Json), ["duplicate field \"spec.replicas\""]);
-    assert_eq!(told(b"data:\n  a: '1'\n  a: '2'\n", Media::Yaml), ["duplicate field \"data.a\""]);
+    let twice = b"\ndata:\n  a: '1'\n  a: '2'\n";
+    assert_eq!(told(twice, Media::Yaml), ["duplicate field \"data.a\""]);
+    assert!(yaml_duplicate(twice).unwrap().ends_with("\n  line 4: key \"a\" already set in map"));
+    assert_eq!(yaml_duplicate(b"a: [{b: 1}, {b: 1}]"), None);
     assert_eq!(parse(br#"{"a":1,"a":2}"#, Media::Json).unwrap(), json!({"a": 2}));
 }
 

@@ -283,6 +283,7 @@ impl Call<'_> {
         if options.validation == FieldValidation::Strict && !parsed.warnings.is_empty() {
             let why = format!("strict decoding error: {}", parsed.warnings.join(", "));
             if patch_type == PatchType::Apply {
+                let why = codec::yaml_duplicate(bytes).unwrap_or(why);
                 return Err(Status::bad_request(format!("error strict decoding YAML: {why}")));
             }
             let error = FieldError::invalid(Path::new("patch"), "", why);
