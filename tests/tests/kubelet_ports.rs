@@ -106,6 +106,11 @@ fn strangers_learn_nothing_and_the_certificate_is_taken_over() {
         code => Err(format!("{code}: {}", kubelet.plane.log("kubelet.log"))),
     });
     assert_eq!(kubelet.status("/pods", &["--cacert", &ca]), 401, "strangers stay strangers");
+    let as_is = [&admin[..], &["--path-as-is"]].concat();
+    assert_eq!(kubelet.status("/logs/", &as_is), 200);
+    for path in ["/logs/../../etc/passwd", "/logs/%2e%2e/%2e%2e/etc/passwd", "/logs/..%2f..%2fetc%2fpasswd"] {
+        assert_ne!(kubelet.status(path, &as_is), 200, "{path} leaves the log directory");
+    }
 }
 
 /// The controller that signs approved requests.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::time::{DelayQueue, delay_queue};
 
 use super::admission::NodeView;
+use super::mirror;
 use super::plan::{ProbeKind, ProbeResults};
 use super::types::{Desired, Mirror, Pod, Source, Termination};
 use super::worker::{Goal, Memory, Outcome, Pass};
@@ -221,11 +222,21 @@ impl Manager {
             deleting: pod.deletion_requested(),
         };
         let known = self.mirrors.insert(key.clone(), (Arc::clone(&pod), mirror.clone())).map(|(_, m)| m);
+        if known.as_ref().is_none_or(|known| known.uid != mirror.uid) {
+            self.delete_orphan(&key, &pod);
+        }
         if let Some(uid) = self.names.get(&key).cloned() {
             self.attach_mirror(&uid, &pod, mirror.clone()).await;
             if known != Some(mirror) {
                 self.wake(&uid);
             }
+        }
+    }
+
+    /// Deletes a mirror that no static pod has, once all sources have spoken.
+    fn delete_orphan(&self, key: &(String, String), mirror: &Arc<Pod>) {
+        if self.awaited.is_empty() && !self.names.contains_key(key) {
+            tokio::spawn(mirror::delete_orphan(Arc::clone(&self.parts.context), Arc::clone(mirror)));
         }
     }
 
@@ -263,6 +274,7 @@ impl Manager {
     fn source_spoke(&mut self, source: Source) {
         if self.awaited.remove(source.as_str()) && self.awaited.is_empty() {
             self.in_runtime.extend(left_behind(&self.parts.context));
+            self.mirrors.iter().for_each(|(key, (mirror, _))| self.delete_orphan(key, mirror));
         }
         self.end_unknown();
     }

@@ -1,7 +1,11 @@
 //! Mirror pods: the API's picture of static pods, so that people and schedulers see them.
 //!
-//! A mirror is made when it is missing, and made again when it is not of this file's content or is being deleted. The
-//! static pod itself never depends on it: every failure here is only logged and tried again later.
+//! A mirror is made when it is missing, and made again when it is not of this file's content or is being deleted; one
+//! without a static pod, whoever made it, is deleted and never run. The static pod itself never depends on it: every
+//! failure here is only logged and tried again later.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use client::{DeleteOptions, resources};
 use serde_json::{Value, json};
@@ -9,6 +13,9 @@ use serde_json::{Value, json};
 use super::types::{Desired, Pod};
 use crate::context::Context;
 use crate::cri::labels;
+
+/// After a failure to delete.
+const ORPHAN_RETRY: Duration = Duration::from_secs(10);
 
 /// The mirror of a static pod, owned by its node.
 fn object(pod: &Pod, node: Option<(&str, &str)>) -> Value {
@@ -47,15 +54,29 @@ pub async fn ensure(context: &Context, desired: &Desired) {
 
 /// Deletes the mirror.
 pub async fn delete(context: &Context, desired: &Desired) {
-    let (Some(api), Some(mirror)) = (context.objects.client(), &desired.mirror) else { return };
-    let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(&mirror.uid) };
-    let pod = &desired.pod;
-    match api.delete(&resources::PODS, Some(pod.namespace()), pod.name(), &options).await {
-        Err(error) if !error.is_not_found() => {
-            tracing::warn!(pod = %pod.full_name(), %error, "Failed deleting a mirror pod");
-        }
-        _ => {}
+    if let Some(mirror) = &desired.mirror {
+        delete_of(context, &desired.pod, &mirror.uid).await;
     }
+}
+
+/// Deletes a mirror that no static pod has.
+pub async fn delete_orphan(context: Arc<Context>, mirror: Arc<Pod>) {
+    while !delete_of(&context, &mirror, mirror.uid()).await {
+        tokio::time::sleep(ORPHAN_RETRY).await;
+    }
+}
+
+/// True when it is gone.
+async fn delete_of(context: &Context, pod: &Pod, uid: &str) -> bool {
+    let Some(api) = context.objects.client() else { return true };
+    let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(uid) };
+    let deleted = api.delete(&resources::PODS, Some(pod.namespace()), pod.name(), &options).await;
+    // A conflict: another one has its name by now.
+    let failed = deleted.err().filter(|error| !error.is_not_found() && !error.is_conflict());
+    if let Some(error) = &failed {
+        tracing::warn!(pod = %pod.full_name(), %error, "Failed deleting a mirror pod");
+    }
+    failed.is_none()
 }
 
 #[cfg(test)]

@@ -25,8 +25,8 @@ pub fn partial(old: &Ruleset, new: &Ruleset) -> String {
 /// `iptables-nft-restore` takes a time that grows with the square of the rules that it is given at once.
 const BATCH_RULES: usize = 2000;
 
-/// Chains of Services in the order in which one leads to the next only if that was written before.
-const ORDER: [&str; 6] = ["KUBE-MARK-MASQ", "KUBE-SEP-", "KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-"];
+/// Chains of Services, those that nothing of a Service leads to first.
+const ORDER: [&str; 6] = ["KUBE-FW-", "KUBE-EXT-", "KUBE-SVL-", "KUBE-SVC-", "KUBE-SEP-", "KUBE-MARK-MASQ"];
 
 /// From whatever is in the kernel (as `iptables-save` prints it) to a state: all our chains are written, stale ones of ours
 /// removed (of whatever mode), jumps put at the head of the built-in chains where they are missing, stale jumps deleted.
@@ -51,19 +51,23 @@ pub fn full(saved: &str, new: &Ruleset, batched: bool) -> Vec<String> {
     scripts
 }
 
+/// A Service's chains stand in one batch: for a jump out of it, the program would look at all chains there are.
 fn write_batches(scripts: &mut Vec<String>, nat: &Table) {
-    let mut batch = Table::default();
-    let chains = ORDER.iter().flat_map(|prefix| nat.chains.iter().filter(move |(chain, _)| chain.starts_with(prefix)));
+    let (mut batch, mut seen, mut count) = (Table::default(), BTreeSet::new(), 0);
     let mut flush = |batch: &mut Table| {
         let mut script = String::new();
         write_table(&mut script, "nat", batch, |_, _| true, &BTreeSet::new(), &[]);
         batch.chains.clear();
         scripts.push(script);
     };
-    let mut count = 0;
-    for (chain, rules) in chains {
-        count += rules.len();
-        batch.chains.insert(chain.clone(), rules.clone());
+    for first in ORDER.iter().flat_map(|prefix| nat.chains.keys().filter(move |chain| chain.starts_with(prefix))) {
+        let mut open = vec![first.as_str()];
+        while let Some(chain) = open.pop() {
+            let Some(rules) = nat.chains.get(chain).filter(|_| seen.insert(chain)) else { continue };
+            open.extend(rules.iter().filter_map(|rule| rule.split("-j ").nth(1)?.split(' ').next()));
+            count += rules.len();
+            batch.chains.insert(chain.to_owned(), rules.clone());
+        }
         if count >= BATCH_RULES {
             flush(&mut batch);
             count = 0;
