@@ -8,6 +8,7 @@ pub mod guarantees;
 mod netns;
 mod process;
 mod raw;
+pub mod session;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -4,107 +4,10 @@
 //! machine's rules and ports. Needs root.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use serde_json::Value;
-use tests::{Netns, Process, bin, bin_dir, eventually, output, run};
-
-struct Session {
-    net: Netns,
-    dir: PathBuf,
-    _temporary: tempfile::TempDir,
-}
-
-impl Session {
-    fn hardway(&self, verb: &str) -> Command {
-        let mut command = self.net.command(bin("hardway"));
-        command.arg(verb).arg("--dir").arg(&self.dir);
-        command
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut words = line.split_whitespace();
-        let mut command = self.net.command(words.next().unwrap_or_default());
-        if line.starts_with("kubectl") {
-            command.arg("--kubeconfig").arg(self.dir.join("admin.conf"));
-        }
-        command.args(words);
-        command
-    }
-
-    fn ask(&self, line: &str) -> Result<String, String> {
-        output(&mut self.command(line)).map(|text| text.trim().to_owned())
-    }
-
-    fn must(&self, line: &str) -> String {
-        self.ask(line).unwrap_or_else(|why| panic!("{why}"))
-    }
-
-    fn pods(&self) -> Vec<Value> {
-        let list: Value = serde_json::from_str(&self.must("kubectl get pods -l app=web -o json")).unwrap();
-        list["items"].as_array().unwrap().clone()
-    }
-
-    /// Waits until exactly `count` pods exist, all Ready and none going.
-    fn settled(&self, count: usize) -> BTreeSet<String> {
-        eventually(&format!("{count} ready pods"), || {
-            let pods = self.pods();
-            let ready = |pod: &Value| {
-                pod["metadata"]["deletionTimestamp"].is_null()
-                    && conditions(pod).any(|c| c["type"] == "Ready" && c["status"] == "True")
-            };
-            if pods.len() == count && pods.iter().all(ready) {
-                Ok(pods.iter().map(name).collect())
-            } else {
-                Err(self.ask("kubectl get pods -o wide").unwrap_or_else(|why| why))
-            }
-        })
-    }
-
-    fn node_ready(&self) -> Value {
-        let node: Value = serde_json::from_str(&self.must("kubectl get nodes -o json")).unwrap();
-        conditions(&node["items"][0]).find(|c| c["type"] == "Ready").cloned().unwrap_or_default()
-    }
-
-    /// Waits until the node says that it is not Ready, in these words, and the kubelet's log does too.
-    fn not_ready(&self, words: &[&str]) {
-        eventually(&format!("a node that is not Ready: {words:?}"), || {
-            let ready = self.node_ready();
-            let message = ready["message"].as_str().unwrap_or_default();
-            let told = ready["status"] == "False" && words.iter().all(|word| message.contains(word));
-            if told { Ok(()) } else { Err(ready.to_string()) }
-        });
-        let log = std::fs::read_to_string(self.dir.join("logs/kubelet.log")).unwrap();
-        assert!(log.lines().any(|line| words.iter().all(|word| line.contains(word))), "{words:?} is not in:\n{log}");
-    }
-
-    fn ready_again(&self) {
-        eventually("a Ready node", || match self.node_ready() {
-            ready if ready["status"] == "True" => Ok(()),
-            ready => Err(ready.to_string()),
-        });
-    }
-
-    /// Asks a URL until each of the pods has answered.
-    fn answered_by_all(&self, url: &str, pods: &BTreeSet<String>) {
-        let mut seen = BTreeSet::new();
-        eventually(&format!("answers of {pods:?} from {url}"), || {
-            for _ in 0..10 {
-                seen.insert(self.ask(&format!("curl -sS --max-time 3 {url}"))?);
-            }
-            if seen.is_superset(pods) { Ok(()) } else { Err(format!("only {seen:?} answered")) }
-        });
-    }
-}
-
-fn name(pod: &Value) -> String {
-    pod["metadata"]["name"].as_str().unwrap().to_owned()
-}
-
-fn conditions(object: &Value) -> impl Iterator<Item = &Value> {
-    object["status"]["conditions"].as_array().into_iter().flatten()
-}
+use serde_json::{Value, json};
+use tests::session::{Session, name};
+use tests::{Process, eventually};
 
 fn containers(pods: &[Value]) -> BTreeSet<String> {
     pods.iter()
@@ -117,20 +20,7 @@ fn containers(pods: &[Value]) -> BTreeSet<String> {
 
 #[test]
 fn from_up_to_down() {
-    let temporary = tempfile::tempdir().unwrap();
-    let dir = temporary.path().join("cluster");
-    let session = Session { net: Netns::new("hardway-test"), dir, _temporary: temporary };
-    let before = leftovers();
-    println!("{}", run(&mut session.hardway("up")));
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| use_it(&session)));
-    if outcome.is_err() {
-        show_logs(&session.dir);
-    }
-    run(&mut session.hardway("down"));
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
-    nothing_is_left(&session, &before);
+    Session::with("hardway-test", use_it);
 }
 
 fn use_it(session: &Session) {
@@ -154,6 +44,7 @@ fn use_it(session: &Session) {
 
     look_inside(session, &fresh);
     survive(session, &fresh);
+    mirrors(session);
     suffer(session, &session.settled(5));
     session.must("kubectl delete service,deployment web");
     eventually("the pods' end", || match session.pods().len() {
@@ -208,14 +99,8 @@ fn survive(session: &Session, pods: &BTreeSet<String>) {
 
     session.settled(5);
     let before = containers(&session.pods());
-    let pid_file = session.dir.join("run/kubelet.pid");
-    let old = std::fs::read_to_string(&pid_file).unwrap();
-    run(Command::new("kill").args(["-9", &old]));
     let lease = "kubectl get lease -n kube-node-lease -o jsonpath={.items[0].spec.renewTime}";
-    eventually("a new kubelet", || match std::fs::read_to_string(&pid_file) {
-        Ok(new) if new != old && !new.is_empty() => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    session.crash(&["kubelet"]);
     let renewed = session.must(lease);
     eventually("the new kubelet's lease", || match session.must(lease) {
         now if now != renewed => Ok(()),
@@ -223,6 +108,43 @@ fn survive(session: &Session, pods: &BTreeSet<String>) {
     });
     session.settled(5);
     assert_eq!(containers(&session.pods()), before, "a new kubelet adopts what runs");
+}
+
+/// A static pod's mirror comes back when it is deleted, without touching the pod, and goes with the file; one that a user
+/// made is deleted and never run.
+fn mirrors(session: &Session) {
+    let manifest = session.dir.join("manifests/still.json");
+    let spec = json!({"containers": [{"name": "c", "image": "hardway/web:v1"}], "terminationGracePeriodSeconds": 1});
+    let still = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "still"}, "spec": spec});
+    std::fs::write(&manifest, still.to_string()).unwrap();
+    let node = session.must("kubectl get nodes -o jsonpath={.items[0].metadata.name}");
+    let name = format!("still-{node}");
+    let see = |fields: &str| session.ask(&format!("kubectl get pod {name} -o jsonpath={fields}"));
+    let container = "{.status.containerStatuses[0].containerID}";
+    let running = |old: &str| {
+        eventually("a mirror that runs", || match see("{.metadata.uid}_{.status.phase}")? {
+            told if told.ends_with("_Running") && told != old => Ok(told),
+            told => Err(told),
+        })
+    };
+    let (first, id) = (running(""), see(container).unwrap());
+    session.must(&format!("kubectl delete pod {name} --force --grace-period=0"));
+    running(&first);
+    assert_eq!(see(container), Ok(id), "the pod itself ran on");
+
+    let mut spec = spec;
+    spec["nodeName"] = node.into();
+    let annotations = json!({"kubernetes.io/config.mirror": "x", "kubernetes.io/config.hash": "x"});
+    let fake = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fake", "annotations": annotations}, "spec": spec});
+    let file = session.dir.join("fake.json");
+    std::fs::write(&file, fake.to_string()).unwrap();
+    session.must(&format!("kubectl create -f {}", file.display()));
+    std::fs::remove_file(&manifest).unwrap();
+    eventually("the end of both mirrors", || match session.must("kubectl get pods -o name") {
+        pods if pods.contains("still") || pods.contains("fake") => Err(pods),
+        _ => Ok(()),
+    });
+    assert!(!session.must("kubectl get events").contains("pod/fake"), "nothing of it was run");
 }
 
 /// A missing CNI is named on the node's condition and in the log, with the remedy; when it is mended the node is Ready
@@ -238,41 +160,4 @@ fn suffer(session: &Session, pods: &BTreeSet<String>) {
     session.ready_again();
     assert_eq!(&session.settled(5), pods);
     assert_eq!(containers(&session.pods()), before, "pods outlive their node's pains");
-}
-
-fn show_logs(dir: &Path) {
-    for unit in ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "containerd"] {
-        let text = std::fs::read_to_string(dir.join(format!("logs/{unit}.log"))).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        println!("--- {unit}\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
-    }
-}
-
-/// What a cluster could leave on a machine, outside its network namespace.
-fn leftovers() -> BTreeSet<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut out: BTreeSet<String> =
-        mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(|point| format!("mount {point}")).collect();
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        if hierarchy.path().join("hardway").exists() {
-            out.insert(format!("cgroup {}", hierarchy.path().display()));
-        }
-    }
-    out
-}
-
-fn nothing_is_left(session: &Session, before: &BTreeSet<String>) {
-    let new: Vec<String> = leftovers().difference(before).cloned().collect();
-    assert!(new.is_empty(), "left behind: {new:?}");
-    assert!(!session.dir.exists());
-    let processes = session.must("ps -eo args");
-    let ours = session.dir.display().to_string();
-    let strays: Vec<&str> = processes.lines().filter(|line| line.contains(&ours)).collect();
-    assert!(strays.is_empty(), "still running: {strays:?} ({})", bin_dir().display());
-    for save in ["iptables-save", "ip6tables-save"] {
-        let rules = session.ask(save).unwrap_or_default();
-        let kept: Vec<&str> = rules.lines().filter(|l| l.contains("KUBE-") || l.contains("CNI-")).collect();
-        assert!(kept.is_empty(), "{save} still has {kept:?}");
-    }
-    assert!(!session.must("ip -brief link").contains("hardway0"));
 }

@@ -432,6 +432,7 @@ fn reach(cluster: &Cluster) {
     cluster.expect(&cluster.client, &format!("{NODE_IP}:{NODE_PORT}"), &["one", "two"]);
     if cluster.mode == "iptables" {
         cluster.expect(&cluster.node, &format!("127.0.0.1:{NODE_PORT}"), &["one", "two"]);
+        loopback_is_closed(cluster);
     }
     cluster.expect(&cluster.node, &format!("{NODE_IP}:{NODE_PORT}"), &["one", "two"]);
     // nobody is there, and no such port
@@ -439,6 +440,21 @@ fn reach(cluster: &Cluster) {
         let refused = cluster.node.ask(address).expect_err("nobody answers");
         assert!(refused.contains("refused"), "{address}: {refused}");
     }
+}
+
+/// Node ports at 127.0.0.1 make the kernel take packets to it from anywhere; the rules do not (CVE-2020-8558).
+fn loopback_is_closed(cluster: &Cluster) {
+    start_backend(&cluster.node, "node");
+    cluster.expect(&cluster.client, &format!("{NODE_IP}:8080"), &["node"]);
+    // a neighbour that sends packets to the loopback address out
+    cluster.client.ip("address del 127.0.0.1/8 dev lo");
+    let out = || std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1");
+    cluster.client.inside(out).join().expect("no panic").expect("a switch of the kernel");
+    cluster.client.ip(&format!("route add 127.0.0.1/32 via {NODE_IP}"));
+    let why = cluster.client.ask("127.0.0.1:8080").expect_err("what listens on the node's loopback is its own");
+    assert!(!why.contains("refused"), "{why}");
+    run(cluster.node.command("iptables").args(["-I", "INPUT", "-d", "127.0.0.1", "-j", "ACCEPT"]));
+    cluster.expect(&cluster.client, "127.0.0.1:8080", &["node"]);
 }
 
 fn source_ranges(cluster: &Cluster) {

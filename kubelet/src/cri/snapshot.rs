@@ -15,6 +15,7 @@ use super::labels;
 /// A container's state in the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// Made, and never run.
     Created,
     Running,
     Exited,
@@ -172,18 +173,26 @@ async fn fill_network(runtime: &Runtime, sandbox: &mut Sandbox) -> Result<(), Cr
     Ok(())
 }
 
+/// Whether a container never ran because the one who asked for its start died meanwhile. containerd tells of it as of a
+/// program that cannot be started. Cut off a moment later ("failed to start"), it may have run, and is left as it is.
+fn was_cut_off(status: &api::ContainerStatus) -> bool {
+    let message = &status.message;
+    status.started_at == 0 && message.starts_with("failed to create") && message.contains("context canceled")
+}
+
 fn from_status(status: api::ContainerStatus, sandbox_id: String) -> Container {
+    let unborn = was_cut_off(&status);
     let metadata = status.metadata.unwrap_or_default();
     let annotation = |name: &str| status.annotations.get(name).cloned().unwrap_or_default();
     Container {
         sandbox_id,
         attempt: annotation(labels::CONTAINER_RESTART_COUNT).parse().unwrap_or(metadata.attempt),
         name: metadata.name,
-        state: status.state.into(),
+        state: if unborn { State::Created } else { status.state.into() },
         hash: annotation(labels::CONTAINER_HASH),
         created_at: time(status.created_at).unwrap_or_default(),
         started_at: time(status.started_at),
-        finished_at: time(status.finished_at),
+        finished_at: time(status.finished_at).filter(|_| !unborn),
         exit_code: status.exit_code,
         reason: status.reason,
         message: status.message,

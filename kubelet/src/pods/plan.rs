@@ -228,7 +228,7 @@ fn without_sandbox(input: &Input<'_>) -> Plan {
     let (pod, actual) = (input.pod, input.actual);
     let mut plan = Plan { stop_all: actual.anything_running(), ..Plan::default() };
     let attempt = actual.sandboxes.first().map_or(0, |s| s.attempt + 1);
-    let ran = pod.spec.containers.iter().any(|c| actual.latest(&c.name).is_some());
+    let ran = pod.spec.containers.iter().any(|c| actual.latest(&c.name).is_some_and(|c| c.state != State::Created));
     if attempt != 0 && ran && pod.restart_policy() == "Never" {
         // A pod that never restarts has had its one chance.
         return plan;
@@ -323,7 +323,7 @@ fn run_regular(input: &Input<'_>, plan: &mut Plan) -> usize {
 
 fn run_ephemeral(input: &Input<'_>, plan: &mut Plan) {
     for (spec, _) in &input.pod.ephemeral {
-        if input.actual.latest(&spec.name).is_none() {
+        if input.actual.latest(&spec.name).is_none_or(|c| c.state == State::Created) {
             plan.start.push(Start { name: spec.name.clone(), role: Role::Ephemeral, attempt: 0 });
         }
     }
@@ -343,8 +343,18 @@ fn start_or_wait(input: &Input<'_>, spec: &Spec, role: Role, plan: &mut Plan) {
             return;
         }
     }
-    // Without a record, what was told of it counts.
-    let attempt = latest.map(|c| c.attempt).or_else(|| told_attempt(input.told, &spec.name)).map_or(0, |last| last + 1);
+    if let Some(lost) = latest.filter(|c| c.state == State::Unknown) {
+        // It may run: two of it must not.
+        let message = format!("Container {} is in unknown state, try killing it before restart", spec.name);
+        plan.kill.push(Kill { id: lost.id.clone(), name: spec.name.clone(), message, probe: None });
+    }
+    let attempt = match latest {
+        // It never ran, so that this is no restart.
+        Some(c) if c.state == State::Created => c.attempt,
+        Some(c) => c.attempt + 1,
+        // Without a record, what was told of it counts.
+        None => told_attempt(input.told, &spec.name).map_or(0, |last| last + 1),
+    };
     plan.start.push(Start { name: spec.name.clone(), role, attempt });
 }
 

@@ -77,6 +77,8 @@ fn a_plain_pod() {
         ("OnFailure", vec![("a", State::Exited, 0), ("b", State::Exited, 0)], "stop-all"),
         ("Never", vec![("a", State::Exited, 1), ("b", State::Running, 0)], ""),
         ("Never", vec![("a", State::Exited, 1), ("b", State::Exited, 0)], "stop-all"),
+        ("Never", vec![("a", State::Created, 0), ("b", State::Exited, 0)], "start a#0"),
+        ("Never", vec![("a", State::Unknown, 0), ("b", State::Exited, 0)], "kill a0, start a#1"),
     ] {
         let pod = pod(json!({"spec": {"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}}));
         let containers = containers.into_iter().map(|(n, s, e)| container(n, 0, s, e)).collect();
@@ -98,6 +100,7 @@ fn sandboxes() {
         "stop-all, sandbox 1"
     );
     assert_eq!(summary(&run(&never, dead.clone(), vec![container("a", 0, State::Exited, 1)], &probes)), "");
+    assert_eq!(summary(&run(&never, dead.clone(), vec![container("a", 0, State::Created, 0)], &probes)), "sandbox 1");
     assert_eq!(summary(&run(&never, dead, vec![], &probes)), "sandbox 1");
 }
 

@@ -14,7 +14,7 @@ use super::types::Pod;
 use super::{hooks, hosts, resources, sandbox, security, stop};
 use crate::context::Context;
 use crate::cri::api;
-use crate::cri::snapshot::PodActual;
+use crate::cri::snapshot::{Container, PodActual, Sandbox, State};
 use crate::events::Kind;
 use crate::images::{self, PullMemory, Refusal};
 use crate::volumes::{self, Volumes, subpath};
@@ -80,6 +80,45 @@ pub async fn container(
     let Some(sandbox) = input.actual.ready_sandbox() else {
         return Err(("CreateContainerError".into(), "the pod's sandbox ended".into()));
     };
+    let made = input.actual.latest(&start.name).filter(|c| c.state == State::Created);
+    let id = match made {
+        Some(made) if adopt(context, input, made, sandbox).await? => made.id.clone(),
+        _ => create(context, input, spec, start, sandbox, pulls).await?,
+    };
+    context.events.container(pod, &spec.name, Kind::Normal, "Started", "Container started");
+    let ip = sandbox.ips.first().map(String::as_str).unwrap_or_default();
+    post_start(context, input, spec, &id, ip).await
+}
+
+/// Starts what an earlier request, cut off by a death of the kubelet or the runtime, made and may have started. When
+/// that cannot be it is removed, and the answer is false.
+async fn adopt(context: &Context, input: &Input<'_>, made: &Container, sandbox: &Sandbox) -> Result<bool, Refusal> {
+    let container_id = made.id.clone();
+    if made.sandbox_id == sandbox.id {
+        let start = api::StartContainerRequest { container_id: container_id.clone() };
+        if context.runtime.start_container(start).await.is_ok() {
+            return Ok(true);
+        }
+        let ask = api::ContainerStatusRequest { container_id, verbose: false };
+        let status = context.runtime.container_status(ask).await.ok().and_then(|answer| answer.status);
+        if status.is_some_and(|status| State::from(status.state) == State::Running) {
+            return Ok(true);
+        }
+    }
+    let removed = stop::remove_container(context, input.actual, made).await;
+    removed.map(|()| false).map_err(|error| ("CreateContainerError".to_owned(), error.to_string()))
+}
+
+/// Makes a container anew and starts it; its id.
+async fn create(
+    context: &Context,
+    input: &Input<'_>,
+    spec: &core::Container,
+    start: &Start,
+    sandbox: &Sandbox,
+    pulls: &mut PullMemory,
+) -> Result<String, Refusal> {
+    let pod = input.pod;
     let wanted = images::Wanted {
         image: spec.image.as_deref().unwrap_or_default(),
         policy: spec.image_pull_policy.as_deref(),
@@ -106,10 +145,7 @@ pub async fn container(
     context.events.container(pod, &spec.name, Kind::Normal, "Created", "Container created");
     link_log(context, pod, &config, &id);
     let started = context.runtime.start_container(api::StartContainerRequest { container_id: id.clone() }).await;
-    started.map_err(|e| failed("RunContainerError", "Failed", e.to_string()))?;
-    context.events.container(pod, &spec.name, Kind::Normal, "Started", "Container started");
-    let ip = sandbox.ips.first().map(String::as_str).unwrap_or_default();
-    post_start(context, input, spec, &id, ip).await
+    started.map(|_| id).map_err(|e| failed("RunContainerError", "Failed", e.to_string()))
 }
 
 async fn post_start(

@@ -121,7 +121,10 @@ pub async fn remove(context: &Context, actual: &PodActual) -> Result<(), CriErro
 }
 
 /// Removes one container's record, its logs and the link to them.
-async fn remove_container(context: &Context, actual: &PodActual, container: &Container) -> Result<(), CriError> {
+///
+/// # Errors
+/// The runtime's refusal.
+pub async fn remove_container(context: &Context, actual: &PodActual, container: &Container) -> Result<(), CriError> {
     let request = api::RemoveContainerRequest { container_id: container.id.clone() };
     let result = context.runtime.remove_container(request).await;
     result.map(|_| ()).or_else(|e| if e.is_not_found() { Ok(()) } else { Err(e) })?;
