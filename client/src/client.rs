@@ -99,6 +99,22 @@ impl Client {
         }
     }
 
+    /// As [`raw`](Self::raw), once, over HTTP/1.1 and without a token: for servers that are no API server.
+    pub async fn once(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
+        let what = format!("{} {}", request.method(), request.uri());
+        let mut outgoing = self.outgoing(&request)?;
+        let host = outgoing.uri().authority().map(|authority| HeaderValue::try_from(authority.as_str()));
+        outgoing.headers_mut().extend(host.and_then(Result::ok).map(|host| (header::HOST, host)));
+        *outgoing.uri_mut() = request.uri().clone();
+        let answer = self.inner.connection.once(outgoing).await;
+        let response = answer.map_err(|reason| ClientError::Transport { request: what.clone(), reason })?;
+        if response.status().is_success() {
+            collect(response, &what).await
+        } else {
+            Err(failure(response, &what).await)
+        }
+    }
+
     /// Sends a request and hands out the answer as it comes; a failure status is an error.
     pub async fn stream(&self, request: Request<Bytes>) -> Result<Response<Incoming>, ClientError> {
         let what = format!("{} {}", request.method(), request.uri());

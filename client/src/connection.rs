@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderValue, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
+use tokio_rustls::client::TlsStream;
 
 use component_base::tls::{ClientTlsOptions, client_config};
 
@@ -24,6 +27,8 @@ use crate::error::ClientError;
 /// A handle that sends requests; many share the connection.
 pub(crate) type Sender = SendRequest<Full<Bytes>>;
 
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Credential files are looked at no more often than this.
 const CHECK_EVERY: Duration = Duration::from_secs(10);
@@ -69,7 +74,7 @@ impl Connection {
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let fail = |reason| ClientConfigError::Credentials { server: access.server.clone(), reason };
         if tls {
-            tls_config(&access).map_err(fail)?;
+            tls_config(&access, HTTP2).map_err(fail)?;
         }
         authorization(&access).map_err(fail)?;
         Ok(Self { host, port, tls, state: Mutex::default(), made: watch::Sender::new(0), access })
@@ -173,7 +178,17 @@ impl Connection {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<Sender, String> {
+    /// One request over HTTP/1.1, on a connection of its own.
+    pub(crate) async fn once(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        let stream = self.tcp().await?;
+        if self.tls {
+            exchange(self.secure(stream, HTTP1).await?, request).await
+        } else {
+            exchange(stream, request).await
+        }
+    }
+
+    async fn tcp(&self) -> Result<TcpStream, String> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|e| {
             let hint = match e.kind() {
                 std::io::ErrorKind::ConnectionRefused => ": nothing listens there; is the API server running?",
@@ -183,15 +198,24 @@ impl Connection {
         })?;
         // Small requests must not wait for a full packet.
         let _ = stream.set_nodelay(true);
-        if !self.tls {
-            return self.handshake(TokioIo::new(stream)).await;
-        }
-        let config = tls_config(&self.access)?;
+        Ok(stream)
+    }
+
+    async fn secure(&self, stream: TcpStream, protocol: &[u8]) -> Result<TlsStream<TcpStream>, String> {
+        let config = tls_config(&self.access, protocol)?;
         let name = self.access.tls_server_name.clone().unwrap_or_else(|| self.host.clone());
         let name = ServerName::try_from(name.clone()).map_err(|_| format!("{name:?} is no host name"))?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(name, stream).await.map_err(|e| explain(&e, &self.access))?;
-        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        connector.connect(name, stream).await.map_err(|e| explain(&e, &self.access))
+    }
+
+    async fn connect(&self) -> Result<Sender, String> {
+        let stream = self.tcp().await?;
+        if !self.tls {
+            return self.handshake(TokioIo::new(stream)).await;
+        }
+        let stream = self.secure(stream, HTTP2).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
             let what = "the server does not speak HTTP/2; a proxy in between must pass TLS through";
             return Err(what.to_owned());
         }
@@ -245,7 +269,18 @@ fn authorization(access: &Access) -> Result<Option<HeaderValue>, String> {
     Ok(Some(header))
 }
 
-fn tls_config(access: &Access) -> Result<rustls::ClientConfig, String> {
+async fn exchange<I>(io: I, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| e.to_string())?;
+    // Ends with the answer.
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(|e| e.to_string())
+}
+
+fn tls_config(access: &Access, protocol: &[u8]) -> Result<rustls::ClientConfig, String> {
     let ca_pem = access.ca.as_ref().map(Material::read).transpose()?;
     let identity_pem = match (&access.certificate, &access.key) {
         (Some(certificate), Some(key)) => Some((certificate.read()?, key.read()?)),
@@ -257,7 +292,7 @@ fn tls_config(access: &Access) -> Result<rustls::ClientConfig, String> {
         ca_pem,
         identity_pem,
         insecure_skip_verify: access.insecure_skip_tls_verify,
-        alpn: vec![b"h2".to_vec()],
+        alpn: vec![protocol.to_vec()],
     };
     client_config(&options).map_err(|e| e.to_string())
 }

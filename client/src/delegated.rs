@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use component_base::duration::GoDuration;
@@ -29,6 +29,11 @@ use crate::{Client, ClientConfig, ClientError};
 const NAMESPACE: &str = "kube-system";
 const CONFIG_MAP: &str = "extension-apiserver-authentication";
 const CA_KEY: &str = "client-ca-file";
+
+/// Published authorities are looked up again when a certificate comes so long after the last time …
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// … or so long after it and they do not know the certificate.
+const LOOK_AGAIN_FOR_STRANGERS: Duration = Duration::from_secs(5);
 
 /// Entries of each cache.
 const MAX_CACHED: usize = 4096;
@@ -169,24 +174,28 @@ impl DelegatedFlags {
 }
 
 impl DelegatedOptions {
-    /// Takes the authorities of client certificates from the cluster where no file names them. Once, before the port is bound:
-    /// a change of theirs needs a restart.
+    /// Takes the authorities of client certificates from the cluster where no file names them; [`DelegatedAuth`] keeps them
+    /// up to date.
     ///
     /// # Errors
     /// When they cannot be read and that is not tolerated.
     pub async fn look_up(mut self) -> Result<Self, DelegatedError> {
-        let (None, Some(client)) = (&self.client_ca, &self.token_client) else { return Ok(self) };
-        if self.lookup == Lookup::Never {
-            return Ok(self);
-        }
-        match published_authority(client).await {
-            Ok(ca) => self.client_ca = Some(ca),
+        let client = match (&self.client_ca, &self.token_client) {
+            (None, Some(client)) if self.lookup != Lookup::Never => client,
+            _ => {
+                self.lookup = Lookup::Never;
+                return Ok(self);
+            }
+        };
+        self.client_ca = match published_authority(client).await {
+            Ok(ca) => Some(ca),
             Err(why) if self.lookup == Lookup::Strict => return Err(DelegatedError::Lookup(why)),
             Err(why) => {
                 let error = DelegatedError::Lookup(why);
-                tracing::warn!(%error, "client certificates are not accepted on this port");
+                tracing::warn!(%error, "no client certificate is accepted on this port yet");
+                Some(ClientCa::unknown())
             }
-        }
+        };
         Ok(self)
     }
 }
@@ -207,6 +216,8 @@ async fn published_authority(client: &Client) -> Result<ClientCa, String> {
 #[derive(Debug)]
 pub struct DelegatedAuth {
     options: DelegatedOptions,
+    /// The authorities of client certificates, and when they were looked up.
+    authorities: Mutex<(Option<ClientCa>, Instant)>,
     tokens: Cache<[u8; 32], Option<User>>,
     decisions: Cache<(String, Vec<String>, Attributes), Result<(), String>>,
 }
@@ -214,15 +225,42 @@ pub struct DelegatedAuth {
 impl DelegatedAuth {
     /// Asks nothing before the first request.
     pub fn new(options: DelegatedOptions) -> Self {
-        Self { options, tokens: Cache::default(), decisions: Cache::default() }
+        let authorities = Mutex::new((options.client_ca.clone(), Instant::now()));
+        Self { options, authorities, tokens: Cache::default(), decisions: Cache::default() }
     }
 
-    fn by_certificate(&self, conn: &ConnInfo) -> Option<Result<User, Denied>> {
-        let ca = self.options.client_ca.as_ref()?;
+    fn authorities(&self) -> MutexGuard<'_, (Option<ClientCa>, Instant)> {
+        self.authorities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The published authorities as they are now, if the last look was `after` ago or longer and this one succeeds.
+    async fn look_again(&self, after: Duration) -> Option<ClientCa> {
+        let client = self.options.token_client.as_ref().filter(|_| self.options.lookup != Lookup::Never)?;
+        {
+            let mut authorities = self.authorities();
+            if authorities.1.elapsed() < after {
+                return None;
+            }
+            authorities.1 = Instant::now();
+        }
+        let looked = published_authority(client).await.map_err(DelegatedError::Lookup);
+        let ca = looked.inspect_err(|error| tracing::warn!(%error, "client certificates are judged as before")).ok()?;
+        self.authorities().0 = Some(ca.clone());
+        Some(ca)
+    }
+
+    async fn by_certificate(&self, conn: &ConnInfo) -> Option<Result<User, Denied>> {
         if conn.peer_certs.is_empty() {
             return None;
         }
-        Some(match ca.verify(&conn.peer_certs, jiff::Timestamp::now()) {
+        let ca = self.authorities().0.clone()?;
+        let verify = |ca: &ClientCa| ca.verify(&conn.peer_certs, jiff::Timestamp::now());
+        let mut verdict = verify(&ca);
+        let patience = if verdict.is_ok() { LOOK_AGAIN } else { LOOK_AGAIN_FOR_STRANGERS };
+        if let Some(ca) = self.look_again(patience).await {
+            verdict = verify(&ca);
+        }
+        Some(match verdict {
             Ok(peer) => {
                 let mut groups = peer.organizations;
                 groups.push("system:authenticated".to_owned());
@@ -279,7 +317,7 @@ impl DelegatedAuth {
 impl RequestAuth for DelegatedAuth {
     fn authenticate<'a>(&'a self, parts: &'a Parts, conn: &'a ConnInfo) -> BoxFuture<'a, Result<User, Denied>> {
         async move {
-            if let Some(answer) = self.by_certificate(conn) {
+            if let Some(answer) = self.by_certificate(conn).await {
                 return answer;
             }
             if let Some(token) = bearer(parts) {
@@ -422,16 +460,28 @@ mod tests {
         let never = options(&server, Lookup::Never).look_up().await.unwrap();
         assert!(never.client_ca.is_none() && server.seen().is_empty());
         server.will_answer(403, "no");
-        assert!(options(&server, Lookup::Tolerant).look_up().await.unwrap().client_ca.is_none());
+        let tolerant = options(&server, Lookup::Tolerant).look_up().await.unwrap();
         server.will_answer(200, r#"{"data":{"other":"x"}}"#);
         let error = options(&server, Lookup::Strict).look_up().await.unwrap_err().to_string();
         assert!(error.contains("it has no client-ca-file"), "{error}");
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        server.will_answer(200, json!({"data": {"client-ca-file": pem}}).to_string());
+        let published = json!({"data": {"client-ca-file": params.self_signed(&key).unwrap().pem()}}).to_string();
+        let issuer = rcgen::Issuer::new(params, key);
+        server.will_answer(200, published.clone());
         assert!(options(&server, Lookup::Strict).look_up().await.unwrap().client_ca.is_some());
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "me");
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let peer = params.signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap();
+        let conn = ConnInfo { peer_certs: Arc::new([peer.der().clone()]), ..conn() };
+        let auth = DelegatedAuth::new(tolerant);
+        let denied = auth.authenticate(&parts(""), &conn).await.unwrap_err();
+        assert_eq!(denied.status, StatusCode::UNAUTHORIZED, "looked up a moment ago");
+        auth.authorities().1 -= LOOK_AGAIN_FOR_STRANGERS;
+        server.will_answer(200, published);
+        assert_eq!(auth.authenticate(&parts(""), &conn).await.unwrap().name, "me", "published meanwhile");
     }
 
     fn parts(token: &str) -> Parts {

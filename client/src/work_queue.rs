@@ -152,8 +152,10 @@ impl<K: Key> WorkQueue<K> {
 
     fn with<R>(&self, change: impl FnOnce(&mut State<K>) -> R) -> R {
         let mut state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = state.ready.len();
         let result = change(&mut state);
-        self.inner.figures.depth.set(state.ready.len() as f64);
+        // Queues of one name add up.
+        self.inner.figures.depth.add(state.ready.len() as f64 - before as f64);
         result
     }
 

@@ -273,7 +273,7 @@ impl ClientCertVerifier for AskForCertificate {
 #[derive(Clone, Debug)]
 pub struct ClientCa {
     paths: Arc<[PathBuf]>,
-    verifier: Arc<Reloading<Arc<dyn ClientCertVerifier>>>,
+    verifier: Option<Arc<Reloading<Arc<dyn ClientCertVerifier>>>>,
 }
 
 impl ClientCa {
@@ -295,27 +295,32 @@ impl ClientCa {
             chain_verifier(&pem, &origin_of(&read))
         };
         let verifier = Arc::new(Reloading::new("client CA", paths.to_vec(), load)?);
-        Ok(Self { paths, verifier })
+        Ok(Self { paths, verifier: Some(verifier) })
     }
 
     /// From PEM in memory (the `extension-apiserver-authentication` ConfigMap).
     pub fn from_pem(pem: &[u8]) -> Result<Self, TlsError> {
         let pem = pem.to_vec();
         let verifier = Reloading::new("client CA", Vec::new(), move || chain_verifier(&pem, "client CA"))?;
-        Ok(Self { paths: Arc::new([]), verifier: Arc::new(verifier) })
+        Ok(Self { paths: Arc::new([]), verifier: Some(Arc::new(verifier)) })
     }
 
-    fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::clone(&self.verifier.get())
+    /// Nobody yet: certificates are asked for, and none passes.
+    pub fn unknown() -> Self {
+        Self { paths: Arc::new([]), verifier: None }
+    }
+
+    fn verifier(&self) -> Option<Arc<dyn ClientCertVerifier>> {
+        self.verifier.as_ref().map(|verifier| (*verifier.get()).clone())
     }
 
     /// Looks at the files now; tells whether the authorities are others than before.
     pub fn reload_if_changed(&self) -> bool {
-        self.verifier.reload_if_changed()
+        self.verifier.as_ref().is_some_and(|verifier| verifier.reload_if_changed())
     }
 
     fn hints(&self) -> Vec<DistinguishedName> {
-        self.verifier().root_hint_subjects().to_vec()
+        self.verifier().map(|verifier| verifier.root_hint_subjects().to_vec()).unwrap_or_default()
     }
 
     /// Verifies a chain for client use at `now` and tells whom it speaks for; the error says what is wrong and, where
@@ -324,7 +329,8 @@ impl ClientCa {
         let (leaf, rest) = chain.split_first().ok_or_else(|| TlsError::Chain("no client certificate".to_owned()))?;
         let since_epoch = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or(0));
         let leaf_facts = facts(leaf)?;
-        self.verifier().verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(since_epoch)).map_err(|e| {
+        let verifier = self.verifier().ok_or_else(|| TlsError::Chain("no authority is known yet".to_owned()))?;
+        verifier.verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(since_epoch)).map_err(|e| {
             let dates = super::explain(&leaf_facts, "client certificate", now).unwrap_or_default();
             let hint = match &e {
                 rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {

@@ -44,13 +44,13 @@ pub struct Filtered {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(default)]
 struct FilterResult {
     nodes: Option<Nodes>,
     nodenames: Option<Vec<String>>,
-    #[serde(deserialize_with = "null_is_none")]
+    #[serde(rename = "failednodes", deserialize_with = "null_is_none")]
     failed_nodes: BTreeMap<String, String>,
-    #[serde(deserialize_with = "null_is_none")]
+    #[serde(rename = "failedandunresolvablenodes", deserialize_with = "null_is_none")]
     failed_and_unresolvable_nodes: BTreeMap<String, String>,
     error: String,
 }
@@ -75,6 +75,15 @@ struct HostPriority {
 #[serde(default)]
 struct BindResult {
     error: String,
+}
+
+/// Names of fields in small letters: Go's decoder does not mind their case, and extenders rely on that.
+fn small(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect(),
+        Value::Array(items) => items.into_iter().map(small).collect(),
+        other => other,
+    }
 }
 
 fn material(data: &str, file: &str) -> Result<Option<Material>, String> {
@@ -161,18 +170,19 @@ impl Extender {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Bytes::from(body.to_string()))
             .map_err(|e| format!("{}: {e}", what()))?;
-        let answer = tokio::time::timeout(self.timeout, self.client.raw(request)).await;
+        let answer = tokio::time::timeout(self.timeout, self.client.once(request)).await;
         let answer = answer.map_err(|_| format!("{}: no answer within {:?}", what(), self.timeout))?;
         let answer = answer.map_err(|e| format!("{}: {e}", what()))?;
-        serde_json::from_slice(answer.body()).map_err(|e| format!("{}: {e}", what()))
+        let answer = serde_json::from_slice(answer.body()).map(small);
+        answer.and_then(serde_json::from_value).map_err(|e| format!("{}: {e}", what()))
     }
 
     fn args(&self, pod: &Value, nodes: &[Value]) -> Value {
         let name = |n: &Value| n["metadata"]["name"].clone();
         if self.file.node_cache_capable {
-            return json!({"pod": pod, "nodenames": nodes.iter().map(name).collect::<Vec<_>>()});
+            return json!({"Pod": pod, "NodeNames": nodes.iter().map(name).collect::<Vec<_>>()});
         }
-        json!({"pod": pod, "nodes": {"apiVersion": "v1", "kind": "NodeList", "metadata": {}, "items": nodes}})
+        json!({"Pod": pod, "Nodes": {"apiVersion": "v1", "kind": "NodeList", "metadata": {}, "items": nodes}})
     }
 
     /// Which of the nodes are right for a pod.
@@ -216,7 +226,7 @@ impl Extender {
     /// What went wrong.
     pub async fn bind(&self, pod: &PodInfo, node: &str) -> Result<(), String> {
         let body =
-            json!({"podName": &*pod.key.name, "podNamespace": &*pod.key.namespace, "podUID": &*pod.uid, "node": node});
+            json!({"PodName": &*pod.key.name, "PodNamespace": &*pod.key.namespace, "PodUID": &*pod.uid, "Node": node});
         let result: BindResult = self.ask(&self.file.bind_verb, &body).await?;
         if result.error.is_empty() { Ok(()) } else { Err(result.error) }
     }

@@ -155,3 +155,43 @@ fn shrank(old: &PodInfo, new: &PodInfo) -> bool {
     let (a, b) = (&old.template.requests, &new.template.requests);
     b.cpu_milli < a.cpu_milli || b.memory_bytes < a.memory_bytes || a.scalars != b.scalars
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(app: &str, spec: &Value) -> PodInfo {
+        let mut pod = json!({"metadata": {"name": "p", "namespace": "ns", "labels": {"app": app}}, "spec": spec});
+        let cpu = spec["cpu"].as_str().unwrap_or("1");
+        pod["spec"]["containers"] = json!([{"resources": {"requests": {"cpu": cpu}}}]);
+        PodInfo::of(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn a_changed_neighbour_wakes_those_that_look_at_its_labels_only_when_these_changed() {
+        let selector = json!({"matchLabels": {"app": "web"}});
+        let spreads = pod(
+            "web",
+            &json!({"topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector}]}),
+        );
+        let term = json!([{"topologyKey": "zone", "labelSelector": selector}]);
+        let keeps_away = pod(
+            "web",
+            &json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}}}),
+        );
+        let world = World::default();
+        let (web, other) = (pod("web", &json!({"cpu": "2"})), pod("other", &json!({"cpu": "2"})));
+        let smaller = pod("web", &json!({"cpu": "1"}));
+        let wakes = |plugin, waiting, old, new| promising(plugin, &Event::PodChanged(old, new), waiting, &world);
+        for (plugin, waiting) in [(Plugin::PodTopologySpread, &spreads), (Plugin::InterPodAffinity, &keeps_away)] {
+            assert!(wakes(plugin, waiting, &web, &other), "{plugin:?}: it does not match any more");
+            assert!(wakes(plugin, waiting, &other, &web), "{plugin:?}: it matches now");
+            assert!(!wakes(plugin, waiting, &web, &web), "{plugin:?}: its deletion began, say");
+            assert!(!wakes(plugin, waiting, &web, &smaller), "{plugin:?}: its size is not looked at");
+        }
+        assert!(wakes(Plugin::NodeResourcesFit, &web, &web, &smaller));
+        assert!(!wakes(Plugin::NodeResourcesFit, &web, &smaller, &web));
+    }
+}

@@ -166,9 +166,14 @@ async fn extenders_refuse_score_and_are_ignored_when_they_may_be() {
     let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
     let url = format!("http://{}/sched", server.local_addr());
     let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-        let answer = match request.uri().path() {
-            "/sched/filter" => json!({"nodenames": ["n1", "n2"], "failedNodes": {"n3": "too far"}}),
-            "/sched/prioritize" => json!([{"host": "n2", "score": 10}, {"host": "n3", "score": 10}]),
+        assert_eq!(request.version(), http::Version::HTTP_11, "most extenders speak nothing else without TLS");
+        let path = request.uri().path().to_owned();
+        let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
+        let asked: Value = serde_json::from_slice(&body).unwrap();
+        assert!(asked["Pod"]["metadata"]["name"].is_string() && asked["NodeNames"].is_array(), "{asked}");
+        let answer = match path.as_str() {
+            "/sched/filter" => json!({"NodeNames": ["n1", "n2"], "FailedNodes": {"n3": "too far"}, "Nodes": null}),
+            "/sched/prioritize" => json!([{"Host": "n2", "Score": 10}, {"host": "n3", "score": 10}]),
             other => json!({"error": other}),
         };
         Ok::<_, std::convert::Infallible>(http::Response::new(full(answer.to_string())))
