@@ -50,8 +50,6 @@ pub struct Config {
     /// Ranges for nodes, one pool per family; empty when ranges are not allocated.
     pub cidr_pools: Vec<Pool>,
     /// See the flag.
-    pub node_monitor_period: Duration,
-    /// See the flag.
     pub node_monitor_grace_period: Duration,
     /// See the flag.
     pub node_startup_grace_period: Duration,
@@ -201,7 +199,6 @@ impl Config {
             signers: signers(certificates)?,
             signing_duration: certificates.cluster_signing_duration.0,
             cidr_pools: cidr_pools(nodes).map_err(ConfigError::Value)?,
-            node_monitor_period: nodes.node_monitor_period.0,
             node_monitor_grace_period: nodes.node_monitor_grace_period.0,
             node_startup_grace_period: nodes.node_startup_grace_period.0,
             eviction_rates: Rates {

@@ -213,7 +213,7 @@ pub struct NodesFlags {
     /// Ranges of service addresses, which nodes must not get.
     #[arg(long, default_value = "")]
     pub service_cluster_ip_range: String,
-    /// How often nodes' health is judged.
+    /// Accepted and without effect: nodes' health is judged when something about them changes.
     #[arg(long, default_value = "5s")]
     pub node_monitor_period: GoDuration,
     /// A node that is silent for so long is unhealthy.

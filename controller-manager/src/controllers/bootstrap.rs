@@ -13,12 +13,11 @@ use apimachinery::time::parse_time;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::framework::backoff::remaining;
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::config::{BootstrapTokenView, ClusterInfoView};
 
 const TOKENS: &str = "kube-system";
@@ -43,8 +42,7 @@ pub fn signer(setup: &mut Setup) {
 pub fn cleaner(setup: &mut Setup) {
     let queue = setup.queue("token_cleaner");
     let tokens = setup.stores.of::<BootstrapTokenView>();
-    let wake = queue.clone();
-    tokens.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    tokens.wakes(&queue);
     let executor = setup.executor("token-cleaner");
     setup.workers(queue, 1, Cleaner { tokens, executor });
 }
@@ -102,18 +100,16 @@ struct Signer {
 }
 
 impl Controller for Signer {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(map) = self.maps.get(&key.namespace, &key.name) else { return Ok(None) };
-            let (tokens, now) = (self.tokens.list(), Timestamp::now());
-            if let Some(data) = signatures(&map, &tokens, now) {
-                let target = Target::of(&ClusterInfoView::RESOURCE, &map.metadata);
-                let change = json!({"metadata": {"resourceVersion": map.metadata.resource_version}, "data": data});
-                self.executor.apply(Action::Change { target, subresource: None, change }).await?;
-            }
-            // A signature ends with its token, whether or not anybody removes that.
-            Ok(tokens.iter().filter_map(|token| time_left(token, now)).filter(|left| !left.is_zero()).min())
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(map) = self.maps.get(&key.namespace, &key.name) else { return Ok(None) };
+        let (tokens, now) = (self.tokens.list(), Timestamp::now());
+        if let Some(data) = signatures(&map, &tokens, now) {
+            let target = map.target();
+            let change = json!({"metadata": {"resourceVersion": map.metadata.resource_version}, "data": data});
+            self.executor.apply(target.change(change)).await?;
+        }
+        // A signature ends with its token, whether or not anybody removes that.
+        Ok(tokens.iter().filter_map(|token| time_left(token, now)).filter(|left| !left.is_zero()).min())
     }
 }
 
@@ -123,19 +119,14 @@ struct Cleaner {
 }
 
 impl Controller for Cleaner {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let token = self.tokens.get(&key.namespace, &key.name).filter(|_| key.namespace == TOKENS);
-            let Some(token) = token else { return Ok(None) };
-            let left = time_left(&token, Timestamp::now());
-            if left.is_none_or(|left| !left.is_zero()) {
-                return Ok(left);
-            }
-            let target = Target::of(&BootstrapTokenView::RESOURCE, &token.metadata);
-            let uid = token.metadata.uid.clone();
-            let delete = Action::Delete { target, uid, grace_period_seconds: None, propagation: None };
-            self.executor.apply(delete).await.map(|()| None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let token = self.tokens.get(&key.namespace, &key.name).filter(|_| key.namespace == TOKENS);
+        let Some(token) = token else { return Ok(None) };
+        let left = time_left(&token, Timestamp::now());
+        if left.is_none_or(|left| !left.is_zero()) {
+            return Ok(left);
+        }
+        self.executor.apply(token.target().delete(&token.metadata.uid)).await.map(|()| None)
     }
 }
 

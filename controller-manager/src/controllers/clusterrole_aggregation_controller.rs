@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::rbac::ClusterRoleView;
 
 /// Registers `clusterrole-aggregation-controller`.
@@ -43,11 +42,7 @@ pub fn reconcile(role: &ClusterRoleView, all: &[Arc<ClusterRoleView>]) -> Option
     if role.rules.iter().flatten().collect::<Vec<_>>() == rules {
         return None;
     }
-    Some(Action::Change {
-        target: Target::of(&ClusterRoleView::RESOURCE, &role.metadata),
-        subresource: None,
-        change: json!({"metadata": {"resourceVersion": role.metadata.resource_version}, "rules": rules}),
-    })
+    Some(role.target().change(json!({"metadata": {"resourceVersion": role.metadata.resource_version}, "rules": rules})))
 }
 
 struct Aggregation {
@@ -56,14 +51,12 @@ struct Aggregation {
 }
 
 impl Controller for Aggregation {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(role) = self.roles.get("", &key.name) else { return Ok(None) };
-            if let Some(action) = reconcile(&role, &self.roles.list()) {
-                self.executor.apply(action).await?;
-            }
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(role) = self.roles.get("", &key.name) else { return Ok(None) };
+        if let Some(action) = reconcile(&role, &self.roles.list()) {
+            self.executor.apply(action).await?;
+        }
+        Ok(None)
     }
 }
 

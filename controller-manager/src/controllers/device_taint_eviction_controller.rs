@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use client::events::EventType;
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::node_taints::tolerates;
 use super::resourceclaim_controller::name_of;
 use super::taint_eviction_controller::{Why, evict};
 use crate::framework::backoff::remaining;
-use crate::framework::{Controller, Executor, Key, Queue, Setup, Store, Subject, SyncResult, View};
+use crate::framework::{Controller, Executor, Key, Queue, Setup, Store, SyncResult, View};
 use crate::views::devices::{AllocatedDevice, BY_POOL, ResourceClaimView, ResourceSliceView};
 use crate::views::meta::is_deleting;
 use crate::views::node::Taint;
@@ -90,8 +89,27 @@ struct DeviceTaints {
 }
 
 impl Controller for DeviceTaints {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(pod) = self.pods.get(&key.namespace, &key.name).filter(|pod| !is_deleting(&pod.metadata)) else {
+            self.note(key, false);
+            return Ok(None);
+        };
+        let now = Timestamp::now();
+        let Some(due) = self.due(&pod) else {
+            if self.note(key, false) {
+                let subject = pod.subject();
+                self.executor.event(&subject, EventType::Normal, WHY.event, "Cancelling deletion");
+            }
+            return Ok(None);
+        };
+        let left = remaining(due, 0, now);
+        if !left.is_zero() {
+            self.note(key, true);
+            return Ok(Some(left.max(Duration::from_millis(1))));
+        }
+        self.note(key, false);
+        self.executor.run(evict(&pod, &WHY, "Marking for deletion".to_owned(), now)).await?;
+        Ok(None)
     }
 }
 
@@ -122,29 +140,6 @@ impl DeviceTaints {
     fn note(&self, key: &Key, due: bool) -> bool {
         let mut noticed = self.noticed.lock().unwrap_or_else(PoisonError::into_inner);
         if due { !noticed.insert(key.clone()) } else { noticed.remove(key) }
-    }
-
-    async fn step(&self, key: &Key) -> SyncResult {
-        let Some(pod) = self.pods.get(&key.namespace, &key.name).filter(|pod| !is_deleting(&pod.metadata)) else {
-            self.note(key, false);
-            return Ok(None);
-        };
-        let now = Timestamp::now();
-        let Some(due) = self.due(&pod) else {
-            if self.note(key, false) {
-                let subject = Subject::of(&PodView::RESOURCE, &pod.metadata);
-                self.executor.event(&subject, EventType::Normal, WHY.event, "Cancelling deletion");
-            }
-            return Ok(None);
-        };
-        let left = remaining(due, 0, now);
-        if !left.is_zero() {
-            self.note(key, true);
-            return Ok(Some(left.max(Duration::from_millis(1))));
-        }
-        self.note(key, false);
-        self.executor.run(evict(&pod, &WHY, "Marking for deletion".to_owned(), now)).await?;
-        Ok(None)
     }
 }
 

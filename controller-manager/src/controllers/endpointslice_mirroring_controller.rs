@@ -3,11 +3,9 @@
 
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-
 use super::endpointslice_controller::{run_expected, watch_slices};
 use super::slices::{Family, PortGroup, managed_by, plan};
-use crate::framework::{Action, Controller, Executor, Expectations, Key, Setup, Store, Subject, SyncResult, View};
+use crate::framework::{Action, Controller, Executor, Expectations, Key, Setup, Store, SyncResult, View};
 use crate::views::discovery::{BY_SERVICE, Endpoint, EndpointConditions, EndpointSliceView, MANAGED_BY, SERVICE_NAME};
 use crate::views::meta::is_deleting;
 use crate::views::service::{EndpointAddress, EndpointPort, EndpointsView, ServiceView};
@@ -26,8 +24,7 @@ pub fn register(setup: &mut Setup) {
     let endpoints = setup.stores.of::<EndpointsView>();
     let slices = setup.stores.of::<EndpointSliceView>();
     let expectations = Arc::new(Expectations::default());
-    let wake = queue.clone();
-    services.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    services.wakes(&queue);
     let (wake, period) = (queue.clone(), setup.config.mirroring_batch_period);
     endpoints.on(move |delta| wake.add_after(Key::of(&delta.object().metadata), period));
     watch_slices(&slices, &queue, &expectations, MANAGER);
@@ -89,7 +86,7 @@ fn family(endpoints: &EndpointsView, max_endpoints: usize) -> Family {
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     let mut annotations = endpoints.metadata.annotations.clone();
     annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
-    Family { owner: Subject::of(&EndpointsView::RESOURCE, &endpoints.metadata), labels, annotations, max_endpoints }
+    Family { owner: endpoints.subject(), labels, annotations, max_endpoints }
 }
 
 struct Mirroring {
@@ -101,8 +98,8 @@ struct Mirroring {
     limits: (usize, usize),
 }
 
-impl Mirroring {
-    async fn step(&self, key: &Key) -> SyncResult {
+impl Controller for Mirroring {
+    async fn sync(&self, key: &Key) -> SyncResult {
         if !self.expectations.satisfied(key) {
             return Ok(None);
         }
@@ -120,12 +117,6 @@ impl Mirroring {
         };
         run_expected(&self.executor, &self.expectations, key, actions).await?;
         Ok(None)
-    }
-}
-
-impl Controller for Mirroring {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use client::events::EventType::Warning;
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use crate::framework::plan::controller_of;
@@ -57,35 +56,32 @@ struct Ephemeral {
 }
 
 impl Controller for Ephemeral {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(pod) = self.pods.get(&key.namespace, &key.name) else { return Ok(None) };
-            if is_deleting(&pod.metadata) {
-                return Ok(None);
-            }
-            let owner = Subject::of(&PodView::RESOURCE, &pod.metadata);
-            for (volume, source) in pod.spec.volumes.iter().filter_map(|v| Some((v, v.ephemeral.as_ref()?))) {
-                let name = format!("{}-{}", key.name, volume.name);
-                if let Some(claim) = self.claims.get(&key.namespace, &name) {
-                    if controller_of(&claim.metadata).is_none_or(|o| o.uid != pod.metadata.uid) {
-                        return Err(SyncError::Object(format!(
-                            "PVC {}/{name} was not created for pod {key} (pod is not owner)",
-                            key.namespace
-                        )));
-                    }
-                    continue;
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(pod) = self.pods.get(&key.namespace, &key.name) else { return Ok(None) };
+        if is_deleting(&pod.metadata) {
+            return Ok(None);
+        }
+        let owner = pod.subject();
+        for (volume, source) in pod.spec.volumes.iter().filter_map(|v| Some((v, v.ephemeral.as_ref()?))) {
+            let name = format!("{}-{}", key.name, volume.name);
+            if let Some(claim) = self.claims.get(&key.namespace, &name) {
+                if controller_of(&claim.metadata).is_none_or(|o| o.uid != pod.metadata.uid) {
+                    return Err(SyncError::Object(format!(
+                        "PVC {}/{name} was not created for pod {key} (pod is not owner)",
+                        key.namespace
+                    )));
                 }
-                let body = claim_of(&owner, &name, source);
-                let resource = ClaimView::RESOURCE;
-                let made =
-                    self.executor.apply(Action::Create { resource, namespace: key.namespace.clone(), body }).await;
-                if let Err(error) = made {
-                    let note = format!("ephemeral volume {}: create PVC {name}: {error}", volume.name);
-                    self.executor.event(&owner, Warning, "FailedBinding", note);
-                    return Err(error);
-                }
+                continue;
             }
-            Ok(None)
-        })
+            let body = claim_of(&owner, &name, source);
+            let resource = ClaimView::RESOURCE;
+            let made = self.executor.apply(Action::Create { resource, namespace: key.namespace.clone(), body }).await;
+            if let Err(error) = made {
+                let note = format!("ephemeral volume {}: create PVC {name}: {error}", volume.name);
+                self.executor.event(&owner, Warning, "FailedBinding", note);
+                return Err(error);
+            }
+        }
+        Ok(None)
     }
 }

@@ -75,7 +75,7 @@ pub async fn record(
                 }
                 let change = json!({"status": {"collisionCount": present.collisions + 1}});
                 let target = Target { resource: owner.resource.clone(), key: owner.key.clone() };
-                executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+                executor.apply(target.change_status(change)).await?;
                 return Ok(None);
             }
             Err(error) if error.is_namespace_terminating() => return Ok(None),
@@ -121,11 +121,11 @@ pub fn history(owner: &Subject, present: &Present<'_>, owned: &[Arc<ControllerRe
     old.splice(0..0, same);
     let mut actions = Vec::new();
     if current.revision < next {
-        actions.push(Action::Change {
-            target: Target::of(&ControllerRevisionView::RESOURCE, &current.metadata),
-            subresource: None,
-            change: json!({"metadata": {"resourceVersion": current.metadata.resource_version}, "revision": next}),
-        });
+        actions.push(
+            current
+                .target()
+                .change(json!({"metadata": {"resourceVersion": current.metadata.resource_version}, "revision": next})),
+        );
     }
     let hash = current.metadata.labels.get(*hash_label).cloned().unwrap_or_default();
     History { name: current.metadata.name.clone(), hash, actions, old }
@@ -157,13 +157,5 @@ pub fn clean_up(
         .collect();
     let counted = if counted == Counted::All { old.len() } else { idle.len() };
     let excess = counted.saturating_sub(limit);
-    idle.into_iter()
-        .take(excess)
-        .map(|revision| Action::Delete {
-            target: Target::of(&ControllerRevisionView::RESOURCE, &revision.metadata),
-            uid: revision.metadata.uid.clone(),
-            grace_period_seconds: None,
-            propagation: None,
-        })
-        .collect()
+    idle.into_iter().take(excess).map(|revision| revision.target().delete(&revision.metadata.uid)).collect()
 }

@@ -39,6 +39,7 @@ pub mod slices;
 pub mod statefulset_controller;
 pub mod table;
 pub mod taint_eviction_controller;
+pub mod trigger_time;
 pub mod ttl_after_finished_controller;
 pub mod ttl_controller;
 pub mod validatingadmissionpolicy_status_controller;

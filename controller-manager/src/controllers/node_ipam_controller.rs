@@ -6,12 +6,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
-use futures::future::BoxFuture;
 use serde_json::json;
 
-use crate::framework::{
-    Action, Controller, EventKind, Executor, Key, Plan, Setup, Store, Subject, SyncResult, Target, View,
-};
+use crate::framework::{Controller, EventKind, Executor, Key, Plan, Setup, Store, SyncResult, View};
 use crate::views::node::NodeView;
 
 /// An address range.
@@ -160,8 +157,7 @@ pub fn register(setup: &mut Setup) {
     }
     let queue = setup.queue("node_ipam");
     let nodes = setup.stores.of::<NodeView>();
-    let wake = queue.clone();
-    nodes.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    nodes.wakes(&queue);
     let executor = setup.executor("node-controller");
     let state = Mutex::new(State { pools: setup.config.cidr_pools.clone(), assigned: HashMap::new(), loaded: false });
     setup.workers(queue, 1, NodeIpam { nodes, executor, state });
@@ -241,27 +237,21 @@ impl NodeIpam {
             return plan;
         }
         let Some(ranges) = state.ranges_for(&key.name) else {
-            let subject = Subject::of(&NodeView::RESOURCE, &node.metadata);
+            let subject = node.subject();
             let note = format!("Node {} status is now: CIDRNotAvailable", key.name);
             plan.event(&subject, EventKind::Normal, "CIDRNotAvailable", note);
             return plan;
         };
         let texts: Vec<String> = ranges.iter().map(ToString::to_string).collect();
-        plan.push(Action::Change {
-            target: Target::of(&NodeView::RESOURCE, &node.metadata),
-            subresource: None,
-            change: json!({"spec": {"podCIDR": texts.first(), "podCIDRs": texts}}),
-        });
+        plan.push(node.target().change(json!({"spec": {"podCIDR": texts.first(), "podCIDRs": texts}})));
         plan
     }
 }
 
 impl Controller for NodeIpam {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            self.executor.run(self.plan(key)).await?;
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        self.executor.run(self.plan(key)).await?;
+        Ok(None)
     }
 }
 

@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use client::events::EventType::{Normal, Warning};
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::framework::backoff::remaining;
-use crate::framework::{Action, Controller, Executor, Key, Plan, Setup, Store, Subject, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Plan, Setup, Store, Subject, SyncResult, View};
 use crate::views::meta::{condition, is_deleting, to_value};
 use crate::views::node::{AttachedVolume, NodeView};
 use crate::views::pod::{self, PodView};
@@ -137,7 +136,7 @@ fn reconcile(s: &Situation<'_>) -> Plan {
         if !goes {
             attached.extend(unique.filter(|_| attachment.status.attached));
         } else if !is_deleting(&attachment.metadata) {
-            detach.push(Target::of(&AttachmentView::RESOURCE, &attachment.metadata));
+            detach.push(attachment.target());
         }
     }
     if let Some(node) = s.node {
@@ -145,14 +144,14 @@ fn reconcile(s: &Situation<'_>) -> Plan {
         if told != attached.iter().collect() {
             let list = attached.iter().map(|name| AttachedVolume { name: name.clone(), device_path: String::new() });
             let list: Vec<_> = list.map(|v| to_value(&v)).collect();
-            let target = Target::of(&NodeView::RESOURCE, &node.metadata);
+            let target = node.target();
             plan.change(target, Some("status"), json!({"status": {"volumesAttached": list}}));
             announce(&mut plan, s, &told);
         }
     }
     // Only after the kubelet cannot take them for attached any more.
     for target in detach {
-        plan.push(Action::Delete { target, uid: String::new(), grace_period_seconds: None, propagation: None });
+        plan.push(target.delete(""));
     }
     let exists = |name: &String| s.attachments.iter().any(|(a, _)| a.metadata.name == *name);
     for (name, wanted) in s.wanted.iter().filter(|(name, _)| !exists(name)) {
@@ -233,7 +232,7 @@ impl AttachDetach {
                     volume,
                     pods: Vec::new(),
                 });
-                entry.pods.push(Subject::of(&PodView::RESOURCE, &pod.metadata));
+                entry.pods.push(pod.subject());
             }
         }
         wanted
@@ -280,8 +279,10 @@ impl AttachDetach {
         }
         (overdue, again)
     }
+}
 
-    async fn step(&self, key: &Key) -> SyncResult {
+impl Controller for AttachDetach {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let node = self.nodes.get("", &key.name);
         let wanted = node.as_deref().map(|n| self.wanted(n)).unwrap_or_default();
         let ours = |a: Arc<AttachmentView>| {
@@ -309,12 +310,6 @@ impl AttachDetach {
         // A volume that is taken comes free without anything happening on this node.
         let blocked = wanted.values().any(|w| w.taken).then_some(Duration::from_secs(5));
         Ok(again.into_iter().chain(blocked).min())
-    }
-}
-
-impl Controller for AttachDetach {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
     }
 }
 

@@ -1,11 +1,10 @@
 //! `persistentvolume-expander-controller`: says of claims that ask for more than they have that an external resizer does
 //! it. Volumes of in-tree kinds cannot be resized here, as upstream has no resizer for them any more either.
 
-use client::events::EventType::{Normal, Warning};
+use client::events::EventType::Normal;
 use client::informer::Delta;
-use futures::future::BoxFuture;
 
-use crate::framework::{Controller, Executor, Key, Setup, Store, Subject, SyncError, SyncResult, View};
+use crate::framework::{Controller, Executor, Key, Setup, Store, SyncError, SyncResult, View};
 use crate::views::volume::{ClaimView, VolumeView, storage};
 
 /// Registers `persistentvolume-expander-controller`.
@@ -36,21 +35,17 @@ struct Expander {
 }
 
 impl Controller for Expander {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
-            if claim.requested() <= storage(&claim.status.capacity) {
-                return Ok(None);
-            }
-            let volume = self.volumes.get("", &claim.spec.volume_name).filter(|v| v.is_for(&claim));
-            let Some(volume) = volume else {
-                return Err(SyncError::Waiting(format!("the volume of claim {key} is not bound to it yet")));
-            };
-            let kind = if volume.spec.csi.is_some() { Normal } else { Warning };
-            let about = Subject::of(&ClaimView::RESOURCE, &claim.metadata);
-            let note = "waiting for an external controller to expand this PVC";
-            self.executor.event(&about, kind, "ExternalExpanding", note);
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
+        if claim.requested() <= storage(&claim.status.capacity) {
+            return Ok(None);
+        }
+        if self.volumes.get("", &claim.spec.volume_name).is_none_or(|v| !v.is_for(&claim)) {
+            return Err(SyncError::Waiting(format!("the volume of claim {key} is not bound to it yet")));
+        };
+        let about = claim.subject();
+        let note = "waiting for an external controller to expand this PVC";
+        self.executor.event(&about, Normal, "ExternalExpanding", note);
+        Ok(None)
     }
 }

@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::disruption_condition;
 use crate::framework::backoff::remaining;
-use crate::framework::{Action, Controller, Executor, Key, Plan, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Plan, Setup, Store, SyncResult, View};
 use crate::views::meta::{created, is_deleting};
 use crate::views::node::NodeView;
 use crate::views::pod::PodView;
@@ -25,7 +24,7 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// Registers `pod-garbage-collector-controller`.
 pub fn register(setup: &mut Setup) {
-    let queue = setup.queue("podgc");
+    let queue = setup.queue("orphaned_pods_nodes");
     let pods = setup.stores.of::<PodView>();
     let nodes = setup.stores.of::<NodeView>();
     let (wake, known) = (queue.clone(), nodes.clone());
@@ -108,7 +107,7 @@ fn node_serves(node: &NodeView) -> bool {
 
 /// `why` is said in the pod's condition: a pod that lost its node was disrupted, the others were to end anyway.
 fn remove(plan: &mut Plan, pod: &PodView, why: Option<&str>) {
-    let target = Target::of(&PodView::RESOURCE, &pod.metadata);
+    let target = pod.target();
     if !pod.is_terminal() {
         let mut status = why.map_or_else(
             || json!({"metadata": {"uid": pod.metadata.uid}}),
@@ -154,12 +153,10 @@ impl PodGc {
 }
 
 impl Controller for PodGc {
-    fn sync<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let plan = self.plan();
-            let again_after = plan.again_after;
-            self.executor.run(plan).await?;
-            Ok(again_after)
-        })
+    async fn sync(&self, _: &Key) -> SyncResult {
+        let plan = self.plan();
+        let again_after = plan.again_after;
+        self.executor.run(plan).await?;
+        Ok(again_after)
     }
 }

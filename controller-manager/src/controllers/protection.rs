@@ -4,7 +4,6 @@
 
 use client::ListOptions;
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
@@ -21,8 +20,7 @@ pub fn claims(setup: &mut Setup) {
     let queue = setup.queue("pvcprotection");
     let claims = setup.stores.of::<ClaimView>();
     let pods = setup.stores.of::<PodView>();
-    let wake = queue.clone();
-    claims.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    claims.wakes(&queue);
     let wake = queue.clone();
     pods.on(move |delta| {
         let pod = delta.object();
@@ -40,8 +38,7 @@ pub fn claims(setup: &mut Setup) {
 pub fn volumes(setup: &mut Setup) {
     let queue = setup.queue("pvprotection");
     let volumes = setup.stores.of::<VolumeView>();
-    let wake = queue.clone();
-    volumes.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    volumes.wakes(&queue);
     let executor = setup.executor("pv-protection-controller");
     setup.workers(queue, 1, Volumes { volumes, executor });
 }
@@ -55,11 +52,7 @@ fn reconcile(target: Target, meta: &apimachinery::meta::ObjectMeta, finalizer: &
         (true, true) if !in_use => finalizers.retain(|name| name != finalizer),
         _ => return None,
     }
-    Some(Action::Change {
-        target,
-        subresource: None,
-        change: json!({"metadata": {"resourceVersion": meta.resource_version, "finalizers": finalizers}}),
-    })
+    Some(target.change(json!({"metadata": {"resourceVersion": meta.resource_version, "finalizers": finalizers}})))
 }
 
 /// Registers `volumeattributesclass-protection-controller`.
@@ -68,8 +61,7 @@ pub fn attributes_classes(setup: &mut Setup<'_>) {
     let classes = setup.stores.of::<AttributesClassView>();
     let claims = setup.stores.of::<ClaimView>();
     let volumes = setup.stores.of::<VolumeView>();
-    let wake = queue.clone();
-    classes.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    classes.wakes(&queue);
     // What is used no more was used by the object as it was before.
     fn before<T>(delta: &Delta<T>) -> Option<&T> {
         match delta {
@@ -114,24 +106,22 @@ struct Claims {
 }
 
 impl Controller for Claims {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
-            let known = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
-            let mut in_use = uses(known.iter().map(|pod| &**pod), &key.name);
-            if !in_use && is_deleting(&claim.metadata) {
-                // A pod may have been scheduled that the cache does not show yet; data hangs on it, so ask.
-                let client = self.executor.client();
-                let options = ListOptions::default();
-                let pods = client.list::<PodView>(&PodView::RESOURCE, Some(&key.namespace), &options).await?.items;
-                in_use = uses(pods.iter(), &key.name);
-            }
-            let target = Target::of(&ClaimView::RESOURCE, &claim.metadata);
-            if let Some(action) = reconcile(target, &claim.metadata, CLAIM_FINALIZER, in_use) {
-                self.executor.apply(action).await?;
-            }
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
+        let known = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
+        let mut in_use = uses(known.iter().map(|pod| &**pod), &key.name);
+        if !in_use && is_deleting(&claim.metadata) {
+            // A pod may have been scheduled that the cache does not show yet; data hangs on it, so ask.
+            let client = self.executor.client();
+            let options = ListOptions::default();
+            let pods = client.list::<PodView>(&PodView::RESOURCE, Some(&key.namespace), &options).await?.items;
+            in_use = uses(pods.iter(), &key.name);
+        }
+        let target = claim.target();
+        if let Some(action) = reconcile(target, &claim.metadata, CLAIM_FINALIZER, in_use) {
+            self.executor.apply(action).await?;
+        }
+        Ok(None)
     }
 }
 
@@ -141,16 +131,14 @@ struct Volumes {
 }
 
 impl Controller for Volumes {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(volume) = self.volumes.get("", &key.name) else { return Ok(None) };
-            let target = Target::of(&VolumeView::RESOURCE, &volume.metadata);
-            let in_use = volume.status.phase == "Bound";
-            if let Some(action) = reconcile(target, &volume.metadata, VOLUME_FINALIZER, in_use) {
-                self.executor.apply(action).await?;
-            }
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(volume) = self.volumes.get("", &key.name) else { return Ok(None) };
+        let target = volume.target();
+        let in_use = volume.status.phase == "Bound";
+        if let Some(action) = reconcile(target, &volume.metadata, VOLUME_FINALIZER, in_use) {
+            self.executor.apply(action).await?;
+        }
+        Ok(None)
     }
 }
 struct AttributesClasses {
@@ -161,16 +149,14 @@ struct AttributesClasses {
 }
 
 impl Controller for AttributesClasses {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(class) = self.classes.get("", &key.name) else { return Ok(None) };
-            let in_use = self.claims.list().iter().any(|c| claimed_attributes(c).any(|name| name == key.name))
-                || self.volumes.list().iter().any(|v| v.spec.volume_attributes_class_name == key.name);
-            let target = Target::of(&AttributesClassView::RESOURCE, &class.metadata);
-            if let Some(action) = reconcile(target, &class.metadata, ATTRIBUTES_FINALIZER, in_use) {
-                self.executor.apply(action).await?;
-            }
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(class) = self.classes.get("", &key.name) else { return Ok(None) };
+        let in_use = self.claims.list().iter().any(|c| claimed_attributes(c).any(|name| name == key.name))
+            || self.volumes.list().iter().any(|v| v.spec.volume_attributes_class_name == key.name);
+        let target = class.target();
+        if let Some(action) = reconcile(target, &class.metadata, ATTRIBUTES_FINALIZER, in_use) {
+            self.executor.apply(action).await?;
+        }
+        Ok(None)
     }
 }

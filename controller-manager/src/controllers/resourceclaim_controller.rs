@@ -7,12 +7,11 @@ use std::sync::Arc;
 use apimachinery::meta::ObjectMeta;
 use client::events::EventType::Warning;
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use crate::framework::plan::{PatchBody, controller_of};
 use crate::framework::{
-    Action, Controller, Executor, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, Target, View,
+    Action, Controller, Executor, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, View,
 };
 use crate::views::devices::{BY_OWNER, Consumer, ResourceClaimTemplateView, ResourceClaimView};
 use crate::views::meta::is_deleting;
@@ -27,7 +26,7 @@ const MAX_BASE_LENGTH: usize = 57;
 
 /// Registers `resourceclaim-controller`: one loop over pods, one over claims.
 pub fn register(setup: &mut Setup<'_>) {
-    let (pod_queue, claim_queue) = (setup.queue("resource_claim_pod"), setup.queue("resource_claim"));
+    let (pod_queue, claim_queue) = (setup.queue("resource_claim"), setup.queue("resource_claim"));
     let pods = setup.stores.of::<PodView>();
     let claims = setup.stores.of::<ResourceClaimView>();
     let templates = setup.stores.of::<ResourceClaimTemplateView>();
@@ -145,12 +144,20 @@ impl Pods {
         let Some(template) = self.templates.get(namespace, template) else {
             return Err(SyncError::Waiting(format!("resource claim template \"{template}\": not found")));
         };
-        let body = make(&Subject::of(&PodView::RESOURCE, &pod.metadata), name, &template);
+        let body = make(&pod.subject(), name, &template);
         self.executor.make(&ResourceClaimView::RESOURCE, namespace, body).await
     }
+}
 
+fn status(claim: &ResourceClaimView, status: &Value) -> Action {
+    claim
+        .target()
+        .change_status(json!({"metadata": {"resourceVersion": claim.metadata.resource_version}, "status": status}))
+}
+
+impl Controller for Pods {
     /// Notes claims that were made, and reserves allocated ones for a pod that came to its node without the scheduler.
-    async fn step(&self, key: &Key) -> SyncResult {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(pod) = self.pods.get(&key.namespace, &key.name) else { return Ok(None) };
         if is_deleting(&pod.metadata) || is_done(&pod) {
             return Ok(None);
@@ -166,7 +173,7 @@ impl Pods {
             match self.made(&pod, &claim.name, template).await {
                 Ok(name) => new.insert(claim.name.as_str(), name),
                 Err(error) => {
-                    let about = Subject::of(&PodView::RESOURCE, &pod.metadata);
+                    let about = pod.subject();
                     let note = format!("PodResourceClaim {}: {error}", claim.name);
                     self.executor.event(&about, Warning, "FailedResourceClaimCreation", note);
                     return Err(error);
@@ -177,7 +184,7 @@ impl Pods {
             let statuses: Vec<Value> =
                 new.iter().map(|(name, claim)| json!({"name": name, "resourceClaimName": claim})).collect();
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"resourceClaimStatuses": statuses}});
-            let (target, patch) = (Target::of(&PodView::RESOURCE, &pod.metadata), PatchBody::Strategic(patch));
+            let (target, patch) = (pod.target(), PatchBody::Strategic(patch));
             self.executor.apply(Action::Patch { target, subresource: Some("status"), patch }).await?;
         }
         if pod.spec.node_name.is_empty() {
@@ -196,25 +203,11 @@ impl Pods {
     }
 }
 
-fn status(claim: &ResourceClaimView, status: &Value) -> Action {
-    Action::Change {
-        target: Target::of(&ResourceClaimView::RESOURCE, &claim.metadata),
-        subresource: Some("status"),
-        change: json!({"metadata": {"resourceVersion": claim.metadata.resource_version}, "status": status}),
-    }
-}
-
-impl Controller for Pods {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
-    }
-}
-
 /// What becomes of a claim whose users that are left are `valid`. `owner_done` says that it was made for a pod that has
 /// ended.
 fn reconcile(claim: &ResourceClaimView, valid: &[Consumer], owner_done: bool) -> Plan {
     let mut plan = Plan::default();
-    let target = Target::of(&ResourceClaimView::RESOURCE, &claim.metadata);
+    let target = claim.target();
     let held = claim.metadata.finalizers.iter().any(|f| f == FINALIZER);
     let shrunk = valid.len() < claim.status.reserved_for.len();
     let unused = valid.is_empty();
@@ -231,8 +224,7 @@ fn reconcile(claim: &ResourceClaimView, valid: &[Consumer], owner_done: bool) ->
         plan.change(target.clone(), None, json!({"metadata": {"finalizers": left}}));
     }
     if unused && owner_done && !is_deleting(&claim.metadata) {
-        let uid = claim.metadata.uid.clone();
-        plan.push(Action::Delete { target, uid, grace_period_seconds: None, propagation: None });
+        plan.push(target.delete(&claim.metadata.uid));
     }
     plan
 }
@@ -262,23 +254,21 @@ impl Claims {
 }
 
 impl Controller for Claims {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
-            let mut valid = Vec::new();
-            for user in &claim.status.reserved_for {
-                if self.is_valid(&key.namespace, user).await? {
-                    valid.push(user.clone());
-                }
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(claim) = self.claims.get(&key.namespace, &key.name) else { return Ok(None) };
+        let mut valid = Vec::new();
+        for user in &claim.status.reserved_for {
+            if self.is_valid(&key.namespace, user).await? {
+                valid.push(user.clone());
             }
-            let owner = controller_of(&claim.metadata).filter(|o| o.kind == "Pod" && o.api_version == "v1");
-            let owner_done = owner.is_some_and(|o| {
-                let pod = self.pods.get(&key.namespace, &o.name);
-                pod.is_some_and(|p| p.metadata.uid != o.uid || is_done(&p))
-            });
-            self.executor.run(reconcile(&claim, &valid, owner_done)).await?;
-            Ok(None)
-        })
+        }
+        let owner = controller_of(&claim.metadata).filter(|o| o.kind == "Pod" && o.api_version == "v1");
+        let owner_done = owner.is_some_and(|o| {
+            let pod = self.pods.get(&key.namespace, &o.name);
+            pod.is_some_and(|p| p.metadata.uid != o.uid || is_done(&p))
+        });
+        self.executor.run(reconcile(&claim, &valid, owner_done)).await?;
+        Ok(None)
     }
 }
 

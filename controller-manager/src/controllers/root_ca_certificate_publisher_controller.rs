@@ -4,10 +4,9 @@
 use std::collections::BTreeMap;
 
 use client::resources;
-use futures::future::BoxFuture;
 use serde_json::json;
 
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::config::{ROOT_CA_NAME, RootCaView};
 use crate::views::namespace::NamespaceView;
 
@@ -22,8 +21,7 @@ pub fn register(setup: &mut Setup) {
     let queue = setup.queue("root_ca_cert_publisher");
     let namespaces = setup.stores.of::<NamespaceView>();
     let maps = setup.stores.of::<RootCaView>();
-    let wake = queue.clone();
-    namespaces.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    namespaces.wakes(&queue);
     let wake = queue.clone();
     maps.on(move |delta| wake.add(Key::new("", &delta.object().metadata.namespace)));
     let executor = setup.executor("root-ca-cert-publisher");
@@ -52,7 +50,7 @@ pub fn reconcile(namespace: &NamespaceView, current: Option<&RootCaView>, certif
         return None;
     }
     body["metadata"]["labels"] = json!(current.metadata.labels);
-    Some(Action::Replace { target: Target::of(&RootCaView::RESOURCE, &current.metadata), subresource: None, body })
+    Some(Action::Replace { target: current.target(), subresource: None, body })
 }
 
 struct Publisher {
@@ -63,15 +61,13 @@ struct Publisher {
 }
 
 impl Controller for Publisher {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(None) };
-            let current = self.maps.get(&key.name, ROOT_CA_NAME);
-            let Some(action) = reconcile(&namespace, current.as_deref(), &self.certificates) else { return Ok(None) };
-            match self.executor.apply(action).await {
-                Err(error) if error.is_already_exists() || error.is_namespace_terminating() => Ok(None),
-                other => other.map(|()| None),
-            }
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(None) };
+        let current = self.maps.get(&key.name, ROOT_CA_NAME);
+        let Some(action) = reconcile(&namespace, current.as_deref(), &self.certificates) else { return Ok(None) };
+        match self.executor.apply(action).await {
+            Err(error) if error.is_already_exists() || error.is_namespace_terminating() => Ok(None),
+            other => other.map(|()| None),
+        }
     }
 }

@@ -6,13 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::framework::backoff::remaining;
-use crate::framework::plan::PatchBody;
-use crate::framework::{Action, Controller, Executor, Key, Plan, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Controller, Executor, Key, Plan, Setup, Store, SyncResult, Target, View};
 use crate::views::meta::{Condition, condition, to_value};
 use crate::views::network::{IpAddressView, ServiceCidrView};
 
@@ -22,7 +20,7 @@ const GRACE_SECONDS: i64 = 10;
 
 /// Registers `service-cidr-controller`.
 pub fn register(setup: &mut Setup<'_>) {
-    let queue = setup.queue("servicecidrs");
+    let queue = setup.queue("ipaddresses");
     let ranges = setup.stores.of::<ServiceCidrView>();
     let addresses = setup.stores.of::<IpAddressView>();
     let (wake, all) = (queue.clone(), ranges.clone());
@@ -88,22 +86,14 @@ fn set_ready(plan: &mut Plan, range: &ServiceCidrView, status: &str, reason: &st
         ..Condition::default()
     });
     new["reason"] = json!(reason);
-    plan.push(Action::Patch {
-        target: Target::of(&ServiceCidrView::RESOURCE, &range.metadata),
-        subresource: Some("status"),
-        patch: PatchBody::Strategic(json!({"status": {"conditions": [new]}})),
-    });
+    plan.push(range.target().patch_status(json!({"status": {"conditions": [new]}})));
 }
 
 /// What becomes of a range.
 fn reconcile(range: &ServiceCidrView, may_go: impl FnOnce() -> bool, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let meta = &range.metadata;
-    let finalizers = |patch| Action::Patch {
-        target: Target::of(&ServiceCidrView::RESOURCE, meta),
-        subresource: None,
-        patch: PatchBody::Strategic(json!({ "metadata": patch })),
-    };
+    let finalizers = |patch| Target::of(&ServiceCidrView::RESOURCE, meta).patch(json!({ "metadata": patch }));
     let has = meta.finalizers.iter().any(|f| f == FINALIZER);
     let Some(asked) = meta.deletion_timestamp else {
         if !has {
@@ -134,15 +124,13 @@ struct ServiceCidrs {
 }
 
 impl Controller for ServiceCidrs {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(range) = self.ranges.get("", &key.name) else { return Ok(None) };
-            let free = || may_go(&range, &self.ranges.list(), &self.addresses.list());
-            let plan = reconcile(&range, free, Timestamp::now());
-            let again = plan.again_after;
-            self.executor.run(plan).await?;
-            Ok(again)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(range) = self.ranges.get("", &key.name) else { return Ok(None) };
+        let free = || may_go(&range, &self.ranges.list(), &self.addresses.list());
+        let plan = reconcile(&range, free, Timestamp::now());
+        let again = plan.again_after;
+        self.executor.run(plan).await?;
+        Ok(again)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use client::informer::Delta;
 use client::resources;
-use futures::future::BoxFuture;
 use serde_json::json;
 
 use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult};
@@ -15,8 +14,7 @@ pub fn register(setup: &mut Setup) {
     let queue = setup.queue("serviceaccount");
     let namespaces = setup.stores.of::<NamespaceView>();
     let accounts = setup.stores.of::<ServiceAccountView>();
-    let wake = queue.clone();
-    namespaces.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    namespaces.wakes(&queue);
     let wake = queue.clone();
     accounts.on(move |delta| {
         if let Delta::Deleted(account) = delta
@@ -49,15 +47,13 @@ pub fn reconcile(namespace: &NamespaceView, has_default: bool) -> Option<Action>
 }
 
 impl Controller for ServiceAccounts {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(None) };
-            let exists = self.accounts.get(&key.name, NAME).is_some();
-            let Some(action) = reconcile(&namespace, exists) else { return Ok(None) };
-            match self.executor.apply(action).await {
-                Err(error) if error.is_already_exists() || error.is_namespace_terminating() => Ok(None),
-                other => other.map(|()| None),
-            }
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(None) };
+        let exists = self.accounts.get(&key.name, NAME).is_some();
+        let Some(action) = reconcile(&namespace, exists) else { return Ok(None) };
+        match self.executor.apply(action).await {
+            Err(error) if error.is_already_exists() || error.is_namespace_terminating() => Ok(None),
+            other => other.map(|()| None),
+        }
     }
 }

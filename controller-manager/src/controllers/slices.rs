@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::framework::{Action, Subject, Target, View};
+use crate::framework::{Action, Subject, View};
 use crate::views::discovery::{Endpoint, EndpointSliceView, MANAGED_BY};
 use crate::views::meta::to_value;
 use crate::views::service::EndpointPort;
@@ -158,17 +158,12 @@ fn update(family: &Family, slot: &Slot<'_>) -> Action {
     if !family.annotations.is_empty() {
         change["metadata"]["annotations"] = json!(family.annotations);
     }
-    let target = Target::of(&EndpointSliceView::RESOURCE, &slot.slice.metadata);
-    Action::Change { target, subresource: None, change }
+    let target = slot.slice.target();
+    target.change(change)
 }
 
 fn deletion(slice: &EndpointSliceView) -> Action {
-    Action::Delete {
-        target: Target::of(&EndpointSliceView::RESOURCE, &slice.metadata),
-        uid: slice.metadata.uid.clone(),
-        grace_period_seconds: None,
-        propagation: None,
-    }
+    slice.target().delete(&slice.metadata.uid)
 }
 
 /// Whether `slice` is kept by the controller called `manager`.

@@ -7,16 +7,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use super::disruption_condition;
 use super::node_taints::tolerates;
 use crate::framework::backoff::remaining;
-use crate::framework::plan::PatchBody;
-use crate::framework::{
-    Action, Controller, EventKind, Executor, Key, Plan, Setup, Store, Subject, SyncResult, Target, View,
-};
+use crate::framework::{Controller, EventKind, Executor, Key, Plan, Setup, Store, SyncResult, View};
 use crate::views::meta::is_deleting;
 use crate::views::node::{NodeView, Taint};
 use crate::views::pod::{BY_NODE, PodView, Toleration};
@@ -103,14 +99,10 @@ const WHY: Why = Why {
 /// The writes that evict `pod`: an event with `note`, why, in its status, and its deletion.
 pub fn evict(pod: &PodView, why: &Why, note: String, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
-    let target = Target::of(&PodView::RESOURCE, &pod.metadata);
-    plan.event(&Subject::of(&PodView::RESOURCE, &pod.metadata), EventKind::Normal, why.event, note);
-    plan.push(Action::Patch {
-        target: target.clone(),
-        subresource: Some("status"),
-        patch: PatchBody::Strategic(disruption_condition(pod, why.condition, why.message, now)),
-    });
-    plan.push(Action::Delete { target, uid: pod.metadata.uid.clone(), grace_period_seconds: None, propagation: None });
+    let target = pod.target();
+    plan.event(&pod.subject(), EventKind::Normal, why.event, note);
+    plan.push(target.clone().patch_status(disruption_condition(pod, why.condition, why.message, now)));
+    plan.push(target.delete(&pod.metadata.uid));
     plan
 }
 
@@ -139,8 +131,10 @@ impl TaintEviction {
     fn forget(&self, key: &Key) {
         self.since.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (noted, _)| noted != key);
     }
+}
 
-    async fn step(&self, key: &Key) -> SyncResult {
+impl Controller for TaintEviction {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(pod) = self.pods.get(&key.namespace, &key.name) else {
             self.forget(key);
             return Ok(None);
@@ -154,7 +148,7 @@ impl TaintEviction {
         match judge(&taints, &pod.spec.tolerations) {
             Verdict::Stay => {
                 if self.note(&pod, None).0 {
-                    let subject = Subject::of(&PodView::RESOURCE, &pod.metadata);
+                    let subject = pod.subject();
                     let note = format!("Cancelling deletion of Pod {key}");
                     self.executor.event(&subject, EventKind::Normal, WHY.event, note);
                 }
@@ -171,12 +165,6 @@ impl TaintEviction {
         self.executor.run(evict(&pod, &WHY, format!("Marking for deletion Pod {key}"), now)).await?;
         self.forget(key);
         Ok(None)
-    }
-}
-
-impl Controller for TaintEviction {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use crate::framework::backoff::remaining;
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::batch::JobView;
 use crate::views::meta::is_deleting;
 
@@ -45,26 +44,23 @@ struct TtlAfterFinished {
 }
 
 impl Controller for TtlAfterFinished {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(job) = self.jobs.get(&key.namespace, &key.name) else { return Ok(None) };
-            let Some(left) = time_left(&job, Timestamp::now()) else { return Ok(None) };
-            if !left.is_zero() {
-                return Ok(Some(left));
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(job) = self.jobs.get(&key.namespace, &key.name) else { return Ok(None) };
+        let Some(left) = time_left(&job, Timestamp::now()) else { return Ok(None) };
+        if !left.is_zero() {
+            return Ok(Some(left));
+        }
+        // The time may have been changed a moment ago: the server knows best.
+        let fresh: JobView = self.executor.get(&key.namespace, &key.name).await?;
+        match time_left(&fresh, Timestamp::now()) {
+            Some(left) if left.is_zero() => {
+                let target = fresh.target();
+                let uid = fresh.metadata.uid.clone();
+                let propagation = Some("Foreground");
+                self.executor.apply(Action::Delete { target, uid, grace_period_seconds: None, propagation }).await?;
+                Ok(None)
             }
-            // The time may have been changed a moment ago: the server knows best.
-            let fresh: JobView = self.executor.get(&key.namespace, &key.name).await?;
-            match time_left(&fresh, Timestamp::now()) {
-                Some(left) if left.is_zero() => {
-                    let target = Target::of(&JobView::RESOURCE, &fresh.metadata);
-                    let uid = fresh.metadata.uid.clone();
-                    let propagation = Some("Foreground");
-                    let delete = Action::Delete { target, uid, grace_period_seconds: None, propagation };
-                    self.executor.apply(delete).await?;
-                    Ok(None)
-                }
-                left => Ok(left),
-            }
-        })
+            left => Ok(left),
+        }
     }
 }

@@ -3,10 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use serde_json::json;
 
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::node::NodeView;
 
 const ANNOTATION: &str = "node.alpha.kubernetes.io/ttl";
@@ -50,11 +49,7 @@ pub fn reconcile(node: &NodeView, step: usize) -> Option<Action> {
     if node.metadata.annotations.get(ANNOTATION) == Some(&wanted) {
         return None;
     }
-    Some(Action::Change {
-        target: Target::of(&NodeView::RESOURCE, &node.metadata),
-        subresource: None,
-        change: json!({"metadata": {"annotations": {ANNOTATION: wanted}}}),
-    })
+    Some(node.target().change(json!({"metadata": {"annotations": {ANNOTATION: wanted}}})))
 }
 
 struct Ttl {
@@ -64,16 +59,14 @@ struct Ttl {
 }
 
 impl Controller for Ttl {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let step = next_step(self.step.load(Ordering::Relaxed), self.nodes.list().len());
-            self.step.store(step, Ordering::Relaxed);
-            let Some(node) = self.nodes.get("", &key.name) else { return Ok(None) };
-            if let Some(action) = reconcile(&node, step) {
-                self.executor.apply(action).await?;
-            }
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let step = next_step(self.step.load(Ordering::Relaxed), self.nodes.list().len());
+        self.step.store(step, Ordering::Relaxed);
+        let Some(node) = self.nodes.get("", &key.name) else { return Ok(None) };
+        if let Some(action) = reconcile(&node, step) {
+            self.executor.apply(action).await?;
+        }
+        Ok(None)
     }
 }
 

@@ -8,11 +8,10 @@ use apimachinery::resources::{self as facts, ResourceFacts};
 use apimachinery::schema::Held;
 use cel::{Env, Program, Type};
 use client::resources;
-use futures::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Controller, Executor, Key, Setup, Store, SyncResult, View};
 
 /// Kinds of one rule that are looked at.
 const MAX_KINDS: usize = 10;
@@ -75,8 +74,7 @@ struct PolicyStatus {
 pub fn register(setup: &mut Setup<'_>) {
     let queue = setup.queue("validatingadmissionpolicy-status");
     let policies = setup.stores.of::<PolicyView>();
-    let wake = queue.clone();
-    policies.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    policies.wakes(&queue);
     let executor = setup.executor("validatingadmissionpolicy-status-controller");
     setup.workers(queue, 5, Policies { policies, executor });
 }
@@ -145,21 +143,19 @@ struct Policies {
 }
 
 impl Controller for Policies {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(policy) = self.policies.get("", &key.name) else { return Ok(None) };
-            let generation = policy.metadata.generation;
-            if policy.status.observed_generation == generation {
-                return Ok(None);
-            }
-            let warnings = check(&policy.spec);
-            let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };
-            let status = json!({"observedGeneration": generation, "typeChecking": {"expressionWarnings": warnings}});
-            let target = Target::of(&PolicyView::RESOURCE, &policy.metadata);
-            let change = json!({"metadata": {"uid": policy.metadata.uid}, "status": status});
-            self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(policy) = self.policies.get("", &key.name) else { return Ok(None) };
+        let generation = policy.metadata.generation;
+        if policy.status.observed_generation == generation {
+            return Ok(None);
+        }
+        let warnings = check(&policy.spec);
+        let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };
+        let status = json!({"observedGeneration": generation, "typeChecking": {"expressionWarnings": warnings}});
+        let target = policy.target();
+        let change = json!({"metadata": {"uid": policy.metadata.uid}, "status": status});
+        self.executor.apply(target.change_status(change)).await?;
+        Ok(None)
     }
 }
 

@@ -27,6 +27,31 @@ impl Target {
     pub fn of(resource: &ResourceRef, meta: &ObjectMeta) -> Self {
         Self { resource: resource.clone(), key: Key::of(meta) }
     }
+
+    /// Merges `change` into the object.
+    pub fn change(self, change: Value) -> Action {
+        Action::Change { target: self, subresource: None, change }
+    }
+
+    /// Merges `change` into the object through its status.
+    pub fn change_status(self, change: Value) -> Action {
+        Action::Change { target: self, subresource: Some("status"), change }
+    }
+
+    /// Patches the object strategically.
+    pub fn patch(self, patch: Value) -> Action {
+        Action::Patch { target: self, subresource: None, patch: PatchBody::Strategic(patch) }
+    }
+
+    /// Patches the object's status strategically.
+    pub fn patch_status(self, patch: Value) -> Action {
+        Action::Patch { target: self, subresource: Some("status"), patch: PatchBody::Strategic(patch) }
+    }
+
+    /// Deletes the object of this uid (any, if that is empty), with its defaults.
+    pub fn delete(self, uid: &str) -> Action {
+        Action::Delete { target: self, uid: uid.to_owned(), grace_period_seconds: None, propagation: None }
+    }
 }
 
 /// The object an event is about.

@@ -66,7 +66,7 @@ impl SyncError {
 /// A loop over keys.
 pub trait Controller: Send + Sync + 'static {
     /// Brings the object behind `key` one step closer to what is wanted. Called for one key at a time.
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult>;
+    fn sync(&self, key: &Key) -> impl Future<Output = SyncResult> + Send;
 }
 
 type Job = Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, ()> + Send>;

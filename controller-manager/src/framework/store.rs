@@ -13,6 +13,8 @@ use client::{Client, ResourceRef};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::{Key, Queue, Subject, Target};
+
 /// How objects of `T` are found by something other than their name.
 pub type IndexFn<T> = fn(&T) -> Vec<String>;
 
@@ -27,6 +29,22 @@ pub trait View: Cached + Send + Sync + 'static {
         Self: Sized,
     {
         Vec::new()
+    }
+
+    /// The object, to act on.
+    fn target(&self) -> Target
+    where
+        Self: Sized,
+    {
+        Target::of(&Self::RESOURCE, self.meta())
+    }
+
+    /// The object, to speak of.
+    fn subject(&self) -> Subject
+    where
+        Self: Sized,
+    {
+        Subject::of(&Self::RESOURCE, self.meta())
     }
 
     /// Restricts what is watched at all.
@@ -57,6 +75,12 @@ impl<T: View> Store<T> {
     /// Calls `handler` for every change, beginning with the initial objects. Only before the informers start.
     pub fn on(&self, handler: impl Fn(&Delta<T>) + Send + Sync + 'static) {
         self.slot.handlers.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(handler));
+    }
+
+    /// Puts the key of every object that changes into `queue`, as [`Self::on`].
+    pub fn wakes(&self, queue: &Queue) {
+        let queue = queue.clone();
+        self.on(move |delta| queue.add(Key::of(delta.object().meta())));
     }
 
     /// The object, if it exists.

@@ -2,7 +2,6 @@
 //! if the requester may (`certificatesigningrequests/nodeclient` for the first, `…/selfnodeclient` for renewals).
 
 use client::resources;
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::rules::kubelet_client;
@@ -13,10 +12,9 @@ use crate::views::meta::Condition;
 
 /// Registers `certificatesigningrequest-approving-controller`.
 pub fn register(setup: &mut Setup) {
-    let queue = setup.queue("certificate_approving");
+    let queue = setup.queue("certificate");
     let requests = setup.stores.of::<CsrView>();
-    let wake = queue.clone();
-    requests.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    requests.wakes(&queue);
     let executor = setup.executor("certificate-controller");
     setup.workers(queue, 5, Approving { requests, executor });
 }
@@ -65,8 +63,8 @@ struct Approving {
     executor: Executor,
 }
 
-impl Approving {
-    async fn step(&self, key: &Key) -> SyncResult {
+impl Controller for Approving {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(csr) = self.requests.get("", &key.name) else { return Ok(None) };
         let candidates = recognize(&csr);
         for (subresource, message) in &candidates {
@@ -92,11 +90,5 @@ impl Approving {
                 csr.spec.username
             ))),
         }
-    }
-}
-
-impl Controller for Approving {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
     }
 }

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use crate::framework::backoff::remaining;
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::certificates::CsrView;
 use crate::views::meta::created;
 
@@ -19,8 +18,7 @@ const PENDING_SECONDS: i64 = 24 * 3600;
 pub fn register(setup: &mut Setup) {
     let queue = setup.queue("certificate_cleaner");
     let requests = setup.stores.of::<CsrView>();
-    let wake = queue.clone();
-    requests.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    requests.wakes(&queue);
     let executor = setup.executor("certificate-controller");
     setup.workers(queue, 1, Cleaner { requests, executor });
 }
@@ -54,17 +52,14 @@ struct Cleaner {
 }
 
 impl Controller for Cleaner {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(csr) = self.requests.get("", &key.name) else { return Ok(None) };
-            let left = time_left(&csr, Timestamp::now());
-            if !left.is_zero() {
-                return Ok(Some(left));
-            }
-            let target = Target::of(&CsrView::RESOURCE, &csr.metadata);
-            let uid = csr.metadata.uid.clone();
-            self.executor.apply(Action::Delete { target, uid, grace_period_seconds: None, propagation: None }).await?;
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(csr) = self.requests.get("", &key.name) else { return Ok(None) };
+        let left = time_left(&csr, Timestamp::now());
+        if !left.is_zero() {
+            return Ok(Some(left));
+        }
+        let target = csr.target();
+        self.executor.apply(target.delete(&csr.metadata.uid)).await?;
+        Ok(None)
     }
 }

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use pki::csr::Request;
 use serde_json::{Value, json};
 
-use crate::framework::{Action, Target, View};
+use crate::framework::{Action, View};
 use crate::views::certificates::CsrView;
 use crate::views::meta::{Condition, to_value};
 
@@ -44,7 +44,7 @@ pub fn change(csr: &CsrView, subresource: &'static str, added: &[Condition], cer
         status["certificate"] = Value::String(STANDARD.encode(pem));
     }
     Action::Change {
-        target: Target::of(&CsrView::RESOURCE, &csr.metadata),
+        target: csr.target(),
         subresource: Some(subresource),
         change: json!({"metadata": {"resourceVersion": csr.metadata.resource_version}, "status": status}),
     }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use pki::authority::{Authority, Policy, Usage};
 
@@ -22,10 +21,9 @@ pub fn register(setup: &mut Setup) {
         tracing::warn!("no --cluster-signing-cert-file and key: certificate signing requests will not be signed");
         return;
     }
-    let queue = setup.queue("certificate_signing");
+    let queue = setup.queue("certificate");
     let requests = setup.stores.of::<CsrView>();
-    let wake = queue.clone();
-    requests.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    requests.wakes(&queue);
     let executor = setup.executor("certificate-controller");
     let signers = Signers { by_name: setup.config.signers.clone(), max_lifetime: setup.config.signing_duration };
     setup.workers(queue, 5, Signing { requests, executor, signers });
@@ -86,13 +84,11 @@ struct Signing {
 }
 
 impl Controller for Signing {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(csr) = self.requests.get("", &key.name) else { return Ok(None) };
-            if let Some(action) = reconcile(&csr, &self.signers, Timestamp::now()) {
-                self.executor.apply(action).await?;
-            }
-            Ok(None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(csr) = self.requests.get("", &key.name) else { return Ok(None) };
+        if let Some(action) = reconcile(&csr, &self.signers, Timestamp::now()) {
+            self.executor.apply(action).await?;
+        }
+        Ok(None)
     }
 }

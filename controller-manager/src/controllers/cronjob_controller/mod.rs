@@ -13,7 +13,6 @@ use apimachinery::cron::Schedule;
 use apimachinery::meta::ObjectMeta;
 use client::resources;
 use component_base::metrics::{self, Family, Histogram};
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -43,8 +42,7 @@ pub fn register(setup: &mut Setup) {
     let queue = setup.queue("cronjob");
     let crons = setup.stores.of::<CronJobView>();
     let jobs = setup.stores.of::<JobView>();
-    let wake = queue.clone();
-    crons.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    crons.wakes(&queue);
     let wake = queue.clone();
     jobs.on(move |delta| {
         let meta = &delta.object().metadata;
@@ -123,24 +121,22 @@ struct Look<'a> {
 }
 
 impl Controller for CronJobs {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(cron) = self.crons.get(&key.namespace, &key.name) else { return Ok(None) };
-            let mut jobs = self.jobs.by_index(BY_NAMESPACE, &key.namespace);
-            jobs.retain(|job| {
-                controller_of(&job.metadata).is_some_and(|owner| owner.kind == "CronJob" && owner.name == key.name)
-            });
-            let about = Subject::of(&CronJobView::RESOURCE, &cron.metadata);
-            let mut look = Look { executor: &self.executor, about, cron: (*cron).clone(), now: Timestamp::now() };
-            for old in surplus(&cron, &jobs) {
-                look.delete(&old.metadata).await?;
-            }
-            let result = look.sync(&jobs).await;
-            if look.cron.status != cron.status {
-                look.write_status().await?;
-            }
-            result
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(cron) = self.crons.get(&key.namespace, &key.name) else { return Ok(None) };
+        let mut jobs = self.jobs.by_index(BY_NAMESPACE, &key.namespace);
+        jobs.retain(|job| {
+            controller_of(&job.metadata).is_some_and(|owner| owner.kind == "CronJob" && owner.name == key.name)
+        });
+        let about = cron.subject();
+        let mut look = Look { executor: &self.executor, about, cron: (*cron).clone(), now: Timestamp::now() };
+        for old in surplus(&cron, &jobs) {
+            look.delete(&old.metadata).await?;
+        }
+        let result = look.sync(&jobs).await;
+        if look.cron.status != cron.status {
+            look.write_status().await?;
+        }
+        result
     }
 }
 
@@ -181,7 +177,7 @@ impl Look<'_> {
             },
         });
         let target = Target::of(&CronJobView::RESOURCE, metadata);
-        self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await
+        self.executor.apply(target.change_status(change)).await
     }
 
     async fn sync(&mut self, jobs: &[Arc<JobView>]) -> SyncResult {
@@ -346,7 +342,7 @@ mod tests {
             "spec": {"successfulJobsHistoryLimit": 1, "jobTemplate": {"metadata": {"labels": {"a": "b"}}, "spec": {"x": 1}}},
         }))
         .unwrap();
-        let owner = Subject::of(&CronJobView::RESOURCE, &cron.metadata);
+        let owner = cron.subject();
         let start = Timestamp::from_second(1_800_000_000).unwrap();
         let made = job(&cron, &owner, start, &TimeZone::get("Asia/Kolkata").unwrap());
         assert_eq!(made["metadata"]["name"], "c-30000000");

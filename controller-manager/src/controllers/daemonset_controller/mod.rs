@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use self::placement::place;
@@ -20,8 +19,7 @@ use super::wake::{Wake, selecting, watch_dependents, watch_owners};
 use crate::framework::claim::claim_from;
 use crate::framework::pod_control::PodControl;
 use crate::framework::{
-    Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
-    SyncResult, Target, View,
+    Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, View,
 };
 use crate::views::meta::is_deleting;
 use crate::views::node::NodeView;
@@ -91,18 +89,12 @@ struct DaemonSets {
 }
 
 impl Controller for DaemonSets {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
-    }
-}
-
-impl DaemonSets {
-    async fn step(&self, key: &Key) -> SyncResult {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else {
             self.expectations.forget(key);
             return Ok(None);
         };
-        let subject = Subject::of(&DaemonSetView::RESOURCE, &set.metadata);
+        let subject = set.subject();
         if set.spec.selector.is_everything() {
             let note = "This daemon set is selecting all pods. A non-empty selector is required.";
             self.executor.event(&subject, EventKind::Warning, "SelectingAll", note);
@@ -135,13 +127,14 @@ impl DaemonSets {
             self.executor.run(Plan { actions, again_after: None }).await?;
         }
         if let Some(change) = status_change(&snapshot, settled) {
-            let target = Target::of(&DaemonSetView::RESOURCE, &set.metadata);
-            self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+            self.executor.apply(set.target().change_status(change)).await?;
         }
         let available = pods.iter().filter_map(|pod| pod.available_in(set.spec.min_ready_seconds, snapshot.now)).min();
         Ok([again, available].into_iter().flatten().min())
     }
+}
 
+impl DaemonSets {
     async fn act(&self, snapshot: &Snapshot<'_>, subject: &Subject) -> SyncResult {
         let mut changes = manage(snapshot);
         let again = self.admit_ended(snapshot, subject, &mut changes);

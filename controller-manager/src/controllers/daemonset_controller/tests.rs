@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::placement::{Placement, place};
 use super::reconcile::{Snapshot, manage, pod_for, roll};
-use crate::framework::{Subject, View};
+use crate::framework::View;
 use crate::views::node::NodeView;
 use crate::views::pod::PodView;
 use crate::views::workloads::DaemonSetView;
@@ -77,7 +77,7 @@ fn every_node_gets_one_pod() {
     let changes = manage(&Snapshot { set: &set, nodes: &nodes, pods: &pods, hash: "h", now: now() });
     assert_eq!(changes.create_on, ["n2"]);
     assert_eq!(names(&changes.delete), ["h1"], "names break the tie of ages");
-    let subject = Subject::of(&DaemonSetView::RESOURCE, &set.metadata);
+    let subject = set.subject();
     let made: PodView = serde_json::from_value(pod_for(&set, &subject, "h", "n2")).unwrap();
     assert_eq!(made.target_node(), "n2");
     assert_eq!(made.spec.tolerations.len(), 6);

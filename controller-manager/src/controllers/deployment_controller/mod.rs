@@ -12,7 +12,6 @@ pub mod status;
 mod tests;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use self::reconcile::{Snapshot, on_create_failed, on_name_taken, reconcile};
@@ -28,8 +27,7 @@ pub fn register(setup: &mut Setup) {
     let deployments = setup.stores.of::<DeploymentView>();
     let replica_sets = setup.stores.of::<ReplicaSetView>();
     let pods = setup.stores.of::<PodView>();
-    let wake = queue.clone();
-    deployments.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    deployments.wakes(&queue);
     watch_replica_sets(&deployments, &replica_sets, &queue);
     watch_pods(&deployments, &replica_sets, &pods, &queue);
     let executor = setup.executor("deployment-controller");
@@ -95,26 +93,7 @@ struct Deployments {
 }
 
 impl Controller for Deployments {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
-    }
-}
-
-impl Deployments {
-    fn snapshot(&self, key: &Key) -> Option<Snapshot> {
-        let deployment = self.deployments.get(&key.namespace, &key.name)?;
-        let uid = &deployment.metadata.uid;
-        let mut replica_sets = self.replica_sets.by_index(workloads::BY_OWNER, uid);
-        replica_sets.extend(self.replica_sets.by_index(workloads::BY_OWNER, &orphans_of(&key.namespace)));
-        let pods = if deployment.spec.strategy.kind == "Recreate" {
-            replica_sets.iter().flat_map(|set| self.pods.by_index(pod::BY_OWNER, &set.metadata.uid)).collect()
-        } else {
-            Vec::new()
-        };
-        Some(Snapshot { deployment, replica_sets, pods, now: Timestamp::now() })
-    }
-
-    async fn step(&self, key: &Key) -> SyncResult {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(snapshot) = self.snapshot(key) else { return Ok(None) };
         let plan = reconcile(&snapshot);
         let again_after = plan.again_after;
@@ -130,6 +109,21 @@ impl Deployments {
             }
         }
         Ok(again_after)
+    }
+}
+
+impl Deployments {
+    fn snapshot(&self, key: &Key) -> Option<Snapshot> {
+        let deployment = self.deployments.get(&key.namespace, &key.name)?;
+        let uid = &deployment.metadata.uid;
+        let mut replica_sets = self.replica_sets.by_index(workloads::BY_OWNER, uid);
+        replica_sets.extend(self.replica_sets.by_index(workloads::BY_OWNER, &orphans_of(&key.namespace)));
+        let pods = if deployment.spec.strategy.kind == "Recreate" {
+            replica_sets.iter().flat_map(|set| self.pods.by_index(pod::BY_OWNER, &set.metadata.uid)).collect()
+        } else {
+            Vec::new()
+        };
+        Some(Snapshot { deployment, replica_sets, pods, now: Timestamp::now() })
     }
 
     async fn creation_failed(&self, snapshot: &Snapshot, name: &str, error: SyncError) -> SyncResult {

@@ -128,7 +128,7 @@ impl ReplicaSet {
             return None;
         }
         change["metadata"]["resourceVersion"] = json!(self.meta().resource_version);
-        Some(Action::Change { target: Target::of(&ReplicaSetView::RESOURCE, self.meta()), subresource: None, change })
+        Some(Target::of(&ReplicaSetView::RESOURCE, self.meta()).change(change))
     }
 }
 

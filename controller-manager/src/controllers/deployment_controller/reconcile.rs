@@ -34,7 +34,7 @@ pub struct Snapshot {
 /// The next step.
 pub fn reconcile(snapshot: &Snapshot) -> Plan {
     let deployment = &*snapshot.deployment;
-    let subject = Subject::of(&DeploymentView::RESOURCE, &deployment.metadata);
+    let subject = deployment.subject();
     if deployment.spec.selector.is_everything() {
         return select_everything(deployment, &subject);
     }
@@ -59,7 +59,7 @@ fn select_everything(deployment: &DeploymentView, subject: &Subject) -> Plan {
     );
     if deployment.status.observed_generation < deployment.metadata.generation {
         plan.change(
-            Target::of(&DeploymentView::RESOURCE, &deployment.metadata),
+            deployment.target(),
             Some("status"),
             json!({"status": {"observedGeneration": deployment.metadata.generation}}),
         );
@@ -417,12 +417,7 @@ impl<'a> Rollout<'a> {
             .into_iter()
             .take(excess)
             .filter(|set| set.is_idle())
-            .map(|set| Action::Delete {
-                target: Target::of(&ReplicaSetView::RESOURCE, set.meta()),
-                uid: set.meta().uid.clone(),
-                grace_period_seconds: None,
-                propagation: None,
-            })
+            .map(|set| Target::of(&ReplicaSetView::RESOURCE, set.meta()).delete(&set.meta().uid))
             .collect();
         self.plan.actions.extend(removals);
     }
@@ -444,7 +439,7 @@ impl<'a> Rollout<'a> {
             self.new = Some(created);
         }
         if let Some(change) = self.status_change() {
-            self.plan.change(Target::of(&DeploymentView::RESOURCE, &self.deployment.metadata), Some("status"), change);
+            self.plan.change(self.deployment.target(), Some("status"), change);
         }
         self.plan
     }
@@ -489,22 +484,18 @@ pub fn on_name_taken(deployment: &DeploymentView, existing: &ReplicaSetView) -> 
         return None;
     }
     let count = deployment.status.collision_count.unwrap_or(0) + 1;
-    Some(Action::Change {
-        target: Target { resource: DeploymentView::RESOURCE, key: Key::of(&deployment.metadata) },
-        subresource: Some("status"),
-        change: json!({
-            "metadata": {"resourceVersion": deployment.metadata.resource_version},
-            "status": {"collisionCount": count},
-        }),
-    })
+    Some(Target { resource: DeploymentView::RESOURCE, key: Key::of(&deployment.metadata) }.change_status(json!({
+        "metadata": {"resourceVersion": deployment.metadata.resource_version},
+        "status": {"collisionCount": count},
+    })))
 }
 
 /// What to say when the new replica set could not be created.
 pub fn on_create_failed(deployment: &DeploymentView, message: &str, now: Timestamp) -> Plan {
-    let subject = Subject::of(&DeploymentView::RESOURCE, &deployment.metadata);
+    let subject = deployment.subject();
     let mut plan = Plan::default();
     if let Some(status) = Conditions::new(deployment, now).failed_create(message) {
-        plan.change(Target::of(&DeploymentView::RESOURCE, &deployment.metadata), Some("status"), status);
+        plan.change(deployment.target(), Some("status"), status);
     }
     plan.event(
         &subject,

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::model::{NOT_COPIED, ReplicaSet, without_hash};
-use crate::framework::{Action, EventKind, Plan, Subject, Target, View};
+use crate::framework::{Action, EventKind, Plan, Subject, View};
 use crate::views::workloads::DeploymentView;
 
 /// Holds the revision to go back to, 0 for the one before the last.
@@ -48,7 +48,7 @@ pub fn roll_back<'a>(
         }
     };
     let mut plan = Plan::default();
-    plan.change(Target::of(&DeploymentView::RESOURCE, &deployment.metadata), None, change);
+    plan.change(deployment.target(), None, change);
     plan.event(subject, kind, reason, note);
     plan.actions
 }

@@ -10,17 +10,14 @@ use std::sync::Arc;
 use apimachinery::meta::{ObjectMeta, OwnerReference};
 use client::ResourceRef;
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::reconcile::{evicted, expected, failed, needs_scale, stale_in, status};
 use crate::framework::discovery::Kinds;
-use crate::framework::plan::{PatchBody, controller_of};
-use crate::framework::{
-    Action, Controller, EventKind, Executor, Key, Setup, Store, Subject, SyncError, SyncResult, Target, View,
-};
+use crate::framework::plan::controller_of;
+use crate::framework::{Controller, EventKind, Executor, Key, Setup, Store, Subject, SyncError, SyncResult, View};
 use crate::views::meta::{Condition, to_value};
 use crate::views::pod::{BY_NAMESPACE as PODS_BY_NAMESPACE, PodView};
 use crate::views::policy::{BY_NAMESPACE, BudgetStatus, BudgetView};
@@ -32,8 +29,7 @@ pub fn register(setup: &mut Setup) {
     let budgets = setup.stores.of::<BudgetView>();
     let pods = setup.stores.of::<PodView>();
     let executor = setup.executor("disruption-controller");
-    let wake = queue.clone();
-    budgets.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    budgets.wakes(&queue);
     let (wake, wake_stale, all, events) = (queue.clone(), stale.clone(), budgets.clone(), executor.clone());
     pods.on(move |delta| {
         let pod = delta.object();
@@ -195,7 +191,7 @@ impl Disruption {
         let evicted = evicted(budget, &pods, now);
         for pod in pods.iter().filter(|pod| evicted.overdue.contains(&pod.metadata.name)) {
             let note = format!("Pod was expected by PDB {} to be deleted but it wasn't", about.key);
-            let pod = Subject::of(&PodView::RESOURCE, &pod.metadata);
+            let pod = pod.subject();
             self.executor.event(&pod, EventKind::Warning, "NotDeleted", note);
         }
         let status = status(budget, &pods, counted, evicted.pending, now);
@@ -223,25 +219,22 @@ impl Disruption {
                 "conditions": to_value(&status.conditions),
             },
         });
-        let target = Target::of(&BudgetView::RESOURCE, &budget.metadata);
-        self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await
+        self.executor.apply(budget.target().change_status(change)).await
     }
 }
 
 impl Controller for Disruption {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(budget) = self.budgets.get(&key.namespace, &key.name) else { return Ok(None) };
-            let about = Subject::of(&BudgetView::RESOURCE, &budget.metadata);
-            let result = self.look(&budget, &about).await;
-            if let Err(error) = &result
-                && !error.is_conflict()
-                && !error.is_not_found()
-            {
-                self.write(&budget, &failed(&budget, &error.to_string(), Timestamp::now())).await?;
-            }
-            result
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(budget) = self.budgets.get(&key.namespace, &key.name) else { return Ok(None) };
+        let about = budget.subject();
+        let result = self.look(&budget, &about).await;
+        if let Err(error) = &result
+            && !error.is_conflict()
+            && !error.is_not_found()
+        {
+            self.write(&budget, &failed(&budget, &error.to_string(), Timestamp::now())).await?;
+        }
+        result
     }
 }
 
@@ -251,24 +244,21 @@ struct StaleTargets {
 }
 
 impl Controller for StaleTargets {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(pod) = self.pods.get(&key.namespace, &key.name) else { return Ok(None) };
-            let now = Timestamp::now();
-            let Some(left) = stale_in(&pod, now) else { return Ok(None) };
-            if !left.is_zero() {
-                return Ok(Some(left));
-            }
-            let condition = Condition {
-                kind: "DisruptionTarget".to_owned(),
-                status: "False".to_owned(),
-                last_transition_time: now.into(),
-                ..Condition::default()
-            };
-            let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-            let target = Target::of(&PodView::RESOURCE, &pod.metadata);
-            let action = Action::Patch { target, subresource: Some("status"), patch: PatchBody::Strategic(patch) };
-            self.executor.apply(action).await.map(|()| None)
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(pod) = self.pods.get(&key.namespace, &key.name) else { return Ok(None) };
+        let now = Timestamp::now();
+        let Some(left) = stale_in(&pod, now) else { return Ok(None) };
+        if !left.is_zero() {
+            return Ok(Some(left));
+        }
+        let condition = Condition {
+            kind: "DisruptionTarget".to_owned(),
+            status: "False".to_owned(),
+            last_transition_time: now.into(),
+            ..Condition::default()
+        };
+        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+        let action = pod.target().patch_status(patch);
+        self.executor.apply(action).await.map(|()| None)
     }
 }

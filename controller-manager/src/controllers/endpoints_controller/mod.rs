@@ -3,11 +3,11 @@
 pub mod reconcile;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 
 use self::reconcile::{MANAGED_BY, MANAGER, reconcile};
 use super::endpointslice_controller::watch_pods_of_services;
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use super::trigger_time::{TriggerTimes, stamp};
+use crate::framework::{Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::meta::is_deleting;
 use crate::views::pod::{self, PodView};
 use crate::views::service::{EndpointsView, ServiceView};
@@ -18,8 +18,7 @@ pub fn register(setup: &mut Setup) {
     let services = setup.stores.of::<ServiceView>();
     let pods = setup.stores.of::<PodView>();
     let endpoints = setup.stores.of::<EndpointsView>();
-    let wake = queue.clone();
-    services.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    services.wakes(&queue);
     watch_pods_of_services(&services, &pods, &queue, setup.config.endpoints_batch_period);
     let wake = queue.clone();
     endpoints.on(move |delta| {
@@ -30,28 +29,31 @@ pub fn register(setup: &mut Setup) {
     });
     let executor = setup.executor("endpoint-controller");
     let workers = setup.config.concurrent.endpoint;
-    setup.workers(queue, workers, EndpointsOf { services, pods, endpoints, executor });
+    setup.workers(
+        queue,
+        workers,
+        EndpointsOf { services, pods, endpoints, triggers: TriggerTimes::default(), executor },
+    );
 }
 
 struct EndpointsOf {
     services: Store<ServiceView>,
     pods: Store<PodView>,
     endpoints: Store<EndpointsView>,
+    triggers: TriggerTimes,
     executor: Executor,
 }
 
-impl EndpointsOf {
-    async fn step(&self, key: &Key) -> SyncResult {
+impl Controller for EndpointsOf {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let current = self.endpoints.get(&key.namespace, &key.name);
         let Some(service) = self.services.get(&key.namespace, &key.name) else {
+            self.triggers.forget(key);
             // A service's Endpoints have no owner reference: they go with it here. Those of others are left alone.
             if let Some(current) =
                 current.filter(|current| current.metadata.labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))
             {
-                let target = Target::of(&EndpointsView::RESOURCE, &current.metadata);
-                let uid = current.metadata.uid.clone();
-                let delete = Action::Delete { target, uid, grace_period_seconds: None, propagation: None };
-                self.executor.apply(delete).await?;
+                self.executor.apply(current.target().delete(&current.metadata.uid)).await?;
             }
             return Ok(None);
         };
@@ -60,18 +62,14 @@ impl EndpointsOf {
         }
         let mut pods = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
         pods.retain(|pod| service.spec.selector.matches(&pod.metadata.labels));
-        if let Some(action) = reconcile(&service, &pods, current.as_deref()) {
+        let cause = self.triggers.changed(key, &service, &pods);
+        if let Some(mut action) = reconcile(&service, &pods, current.as_deref()) {
+            stamp(&mut action, cause);
             match self.executor.apply(action).await {
                 Err(error) if error.is_namespace_terminating() => {}
                 result => result?,
             }
         }
         Ok(None)
-    }
-}
-
-impl Controller for EndpointsOf {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::controllers::endpointslice_controller::reconcile::{
     HEADLESS, address_types, has_hostname, is_endpoint, target_port,
 };
-use crate::framework::{Action, Target, View};
+use crate::framework::{Action, View};
 use crate::views::meta::to_value;
 use crate::views::pod::PodView;
 use crate::views::service::{EndpointAddress, EndpointPort, EndpointsView, ServiceView, Subset, TargetRef};
@@ -63,18 +63,14 @@ pub fn reconcile(service: &ServiceView, pods: &[Arc<PodView>], current: Option<&
         label_changes[stale] = Value::Null;
     }
     let annotation = if truncated { json!("truncated") } else { Value::Null };
-    Some(Action::Change {
-        target: Target::of(&EndpointsView::RESOURCE, &current.metadata),
-        subresource: None,
-        change: json!({
-            "metadata": {
-                "resourceVersion": current.metadata.resource_version,
-                "labels": label_changes,
-                "annotations": {OVER_CAPACITY: annotation},
-            },
-            "subsets": values,
-        }),
-    })
+    Some(current.target().change(json!({
+        "metadata": {
+            "resourceVersion": current.metadata.resource_version,
+            "labels": label_changes,
+            "annotations": {OVER_CAPACITY: annotation},
+        },
+        "subsets": values,
+    })))
 }
 
 fn subsets(service: &ServiceView, pods: &[Arc<PodView>]) -> Vec<Subset> {

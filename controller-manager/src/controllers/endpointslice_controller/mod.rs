@@ -8,10 +8,10 @@ mod tests;
 use std::sync::Arc;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 
 use self::reconcile::{MANAGER, slice_labels, wanted};
 use super::slices::{Family, PortGroup, managed_by, plan};
+use super::trigger_time::{TriggerTimes, stamp};
 use crate::framework::Action;
 use crate::framework::{
     Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, View,
@@ -30,15 +30,16 @@ pub fn register(setup: &mut Setup) {
     let nodes = setup.stores.of::<NodeView>();
     let slices = setup.stores.of::<EndpointSliceView>();
     let expectations = Arc::new(Expectations::default());
-    let wake = queue.clone();
-    services.on(move |delta| wake.add(Key::of(&delta.object().metadata)));
+    services.wakes(&queue);
     watch_pods_of_services(&services, &pods, &queue, setup.config.endpointslice_batch_period);
     watch_slices(&slices, &queue, &expectations, MANAGER);
     watch_nodes(&services, &nodes, &queue);
     let executor = setup.executor("endpointslice-controller");
     let max_endpoints = setup.config.max_endpoints_per_slice;
     let workers = setup.config.concurrent.service_endpoint;
-    setup.workers(queue, workers, Slices { services, pods, nodes, slices, expectations, executor, max_endpoints });
+    let triggers = TriggerTimes::default();
+    let controller = Slices { services, pods, nodes, slices, expectations, triggers, executor, max_endpoints };
+    setup.workers(queue, workers, controller);
 }
 
 /// Pods lead to the services that select them, before and after the change. A batch period collects changes.
@@ -137,21 +138,17 @@ struct Slices {
     nodes: Store<NodeView>,
     slices: Store<EndpointSliceView>,
     expectations: Arc<Expectations>,
+    triggers: TriggerTimes,
     executor: Executor,
     max_endpoints: usize,
 }
 
 impl Controller for Slices {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
-    }
-}
-
-impl Slices {
-    async fn step(&self, key: &Key) -> SyncResult {
+    async fn sync(&self, key: &Key) -> SyncResult {
         // Slices of a service that is gone go with it: they are owned by it.
         let Some(service) = self.services.get(&key.namespace, &key.name) else {
             self.expectations.forget(key);
+            self.triggers.forget(key);
             return Ok(None);
         };
         if service.spec.selector.is_absent() || is_deleting(&service.metadata) || !self.expectations.satisfied(key) {
@@ -163,7 +160,7 @@ impl Slices {
         let (mut groups, missing_nodes) = wanted(&service, &pods, |name| self.nodes.get("", name));
         let mut existing = self.slices.by_index(BY_SERVICE, &key.to_string());
         existing.retain(|slice| managed_by(slice, MANAGER) && !is_deleting(&slice.metadata));
-        let owner = Subject::of(&ServiceView::RESOURCE, &service.metadata);
+        let owner = service.subject();
         self.share_out(&service, &owner, &mut groups, &existing);
         let family = Family {
             owner,
@@ -171,7 +168,9 @@ impl Slices {
             annotations: std::collections::BTreeMap::new(),
             max_endpoints: self.max_endpoints,
         };
-        let actions = plan(&family, groups, &existing);
+        let mut actions = plan(&family, groups, &existing);
+        let cause = self.triggers.changed(key, &service, &pods);
+        actions.iter_mut().for_each(|action| stamp(action, cause));
         run_expected(&self.executor, &self.expectations, key, actions).await?;
         match missing_nodes.first() {
             None => Ok(None),

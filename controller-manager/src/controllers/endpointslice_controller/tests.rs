@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::reconcile::{slice_labels, wanted};
 use crate::controllers::slices::{Family, plan};
-use crate::framework::{Action, Subject, View};
+use crate::framework::{Action, View};
 use crate::views::discovery::EndpointSliceView;
 use crate::views::node::NodeView;
 use crate::views::pod::PodView;
@@ -42,12 +42,7 @@ fn node(name: &str) -> Option<Arc<NodeView>> {
 }
 
 fn family(service: &ServiceView, max_endpoints: usize) -> Family {
-    Family {
-        owner: Subject::of(&ServiceView::RESOURCE, &service.metadata),
-        labels: slice_labels(service),
-        annotations: BTreeMap::new(),
-        max_endpoints,
-    }
+    Family { owner: service.subject(), labels: slice_labels(service), annotations: BTreeMap::new(), max_endpoints }
 }
 
 /// What the server would hold after the actions.

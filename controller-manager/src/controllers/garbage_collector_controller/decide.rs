@@ -85,15 +85,11 @@ fn owners_patch(
             value
         })
         .collect();
-    Action::Change {
-        target: target.clone(),
-        subresource: None,
-        change: json!({"metadata": {
-            "uid": meta.uid,
-            "resourceVersion": meta.resource_version,
-            "ownerReferences": owners,
-        }}),
-    }
+    target.clone().change(json!({"metadata": {
+        "uid": meta.uid,
+        "resourceVersion": meta.resource_version,
+        "ownerReferences": owners,
+    }}))
 }
 
 /// Removes the owners `uids`.

@@ -16,16 +16,13 @@ use apimachinery::quantity::{Format, Quantity};
 use apimachinery::selector::LabelSelector;
 use client::ResourceRef;
 use component_base::metrics::{self as figures, Counter, Family};
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::behavior::{History, Sizes};
 use self::replicas::{Goal, Patience, Tolerance, by_ratio, by_share, propose, ready, requests};
 use crate::framework::discovery::Kinds;
-use crate::framework::{
-    Action, Controller, EventKind, Executor, Key, Setup, Store, Subject, SyncError, SyncResult, Target, View,
-};
+use crate::framework::{Controller, EventKind, Executor, Key, Setup, Store, Subject, SyncError, SyncResult, View};
 use crate::views::autoscaling::{AutoscalerStatus, AutoscalerView, MetricSpec, Source};
 use crate::views::meta::{Condition, to_value};
 use crate::views::pod::{BY_NAMESPACE, PodView};
@@ -120,29 +117,27 @@ struct Look<'a> {
 }
 
 impl Controller for Autoscalers {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(hpa) = self.autoscalers.get(&key.namespace, &key.name) else {
-                self.memory().remove(key);
-                return Ok(None);
-            };
-            let about = Subject::of(&AutoscalerView::RESOURCE, &hpa.metadata);
-            let mut look = Look { all: self, hpa: &hpa, about, status: hpa.status.clone(), now: Timestamp::now() };
-            let outcome = look.scale().await;
-            let done =
-                outcome.as_ref().map_or("none", |_| action(look.status.current_replicas, look.status.desired_replicas));
-            RECONCILIATIONS.with(&[done, if outcome.is_ok() { "none" } else { "internal" }]).inc();
-            if let Err(error) = outcome {
-                tracing::debug!(autoscaler = %key, error, "not scaled");
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(hpa) = self.autoscalers.get(&key.namespace, &key.name) else {
+            self.memory().remove(key);
+            return Ok(None);
+        };
+        let about = hpa.subject();
+        let mut look = Look { all: self, hpa: &hpa, about, status: hpa.status.clone(), now: Timestamp::now() };
+        let outcome = look.scale().await;
+        let done =
+            outcome.as_ref().map_or("none", |_| action(look.status.current_replicas, look.status.desired_replicas));
+        RECONCILIATIONS.with(&[done, if outcome.is_ok() { "none" } else { "internal" }]).inc();
+        if let Err(error) = outcome {
+            tracing::debug!(autoscaler = %key, error, "not scaled");
+        }
+        if look.status != hpa.status {
+            match look.write().await {
+                Err(error) if error.is_conflict() || error.is_not_found() => {}
+                result => result?,
             }
-            if look.status != hpa.status {
-                match look.write().await {
-                    Err(error) if error.is_conflict() || error.is_not_found() => {}
-                    result => result?,
-                }
-            }
-            Ok(Some(self.settings.period))
-        })
+        }
+        Ok(Some(self.settings.period))
     }
 }
 
@@ -203,8 +198,7 @@ impl Look<'_> {
             "conditions": to_value(conditions),
         });
         let change = json!({"metadata": {"resourceVersion": self.hpa.metadata.resource_version}, "status": status});
-        let target = Target::of(&AutoscalerView::RESOURCE, &self.hpa.metadata);
-        self.all.executor.apply(Action::Change { target, subresource: Some("status"), change }).await
+        self.all.executor.apply(self.hpa.target().change_status(change)).await
     }
 
     /// The target's resource and its scale.

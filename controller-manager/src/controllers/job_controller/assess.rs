@@ -33,6 +33,8 @@ pub struct Snapshot<'a> {
     pub released: &'a HashSet<String>,
     /// Failures in a row so far.
     pub backoff: Backoff,
+    /// When the job was first looked at, as far as its status does not say when it started.
+    pub started: Timestamp,
     /// The time.
     pub now: Timestamp,
 }
@@ -206,7 +208,7 @@ fn finish(snapshot: &Snapshot<'_>, a: &mut Assessment) -> Option<Finish> {
         return Some(Finish::failed("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
     }
     if let (Some(seconds), false) = (job.spec.active_deadline_seconds, job.spec.suspend) {
-        let left = remaining(job.status.start_time.0.unwrap_or(snapshot.now), seconds, snapshot.now);
+        let left = remaining(job.status.start_time.0.unwrap_or(snapshot.started), seconds, snapshot.now);
         if left.is_zero() {
             return Some(Finish::failed("DeadlineExceeded", "Job was active longer than specified deadline"));
         }

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use client::informer::Delta;
 use component_base::metrics::{self, Counter, Family};
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -25,14 +24,14 @@ use self::manage::{Manage, failures_after, manage, pod_for};
 use self::status::{Step, written_down};
 use super::wake::{Wake, selecting, watch_dependents};
 use crate::framework::claim::claim;
-use crate::framework::plan::{PatchBody, controller_of};
+use crate::framework::plan::controller_of;
 use crate::framework::pod_control::PodControl;
 use crate::framework::{
     Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
-    SyncResult, Target, View,
+    SyncResult, View,
 };
 use crate::views::batch::{JobStatus, JobView};
-use crate::views::meta::{count, is_deleting};
+use crate::views::meta::{count, created, is_deleting};
 use crate::views::orphans_of;
 use crate::views::pod::{self, PodView};
 
@@ -50,7 +49,7 @@ static PODS_FINISHED: LazyLock<Family<Counter>> = LazyLock::new(|| {
 });
 
 /// Pod events and status writes come in bursts: they lead to one step a second, as upstream's do. What a status says for a moment only
-/// is then not written.
+/// is then not written. Upstream writes a new job's figures at once; here they wait for its pods' first burst too.
 const BATCH: Duration = Duration::from_secs(1);
 /// How soon to look again when the cache does not show the own last write yet.
 const CACHE_LAG: Duration = Duration::from_millis(20);
@@ -114,6 +113,8 @@ struct Memory {
     backoff: Backoff,
     /// The version of the last status that was written.
     written: u64,
+    /// When the job was first looked at.
+    started: Option<Timestamp>,
 }
 
 struct Jobs {
@@ -126,20 +127,50 @@ struct Jobs {
 }
 
 impl Controller for Jobs {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let job = self.jobs.get(&key.namespace, &key.name);
+        let Some(job) = job.filter(|job| !job.is_finished()) else {
+            self.expectations.forget(key);
+            self.memory().remove(key);
+            return Ok(None);
+        };
+        if is_foreign(&job) {
+            return Ok(None);
+        }
+        let version: u64 = job.metadata.resource_version.parse().unwrap_or(u64::MAX);
+        if self.memory().get(key).is_some_and(|memory| version < memory.written) {
+            return Ok(Some(CACHE_LAG));
+        }
+        let now = Timestamp::now();
+        let subject = job.subject();
+        let settled = self.expectations.satisfied(key);
+        let pods = self.claim(&job, &subject).await?;
+        let (released, backoff) = self.recall(key, &pods);
+        let known = self.memory().get(key).and_then(|memory| memory.started).filter(|at| *at >= created(&job.metadata));
+        let started = known.unwrap_or(now);
+        let snapshot = Snapshot { job: &job, pods: &pods, released: &released, backoff, started, now };
+        let a = assess(&snapshot);
+        let acted = self.act(&snapshot, &subject, &a, settled).await;
+        if known.is_none() {
+            self.remember(key, |memory| memory.started = Some(now));
+            let eventful = job.spec.suspend || acted.step.finish.is_some() || acted.failure.is_some();
+            if job.status == JobStatus::default() && pods.is_empty() && !eventful {
+                return Ok([a.again, acted.again, Some(BATCH)].into_iter().flatten().min());
+            }
+        }
+        self.write_status(&snapshot, &subject, &a, &acted).await?;
+        match acted.failure {
+            Some(error) => Err(error),
+            None => Ok([a.again, acted.again].into_iter().flatten().min()),
+        }
     }
 }
 
 fn release(pod: &PodView) -> Action {
-    Action::Patch {
-        target: Target::of(&PodView::RESOURCE, &pod.metadata),
-        subresource: None,
-        patch: PatchBody::Strategic(json!({"metadata": {
-            "uid": pod.metadata.uid,
-            "$deleteFromPrimitiveList/finalizers": [FINALIZER],
-        }})),
-    }
+    pod.target().patch(json!({"metadata": {
+        "uid": pod.metadata.uid,
+        "$deleteFromPrimitiveList/finalizers": [FINALIZER],
+    }}))
 }
 
 /// Takes the finalizer off pods without a job that would.
@@ -159,17 +190,15 @@ impl Orphans {
 }
 
 impl Controller for Orphans {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let pod = self.pods.get(&key.namespace, &key.name);
-            if let Some(pod) = pod.filter(|pod| holds_finalizer(pod) && self.is_orphan(pod)) {
-                match self.executor.apply(release(&pod)).await {
-                    Err(error) if !error.is_not_found() => return Err(error),
-                    _ => {}
-                }
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let pod = self.pods.get(&key.namespace, &key.name);
+        if let Some(pod) = pod.filter(|pod| holds_finalizer(pod) && self.is_orphan(pod)) {
+            match self.executor.apply(release(&pod)).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
             }
-            Ok(None)
-        })
+        }
+        Ok(None)
     }
 }
 
@@ -184,35 +213,6 @@ impl Jobs {
 
     fn remember(&self, key: &Key, change: impl FnOnce(&mut Memory)) {
         change(self.memory().entry(key.clone()).or_default());
-    }
-
-    async fn step(&self, key: &Key) -> SyncResult {
-        let job = self.jobs.get(&key.namespace, &key.name);
-        let Some(job) = job.filter(|job| !job.is_finished()) else {
-            self.expectations.forget(key);
-            self.memory().remove(key);
-            return Ok(None);
-        };
-        if is_foreign(&job) {
-            return Ok(None);
-        }
-        let version: u64 = job.metadata.resource_version.parse().unwrap_or(u64::MAX);
-        if self.memory().get(key).is_some_and(|memory| version < memory.written) {
-            return Ok(Some(CACHE_LAG));
-        }
-        let now = Timestamp::now();
-        let subject = Subject::of(&JobView::RESOURCE, &job.metadata);
-        let settled = self.expectations.satisfied(key);
-        let pods = self.claim(&job, &subject).await?;
-        let (released, backoff) = self.recall(key, &pods);
-        let snapshot = Snapshot { job: &job, pods: &pods, released: &released, backoff, now };
-        let a = assess(&snapshot);
-        let acted = self.act(&snapshot, &subject, &a, settled).await;
-        self.write_status(&snapshot, &subject, &a, &acted).await?;
-        match acted.failure {
-            Some(error) => Err(error),
-            None => Ok([a.again, acted.again].into_iter().flatten().min()),
-        }
     }
 
     async fn claim(&self, job: &JobView, subject: &Subject) -> Result<Vec<Arc<PodView>>, SyncError> {
@@ -230,10 +230,8 @@ impl Jobs {
         self.executor.run(Plan { actions: claims.actions, again_after: None }).await?;
         for pod in claims.owned.iter().filter(|pod| adopted.contains(&pod.metadata.uid) && !holds_finalizer(pod)) {
             let patch = json!({"metadata": {"uid": pod.metadata.uid, "finalizers": [FINALIZER]}});
-            let target = Target::of(&PodView::RESOURCE, &pod.metadata);
-            self.executor
-                .apply(Action::Patch { target, subresource: None, patch: PatchBody::Strategic(patch) })
-                .await?;
+            let target = pod.target();
+            self.executor.apply(target.patch(patch)).await?;
         }
         Ok(claims.owned)
     }
@@ -387,7 +385,7 @@ impl Jobs {
         version: &str,
     ) -> Result<String, SyncError> {
         let Some(change) = status::change(from, to, version) else { return Ok(version.to_owned()) };
-        let target = Target::of(&JobView::RESOURCE, &job.metadata);
+        let target = job.target();
         let after = self.executor.write_status(&target, &change).await?.resource_version;
         self.remember(&target.key, |memory| memory.written = after.parse().unwrap_or(0));
         Ok(after)

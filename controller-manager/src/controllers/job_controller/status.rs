@@ -56,7 +56,7 @@ pub fn written_down(snapshot: &Snapshot<'_>, a: &Assessment, step: &Step) -> Wri
     let held = snapshot.pods.iter().filter(|pod| snapshot.holds(pod)).map(|pod| pod.metadata.uid.as_str()).collect();
     let mut status = counted(job.status.clone(), &held);
     if status.start_time.is_absent() && !job.spec.suspend {
-        status.start_time = snapshot.now.into();
+        status.start_time = snapshot.started.into();
     }
     (status.active, status.ready, status.terminating) = (step.active, Some(step.ready), Some(step.terminating));
     let mut uncounted = status.uncounted_terminated_pods.take().unwrap_or_default();

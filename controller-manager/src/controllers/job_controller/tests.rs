@@ -40,11 +40,12 @@ fn now() -> Timestamp {
 }
 
 fn of(job: &JobView, pods: &[Arc<PodView>]) -> Assessment {
-    assess(&Snapshot { job, pods, released: &HashSet::new(), backoff: Backoff::default(), now: now() })
+    assess(&Snapshot { job, pods, released: &HashSet::new(), backoff: Backoff::default(), started: now(), now: now() })
 }
 
 fn write(job: &JobView, pods: &[Arc<PodView>]) -> Written {
-    let snapshot = Snapshot { job, pods, released: &HashSet::new(), backoff: Backoff::default(), now: now() };
+    let snapshot =
+        Snapshot { job, pods, released: &HashSet::new(), backoff: Backoff::default(), started: now(), now: now() };
     let a = assess(&snapshot);
     let mut step = Step { active: 0, ready: 0, terminating: 0, finish: None };
     step.active = i32::try_from(a.active.len()).unwrap();

@@ -11,14 +11,13 @@ use std::time::Duration;
 
 use client::{DeleteOptions, ListOptions, ResourceRef, resources};
 use futures::StreamExt;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
 use self::reconcile::{Round, finalizers_left, status_change};
 use crate::framework::discovery::{Served, discover};
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::meta::is_deleting;
 use crate::views::namespace::NamespaceView;
 
@@ -56,21 +55,15 @@ struct Namespaces {
 }
 
 impl Controller for Namespaces {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
-    }
-}
-
-impl Namespaces {
-    async fn step(&self, key: &Key) -> SyncResult {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(namespace) = self.namespaces.get("", &key.name) else { return Ok(None) };
         if !is_deleting(&namespace.metadata) || !namespace.spec.finalizers.iter().any(|name| name == "kubernetes") {
             return Ok(None);
         }
         let (round, wait_seconds) = self.empty(&key.name).await?;
-        let target = Target::of(&NamespaceView::RESOURCE, &namespace.metadata);
+        let target = namespace.target();
         if let Some(change) = status_change(&namespace, &round, Timestamp::now()) {
-            self.executor.apply(Action::Change { target: target.clone(), subresource: Some("status"), change }).await?;
+            self.executor.apply(target.clone().change_status(change)).await?;
         }
         if !round.is_done() {
             // Upstream's rule: half the longest grace period, and a second.
@@ -81,7 +74,9 @@ impl Namespaces {
         self.executor.apply(Action::Change { target, subresource: Some("finalize"), change }).await?;
         Ok(None)
     }
+}
 
+impl Namespaces {
     /// Deletes what is in the namespace; returns what is left and the longest grace period of a pod among it.
     async fn empty(&self, namespace: &str) -> Result<(Round, Option<u64>), crate::framework::SyncError> {
         let discovery = discover(self.executor.client()).await?;

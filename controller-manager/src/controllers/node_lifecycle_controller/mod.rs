@@ -1,7 +1,8 @@
 //! `node-lifecycle-controller`: notices nodes that fell silent, says so in their conditions and pods, and taints nodes
 //! by their conditions, `NoExecute` ones at a limited rate per zone.
 //!
-//! A node is looked at when it, or its lease, changes and when its patience runs out: nothing is polled.
+//! A node is looked at when it, or its lease, changes and when its patience runs out, and all are when a zone's health changes:
+//! nothing is polled. When no node answers at all, no pod is evicted, and the nodes start anew once one answers.
 
 pub mod health;
 pub mod reconcile;
@@ -10,20 +11,17 @@ mod tests;
 pub mod zones;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use self::health::{Grace, Memory, observe, patience_left, readiness, silence};
-use self::reconcile::{labels_change, pod_not_ready, taints_change, wanted_taints};
-use self::zones::{Bucket, Rates, rates, zone_of};
-use crate::framework::plan::PatchBody;
-use crate::framework::{
-    Action, Controller, EventKind, Executor, Key, Plan, Setup, Store, Subject, SyncResult, Target, View,
-};
+use self::reconcile::{Eviction, labels_change, pod_not_ready, taints_change, wanted_taints};
+use self::zones::{Bucket, Rates, Zones, judge, zone_of};
+use crate::framework::{Controller, EventKind, Executor, Key, Plan, Queue, Setup, Store, SyncResult, View};
 use crate::views::meta::condition;
 use crate::views::node::{LeaseView, NodeView};
 use crate::views::pod::{BY_NODE, PodView};
@@ -38,9 +36,15 @@ pub fn register(setup: &mut Setup) {
     let leases = setup.stores.of::<LeaseView>();
     let executor = setup.executor("node-controller");
     let (wake, recorder) = (queue.clone(), executor.clone());
+    let zones_changed = Arc::new(AtomicBool::new(true));
+    let changed = Arc::clone(&zones_changed);
     nodes.on(move |delta| {
         let node = delta.object();
-        let subject = Subject::of(&NodeView::RESOURCE, &node.metadata);
+        let health = |node: &NodeView| (readiness(node) == "True", zone_of(node), zones::counts(node));
+        if !matches!(delta, Delta::Updated { old, new } if health(old) == health(new)) {
+            changed.store(true, Ordering::Relaxed);
+        }
+        let subject = node.subject();
         let name = &node.metadata.name;
         match delta {
             Delta::Added(_) => {
@@ -68,8 +72,9 @@ pub fn register(setup: &mut Setup) {
         leases,
         executor,
         grace: Grace { running: config.node_monitor_grace_period, starting: config.node_startup_grace_period },
-        period: config.node_monitor_period,
         rates: config.eviction_rates,
+        queue: queue.clone(),
+        zones_changed,
         state: Mutex::default(),
     };
     setup.workers(queue, 8, controller);
@@ -80,6 +85,7 @@ struct State {
     memories: HashMap<String, Memory>,
     buckets: HashMap<String, Bucket>,
     silent: HashMap<String, bool>,
+    zones: Zones,
 }
 
 struct NodeLifecycle {
@@ -88,8 +94,10 @@ struct NodeLifecycle {
     leases: Store<LeaseView>,
     executor: Executor,
     grace: Grace,
-    period: Duration,
     rates: Rates,
+    queue: Queue,
+    /// A node came, went, or changed how it counts in its zone.
+    zones_changed: Arc<AtomicBool>,
     state: Mutex<State>,
 }
 
@@ -104,26 +112,45 @@ impl NodeLifecycle {
         state.silent.remove(name);
     }
 
+    /// Judges the zones anew where a node changed. All nodes are looked at again when that changes what may be done to them.
+    fn judge_zones(&self, now: Timestamp) {
+        if !self.zones_changed.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let nodes = self.nodes.list();
+        let zones = judge(nodes.iter().map(AsRef::as_ref), self.rates);
+        {
+            let mut state = self.state();
+            if state.zones == zones {
+                return;
+            }
+            if state.zones.all_down && !zones.all_down {
+                // Perhaps it was this side that did not hear them.
+                state.memories.values_mut().for_each(|memory| memory.probed = now);
+            }
+            state.zones = zones;
+        }
+        nodes.iter().for_each(|node| self.queue.add(Key::of(&node.metadata)));
+    }
+
     /// Asks the zone's bucket, if the node needs an eviction taint at all.
-    fn may_evict(&self, node: &NodeView, now: Timestamp, plan: &mut Plan) -> bool {
-        if readiness(node) == "True" || !wanted_taints(node, false, now).1 {
-            return false;
-        }
-        let all = self.nodes.list();
+    fn eviction(&self, node: &NodeView, now: Timestamp, plan: &mut Plan) -> Eviction {
         let zone = zone_of(node);
-        let rate = rates(all.iter().map(AsRef::as_ref), self.rates).get(&zone).copied().unwrap_or(0.0);
-        match self.state().buckets.entry(zone).or_default().take(rate, now) {
-            Ok(()) => true,
-            Err(Some(left_ms)) => {
-                plan.again(Duration::from_millis(left_ms));
-                false
-            }
-            // The zone's state may change without this node changing.
-            Err(None) => {
-                plan.again(self.period);
-                false
-            }
+        let mut state = self.state();
+        let rate = state.zones.rates.get(&zone).copied().unwrap_or(0.0);
+        if state.zones.all_down && rate == 0.0 {
+            return Eviction::Off;
         }
+        if readiness(node) == "True" || !wanted_taints(node, Eviction::Later, now).1 {
+            return Eviction::Later;
+        }
+        match state.buckets.entry(zone).or_default().take(rate, now) {
+            Ok(()) => return Eviction::Now,
+            Err(Some(left_ms)) => plan.again(Duration::from_millis(left_ms)),
+            // Another rate wakes all nodes.
+            Err(None) => {}
+        }
+        Eviction::Later
     }
 
     fn plan(&self, node: &Arc<NodeView>, now: Timestamp) -> Plan {
@@ -135,23 +162,20 @@ impl NodeLifecycle {
             state.memories.insert(name.to_owned(), memory.clone());
             memory
         };
+        self.judge_zones(now);
         let mut plan = Plan::default();
         let left = patience_left(&memory, node, self.grace, now);
         if left.is_zero() {
             if let Some(status) = silence(node, now) {
-                plan.push(Action::Patch {
-                    target: Target::of(&NodeView::RESOURCE, &node.metadata),
-                    subresource: Some("status"),
-                    patch: PatchBody::Strategic(status),
-                });
+                plan.push(node.target().patch_status(status));
                 // The rest follows from the conditions, which are seen changed in a moment.
                 return plan;
             }
         } else {
             plan.again(left + Duration::from_millis(100));
         }
-        let may_evict = self.may_evict(node, now, &mut plan);
-        plan.actions.extend(taints_change(node, &wanted_taints(node, may_evict, now).0));
+        let eviction = self.eviction(node, now, &mut plan);
+        plan.actions.extend(taints_change(node, &wanted_taints(node, eviction, now).0));
         plan.actions.extend(labels_change(node));
         self.plan_pods(node, now, &mut plan);
         plan
@@ -167,13 +191,15 @@ impl NodeLifecycle {
         }
         if was_silent == Some(false) {
             let note = format!("Node {name} status is now: NodeNotReady");
-            plan.event(&Subject::of(&NodeView::RESOURCE, &node.metadata), EventKind::Normal, "NodeNotReady", note);
+            plan.event(&node.subject(), EventKind::Normal, "NodeNotReady", note);
         }
         plan.actions
             .extend(self.pods.by_index(BY_NODE, name).iter().filter_map(|pod| pod_not_ready(pod, now)).flatten());
     }
+}
 
-    async fn step(&self, key: &Key) -> SyncResult {
+impl Controller for NodeLifecycle {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(node) = self.nodes.get("", &key.name) else {
             self.forget(&key.name);
             return Ok(None);
@@ -186,11 +212,5 @@ impl NodeLifecycle {
             self.state().silent.remove(&key.name);
         }
         result.map(|()| again_after)
-    }
-}
-
-impl Controller for NodeLifecycle {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
     }
 }

@@ -5,8 +5,7 @@ use serde_json::json;
 
 use super::health::readiness;
 use crate::controllers::node_taints::{NOT_READY, UNREACHABLE, follows_from_conditions, no_schedule, same, taint};
-use crate::framework::plan::PatchBody;
-use crate::framework::{Action, EventKind, Subject, Target, View};
+use crate::framework::{Action, EventKind, View};
 use crate::views::meta::{Condition, condition, to_value};
 use crate::views::node::{NodeView, Taint};
 use crate::views::pod::PodView;
@@ -15,14 +14,24 @@ use crate::views::pod::PodView;
 const LEGACY_LABELS: &[(&str, &str)] =
     &[("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
 
-/// The taints the node should have. `may_evict` allows adding a `NoExecute` taint now; removing one is always allowed.
-/// The second value says whether one is still to be added.
-pub fn wanted_taints(node: &NodeView, may_evict: bool, now: Timestamp) -> (Vec<Taint>, bool) {
+/// Whether a `NoExecute` taint may be added; removing one is always allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// Now.
+    Now,
+    /// Not yet.
+    Later,
+    /// Not at all: those that are there go too.
+    Off,
+}
+
+/// The taints the node should have. The second value says whether a `NoExecute` taint is still to be added.
+pub fn wanted_taints(node: &NodeView, eviction: Eviction, now: Timestamp) -> (Vec<Taint>, bool) {
     let health = [NOT_READY, UNREACHABLE];
     let spoken = condition(&node.status.conditions, "Ready").is_some();
     let wanted_key = match readiness(node) {
         // Of a new node nothing is known yet.
-        _ if !spoken => None,
+        _ if !spoken || eviction == Eviction::Off => None,
         "True" => None,
         "False" => Some(NOT_READY),
         _ => Some(UNREACHABLE),
@@ -30,7 +39,7 @@ pub fn wanted_taints(node: &NodeView, may_evict: bool, now: Timestamp) -> (Vec<T
     let has_any = node.spec.taints.iter().any(|t| t.effect == "NoExecute" && health.contains(&t.key.as_str()));
     let has_wanted = node.spec.taints.iter().any(|t| t.effect == "NoExecute" && Some(t.key.as_str()) == wanted_key);
     // Turning one into the other is no new eviction.
-    let add = wanted_key.filter(|_| !has_wanted && (may_evict || has_any));
+    let add = wanted_key.filter(|_| !has_wanted && (eviction == Eviction::Now || has_any));
     let missing = wanted_key.is_some() && !has_wanted && add.is_none();
     let from_conditions = no_schedule(node);
     let mut taints: Vec<Taint> = node
@@ -62,14 +71,10 @@ pub fn taints_change(node: &NodeView, wanted: &[Taint]) -> Option<Action> {
     if node.spec.taints == wanted {
         return None;
     }
-    Some(Action::Change {
-        target: Target::of(&NodeView::RESOURCE, &node.metadata),
-        subresource: None,
-        change: json!({
-            "metadata": {"resourceVersion": node.metadata.resource_version},
-            "spec": {"taints": wanted.iter().map(to_value).collect::<Vec<_>>()},
-        }),
-    })
+    Some(node.target().change(json!({
+        "metadata": {"resourceVersion": node.metadata.resource_version},
+        "spec": {"taints": wanted.iter().map(to_value).collect::<Vec<_>>()},
+    })))
 }
 
 /// The change of the node's legacy labels, if any.
@@ -84,11 +89,7 @@ pub fn labels_change(node: &NodeView) -> Option<Action> {
     if labels.as_object().is_none_or(serde_json::Map::is_empty) {
         return None;
     }
-    Some(Action::Change {
-        target: Target::of(&NodeView::RESOURCE, &node.metadata),
-        subresource: None,
-        change: json!({"metadata": {"labels": labels}}),
-    })
+    Some(node.target().change(json!({"metadata": {"labels": labels}})))
 }
 
 /// Marks a pod of a node that does not answer as not ready, so that no traffic goes to it, and says so.
@@ -96,12 +97,12 @@ pub fn pod_not_ready(pod: &PodView, now: Timestamp) -> Option<[Action; 2]> {
     let ready = pod.condition("Ready").filter(|ready| ready.status != "False")?;
     let condition = Condition { status: "False".to_owned(), last_transition_time: now.into(), ..ready.clone() };
     let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [to_value(&condition)]}});
-    let target = Target::of(&PodView::RESOURCE, &pod.metadata);
+    let target = pod.target();
     let event = Action::Event {
-        about: Subject::of(&PodView::RESOURCE, &pod.metadata),
+        about: pod.subject(),
         kind: EventKind::Warning,
         reason: "NodeNotReady",
         note: "Node is not ready".to_owned(),
     };
-    Some([Action::Patch { target, subresource: Some("status"), patch: PatchBody::Strategic(patch) }, event])
+    Some([target.patch_status(patch), event])
 }

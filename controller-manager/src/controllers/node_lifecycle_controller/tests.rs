@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::health::{Grace, observe, patience_left, silence};
-use super::reconcile::{labels_change, pod_not_ready, wanted_taints};
-use super::zones::{Bucket, Rates, rates};
+use super::reconcile::{Eviction, labels_change, pod_not_ready, wanted_taints};
+use super::zones::{Bucket, Rates, judge};
 use crate::framework::Action;
 use crate::framework::plan::PatchBody;
 use crate::views::node::NodeView;
@@ -61,8 +61,8 @@ fn a_silent_node_loses_its_conditions_once() {
 
 #[test]
 fn taints_follow_conditions_and_leave_other_peoples_alone() {
-    let keys = |node: &NodeView, may_evict: bool| {
-        let (taints, missing) = wanted_taints(node, may_evict, at(0));
+    let keys = |node: &NodeView, eviction: Eviction| {
+        let (taints, missing) = wanted_taints(node, eviction, at(0));
         let mut texts: Vec<String> = taints
             .iter()
             .map(|taint| format!("{}:{}", taint.key.trim_start_matches("node.kubernetes.io/"), taint.effect))
@@ -76,17 +76,18 @@ fn taints_follow_conditions_and_leave_other_peoples_alone() {
             {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"},
             {"key": "node.kubernetes.io/memory-pressure", "effect": "NoSchedule"}]);
     });
-    assert_eq!(keys(&fine, false), ("mine:NoSchedule".to_owned(), false));
+    assert_eq!(keys(&fine, Eviction::Later), ("mine:NoSchedule".to_owned(), false));
     let unknown = node("n", |n| n["status"]["conditions"][0]["status"] = json!("Unknown"));
-    assert_eq!(keys(&unknown, false), ("unreachable:NoSchedule".to_owned(), true));
-    assert_eq!(keys(&unknown, true), ("unreachable:NoExecute unreachable:NoSchedule".to_owned(), false));
+    assert_eq!(keys(&unknown, Eviction::Later), ("unreachable:NoSchedule".to_owned(), true));
+    assert_eq!(keys(&unknown, Eviction::Now), ("unreachable:NoExecute unreachable:NoSchedule".to_owned(), false));
     let was_not_ready = node("n", |n| {
         n["status"]["conditions"][0]["status"] = json!("Unknown");
         n["spec"]["taints"] = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]);
     });
-    assert_eq!(keys(&was_not_ready, false).0, "unreachable:NoExecute unreachable:NoSchedule");
+    assert_eq!(keys(&was_not_ready, Eviction::Later).0, "unreachable:NoExecute unreachable:NoSchedule");
+    assert_eq!(keys(&was_not_ready, Eviction::Off), ("unreachable:NoSchedule".to_owned(), false));
     let new = node("n", |n| n["status"] = json!({}));
-    assert_eq!(keys(&new, true), (String::new(), false), "nothing is known of it yet");
+    assert_eq!(keys(&new, Eviction::Now), (String::new(), false), "nothing is known of it yet");
     assert!(labels_change(&node("n", |_| {})).is_some());
 }
 
@@ -117,7 +118,8 @@ fn eviction_slows_down_when_much_of_a_zone_is_down() {
             })
         })
     };
-    let rate = |nodes: Vec<NodeView>| rates(nodes.iter(), config).into_values().collect::<Vec<_>>();
+    let rate = |nodes: Vec<NodeView>| judge(nodes.iter(), config).rates.into_values().collect::<Vec<_>>();
+    let all_down = |nodes: Vec<NodeView>| judge(nodes.iter(), config).all_down;
     assert_eq!(rate(zone(9, 1, "a").collect()), [0.1]);
     assert_eq!(rate(zone(1, 3, "a").collect()), [0.0], "small and partly down");
     assert_eq!(rate(zone(2, 6, "a").collect()), [0.01], "large and partly down");
@@ -127,6 +129,12 @@ fn eviction_slows_down_when_much_of_a_zone_is_down() {
     let label = || ("node.kubernetes.io/exclude-disruption".to_owned(), String::new());
     excluded.iter_mut().skip(2).for_each(|node| node.metadata.labels.extend([label()]));
     assert_eq!(rate(excluded), [0.1], "excluded nodes do not count");
+    assert!(all_down(zone(0, 1, "a").chain(zone(0, 1, "b")).collect()));
+    assert!(!all_down(zone(0, 1, "a").chain(zone(1, 0, "b")).collect()));
+    let mut alone: Vec<NodeView> = zone(1, 0, "b").collect();
+    alone[0].metadata.labels.extend([label()]);
+    assert!(all_down(zone(0, 1, "a").chain(alone).collect()), "one that does not count does not speak for the others");
+    assert!(!all_down(Vec::new()));
     let mut bucket = Bucket::default();
     assert_eq!(bucket.take(0.1, at(0)), Ok(()));
     assert_eq!(bucket.take(0.1, at(4)), Err(Some(6000)));

@@ -48,37 +48,41 @@ fn state(ready: usize, not_ready: usize, share: f64) -> State {
 /// Nodes with this label do not count when a zone's health is judged.
 const NOT_COUNTED: &str = "node.kubernetes.io/exclude-disruption";
 
-/// Nodes per second for every zone.
-pub fn rates<'a>(nodes: impl Iterator<Item = &'a NodeView>, rates: Rates) -> BTreeMap<String, f64> {
-    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+/// Whether the node counts when its zone's health is judged.
+pub fn counts(node: &NodeView) -> bool {
+    !node.metadata.labels.contains_key(NOT_COUNTED)
+}
+
+/// How the zones are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Zones {
+    /// Nodes per second that may be marked for eviction, by zone.
+    pub rates: BTreeMap<String, f64>,
+    /// No node answers: nobody can tell that the nodes are at fault, so marks are taken back too.
+    pub all_down: bool,
+}
+
+/// Judges every zone.
+pub fn judge<'a>(nodes: impl Iterator<Item = &'a NodeView>, rates: Rates) -> Zones {
+    let mut zones: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for node in nodes {
-        let count = counts.entry(zone_of(node)).or_default();
-        if node.metadata.labels.contains_key(NOT_COUNTED) {
-            continue;
-        }
-        if readiness(node) == "True" {
-            count.0 += 1;
-        } else {
-            count.1 += 1;
+        let count = zones.entry(zone_of(node)).or_default();
+        if counts(node) {
+            let ready = readiness(node) == "True";
+            *(if ready { &mut count.0 } else { &mut count.1 }) += 1;
         }
     }
-    let states: BTreeMap<String, (State, usize)> = counts
-        .into_iter()
-        .map(|(zone, (ready, not))| (zone, (state(ready, not, rates.unhealthy_share), ready + not)))
-        .collect();
-    let all_down = !states.is_empty() && states.values().all(|(state, _)| *state == State::Full);
-    states
-        .into_iter()
-        .map(|(zone, (state, size))| {
-            let rate = match state {
-                _ if all_down => 0.0,
-                State::Normal | State::Full => rates.normal,
-                State::Partial if size > rates.large_cluster => rates.secondary,
-                State::Partial => 0.0,
-            };
-            (zone, rate)
-        })
-        .collect()
+    let state = |&(ready, not): &(usize, usize)| state(ready, not, rates.unhealthy_share);
+    // Zones of which no node counts say nothing.
+    let mut judged = zones.values().filter(|count| **count != (0, 0)).peekable();
+    let all_down = judged.peek().is_some() && judged.all(|count| state(count) == State::Full);
+    let rate = |count: (usize, usize)| match state(&count) {
+        State::Full if all_down => 0.0,
+        State::Normal | State::Full => rates.normal,
+        State::Partial if count.0 + count.1 > rates.large_cluster => rates.secondary,
+        State::Partial => 0.0,
+    };
+    Zones { rates: zones.into_iter().map(|(zone, count)| (zone, rate(count))).collect(), all_down }
 }
 
 /// A token bucket of one token.

@@ -67,11 +67,11 @@ pub(super) fn reconcile(claim: &ClaimView, world: &World<'_>) -> Plan {
 }
 
 fn subject(claim: &ClaimView) -> Subject {
-    Subject::of(&ClaimView::RESOURCE, &claim.metadata)
+    claim.subject()
 }
 
 fn target(claim: &ClaimView) -> Target {
-    Target::of(&ClaimView::RESOURCE, &claim.metadata)
+    claim.target()
 }
 
 fn set_phase(plan: &mut Plan, claim: &ClaimView, phase: &str) -> bool {

@@ -9,7 +9,6 @@
 use std::sync::Arc;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 
 use crate::framework::{Controller, Executor, Key, Queue, Setup, Store, SyncError, SyncResult};
 use crate::views::pod::{self, PodView};
@@ -49,18 +48,17 @@ fn external(provisioner: &str) -> Option<&str> {
     migrated.or_else(|| (!provisioner.starts_with("kubernetes.io/")).then_some(provisioner))
 }
 
-/// Registers `persistentvolume-binder-controller`. Volumes and claims share a queue and its only worker, so that two
-/// claims do not reach for one volume; volumes' keys have no namespace.
+/// Registers `persistentvolume-binder-controller`. Claims have one worker, so that two do not reach for one volume.
 pub fn register(setup: &mut Setup<'_>) {
-    let queue = setup.queue("persistentvolume-binder");
+    let (claim_queue, volume_queue) = (setup.queue("claims"), setup.queue("volumes"));
     let claims = setup.stores.of::<ClaimView>();
     let volumes = setup.stores.of::<VolumeView>();
     let classes = setup.stores.of::<StorageClassView>();
     let pods = setup.stores.of::<PodView>();
-    let (wake, all) = (queue.clone(), volumes.clone());
+    let (own, wake, all) = (claim_queue.clone(), volume_queue.clone(), volumes.clone());
     claims.on(move |delta| {
         let claim = delta.object();
-        wake.add(Key::of(&claim.metadata));
+        own.add(Key::of(&claim.metadata));
         if !claim.spec.volume_name.is_empty() {
             wake.add(Key::new("", &claim.spec.volume_name));
         }
@@ -68,10 +66,10 @@ pub fn register(setup: &mut Setup<'_>) {
             all.list().iter().filter(|v| v.is_for(claim)).for_each(|v| wake.add(Key::of(&v.metadata)));
         }
     });
-    let (wake, all) = (queue.clone(), claims.clone());
+    let (own, wake, all) = (volume_queue.clone(), claim_queue.clone(), claims.clone());
     volumes.on(move |delta| {
         let volume = delta.object();
-        wake.add(Key::of(&volume.metadata));
+        own.add(Key::of(&volume.metadata));
         if let Some(owner) = &volume.spec.claim_ref {
             wake.add(Key::new(&owner.namespace, &owner.name));
         }
@@ -83,7 +81,7 @@ pub fn register(setup: &mut Setup<'_>) {
         };
         wake_all(&wake, &all.list(), wants);
     });
-    let (wake, all) = (queue.clone(), claims.clone());
+    let (wake, all) = (claim_queue.clone(), claims.clone());
     classes.on(move |delta| {
         let name = &delta.object().metadata.name;
         let unbound = |c: &ClaimView| c.spec.volume_name.is_empty() && c.class().is_none_or(|class| class == name);
@@ -91,15 +89,20 @@ pub fn register(setup: &mut Setup<'_>) {
     });
     let executor = setup.executor("persistent-volume-binder");
     let provisions = setup.config.enable_dynamic_provisioning;
-    setup.workers(queue.clone(), 1, Binder { queue, claims, volumes, classes, pods, executor, provisions });
+    let binder = Arc::new(Binder { claim_queue, claims, volumes, classes, pods, executor, provisions });
+    setup.workers(binder.claim_queue.clone(), 1, Claims(Arc::clone(&binder)));
+    setup.workers(volume_queue, 1, Volumes(binder));
 }
 
 fn wake_all(queue: &Queue, claims: &[Arc<ClaimView>], which: impl Fn(&ClaimView) -> bool) {
     claims.iter().filter(|c| which(c)).for_each(|c| queue.add(Key::of(&c.metadata)));
 }
 
+struct Claims(Arc<Binder>);
+struct Volumes(Arc<Binder>);
+
 struct Binder {
-    queue: Queue,
+    claim_queue: Queue,
     claims: Store<ClaimView>,
     volumes: Store<VolumeView>,
     classes: Store<StorageClassView>,
@@ -135,7 +138,7 @@ impl Binder {
         };
         let outcome = volume::reconcile(&volume, owner.as_deref());
         if let (true, Some(owner)) = (outcome.claim_first, &owner) {
-            self.queue.add(Key::of(&owner.metadata));
+            self.claim_queue.add(Key::of(&owner.metadata));
         }
         self.executor.run(outcome.plan).await?;
         Ok(None)
@@ -161,10 +164,14 @@ impl Binder {
     }
 }
 
-impl Controller for Binder {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            if key.namespace.is_empty() { self.sync_volume(key).await } else { self.sync_claim(key).await }
-        })
+impl Controller for Claims {
+    async fn sync(&self, key: &Key) -> SyncResult {
+        self.0.sync_claim(key).await
+    }
+}
+
+impl Controller for Volumes {
+    async fn sync(&self, key: &Key) -> SyncResult {
+        self.0.sync_volume(key).await
     }
 }

@@ -4,7 +4,7 @@ use client::events::EventType::Warning;
 use serde_json::{Value, json};
 
 use super::{BOUND_BY_CONTROLLER, MIGRATED_TO, PROVISIONED_BY, external};
-use crate::framework::{Plan, Subject, Target, View};
+use crate::framework::{Plan, Target, View};
 use crate::views::volume::{ClaimView, VolumeView, same_mode};
 
 /// What to do about a volume, and whether its claim must be looked at first.
@@ -15,7 +15,7 @@ pub(super) struct Outcome {
 }
 
 fn target(volume: &VolumeView) -> Target {
-    Target::of(&VolumeView::RESOURCE, &volume.metadata)
+    volume.target()
 }
 
 /// Says in which phase a volume is.
@@ -63,11 +63,11 @@ pub(super) fn reconcile(volume: &VolumeView, owner: Option<&ClaimView>) -> Outco
                     "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{}\" due to incompatible volumeMode.",
                     claim.metadata.name
                 );
-                plan.event(&Subject::of(&VolumeView::RESOURCE, &volume.metadata), Warning, "VolumeMismatch", note);
+                plan.event(&volume.subject(), Warning, "VolumeMismatch", note);
                 let note = format!(
                     "Cannot bind PersistentVolume \"{name}\" to requested PersistentVolumeClaim due to incompatible volumeMode."
                 );
-                plan.event(&Subject::of(&ClaimView::RESOURCE, &claim.metadata), Warning, "VolumeMismatch", note);
+                plan.event(&claim.subject(), Warning, "VolumeMismatch", note);
             }
         }
         Some(claim) if claim.spec.volume_name == *name => set_phase(plan, volume, "Bound"),
@@ -113,8 +113,8 @@ fn release(plan: &mut Plan, volume: &VolumeView) {
     };
     set_phase(plan, volume, "Released");
     if let Some((reason, message)) = failed {
-        let status: Value = json!({"status": {"phase": "Failed", "reason": reason, "message": message}});
+        let status: Value = json!({"status": {"phase": "Failed", "message": message}});
         plan.change(target(volume), Some("status"), status);
-        plan.event(&Subject::of(&VolumeView::RESOURCE, &volume.metadata), Warning, reason, message);
+        plan.event(&volume.subject(), Warning, reason, message);
     }
 }

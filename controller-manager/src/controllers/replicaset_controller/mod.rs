@@ -11,7 +11,6 @@ use std::collections::HashSet;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 
 use self::reconcile::{Manage, Owned, PodSet, manage, sort_out, status_change};
@@ -61,8 +60,8 @@ struct ReplicaSets<S: PodSet> {
 }
 
 impl<S: PodSet> Controller for ReplicaSets<S> {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
+    async fn sync(&self, key: &Key) -> SyncResult {
+        self.step(key).await
     }
 }
 

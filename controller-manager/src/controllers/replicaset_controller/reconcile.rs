@@ -127,7 +127,7 @@ pub fn status_change<S: PodSet>(
     if status.conditions != set.status().conditions {
         change["status"]["conditions"] = status.conditions.iter().map(to_value).collect();
     }
-    Some(Action::Change { target: Target::of(&S::RESOURCE, set.meta()), subresource: Some("status"), change })
+    Some(Target::of(&S::RESOURCE, set.meta()).change_status(change))
 }
 
 fn status<S: PodSet>(set: &S, owned: &Owned, failure: Option<(&str, String)>, now: Timestamp) -> ReplicaSetStatus {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::reconcile::{Manage, manage, sort_out, status_change};
 use crate::controllers::deletion_order::choose;
-use crate::framework::{Action, Subject, View};
+use crate::framework::{Action, View};
 use crate::views::pod::PodView;
 use crate::views::workloads::ReplicaSetView;
 
@@ -40,7 +40,7 @@ fn pod(name: &str, change: impl FnOnce(&mut Value)) -> Arc<PodView> {
 #[test]
 fn pods_are_kept_adopted_released_or_left_alone() {
     let set = set(1);
-    let subject = Subject::of(&ReplicaSetView::RESOURCE, &set.metadata);
+    let subject = set.subject();
     let pods = [
         pod("mine", |_| {}),
         pod("orphan", |p| p["metadata"]["ownerReferences"] = json!([])),
@@ -95,7 +95,7 @@ fn the_least_useful_pod_goes_first() {
 #[test]
 fn the_status_counts_and_tells_of_failures_once() {
     let set = set(2);
-    let subject = Subject::of(&ReplicaSetView::RESOURCE, &set.metadata);
+    let subject = set.subject();
     let pods = [pod("a", |p| p["metadata"]["labels"]["tier"] = json!("front")), pod("b", |_| {})];
     let owned = sort_out(&set, &subject, &pods);
     let failure = Some(("FailedCreate", "quota".to_owned()));

@@ -12,14 +12,13 @@ use std::time::Duration;
 use apimachinery::quantity::Quantity;
 use client::informer::Delta;
 use client::{ListOptions, ResourceRef};
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use self::usage::{Amounts, Kind, claim_in, counted, is_charged, kind_of, of_claim, of_pod, of_service, pod_in, sum};
 use crate::framework::discovery::Kinds;
-use crate::framework::{Action, Controller, Executor, Key, Queue, Setup, Store, SyncError, SyncResult, Target, View};
+use crate::framework::{Action, Controller, Executor, Key, Queue, Setup, Store, SyncError, SyncResult, View};
 use crate::views::pod::{self, PodView};
 use crate::views::quota::{BY_NAMESPACE, QuotaView};
 use crate::views::service::{self, ServiceView};
@@ -171,16 +170,14 @@ pub fn corrected(quota: &QuotaView, used: &Amounts) -> Option<Value> {
 }
 
 impl Controller for Quotas {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some(quota) = self.quotas.get(&key.namespace, &key.name) else { return Ok(None) };
-            let used = self.used(&quota).await?;
-            if let Some(body) = corrected(&quota, &used) {
-                let target = Target::of(&QuotaView::RESOURCE, &quota.metadata);
-                self.executor.apply(Action::Replace { target, subresource: Some("status"), body }).await?;
-            }
-            Ok(Some(self.period))
-        })
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some(quota) = self.quotas.get(&key.namespace, &key.name) else { return Ok(None) };
+        let used = self.used(&quota).await?;
+        if let Some(body) = corrected(&quota, &used) {
+            let target = quota.target();
+            self.executor.apply(Action::Replace { target, subresource: Some("status"), body }).await?;
+        }
+        Ok(Some(self.period))
     }
 }
 

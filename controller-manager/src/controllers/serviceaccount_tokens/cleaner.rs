@@ -9,12 +9,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use client::{ListOptions, resources};
-use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncError, SyncResult, Target, View};
+use crate::framework::{Controller, Executor, Key, Setup, Store, SyncError, SyncResult, Target, View};
 use crate::views::config::TokenSecretView;
 use crate::views::namespace::ServiceAccountView;
 use crate::views::pod::{BY_NAMESPACE, PodView};
@@ -108,12 +107,10 @@ impl Cleaner {
                 Verdict::Invalidate => {
                     let day = now.strftime("%Y-%m-%d").to_string();
                     let change = json!({"metadata": {"uid": meta.uid, "labels": {(INVALID_SINCE): day}}});
-                    self.executor.apply(Action::Change { target, subresource: None, change }).await?;
+                    self.executor.apply(target.change(change)).await?;
                 }
                 Verdict::Remove => {
-                    let uid = meta.uid.clone();
-                    let delete = Action::Delete { target, uid, grace_period_seconds: None, propagation: None };
-                    self.executor.apply(delete).await?;
+                    self.executor.apply(target.delete(&meta.uid)).await?;
                 }
             }
         }
@@ -128,15 +125,13 @@ impl Cleaner {
 }
 
 impl Controller for Cleaner {
-    fn sync<'a>(&'a self, _: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            match self.clean().await {
-                // The API server does not record use (yet): nothing can be judged.
-                Err(error) if error.is_not_found() => tracing::debug!(%error, "legacy tokens are not tracked"),
-                other => other?,
-            }
-            Ok(Some(EVERY))
-        })
+    async fn sync(&self, _: &Key) -> SyncResult {
+        match self.clean().await {
+            // The API server does not record use (yet): nothing can be judged.
+            Err(error) if error.is_not_found() => tracing::debug!(%error, "legacy tokens are not tracked"),
+            other => other?,
+        }
+        Ok(Some(EVERY))
     }
 }
 

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use futures::future::BoxFuture;
 use pki::token_keys::Signer;
 use serde_json::{Value, json};
 
-use crate::framework::{Action, Controller, Executor, Key, Setup, Store, SyncError, SyncResult, Target, View};
+use crate::framework::{Controller, Executor, Key, Setup, Store, SyncError, SyncResult, View};
 use crate::views::config::{ACCOUNT_NAME, ACCOUNT_UID, BY_ACCOUNT, TokenSecretView};
 use crate::views::namespace::ServiceAccountView;
 
@@ -22,7 +21,7 @@ pub fn register(setup: &mut Setup) {
         tracing::warn!("no --service-account-private-key-file: token secrets of service accounts will not be filled");
         return;
     };
-    let queue = setup.queue("serviceaccount_tokens_secret");
+    let queue = setup.queue("serviceaccount_tokens_service");
     let secrets = setup.stores.of::<TokenSecretView>();
     let accounts = setup.stores.of::<ServiceAccountView>();
     let wake = queue.clone();
@@ -115,8 +114,7 @@ impl Tokens {
         let Some(live) = live.filter(|live| live.metadata.uid == secret.metadata.uid) else { return Ok(()) };
         let token = || self.signer.sign(&claims(&live, account)).ok();
         let Some(change) = missing(&live, account, &self.root_ca, token) else { return Ok(()) };
-        let target = Target::of(&TokenSecretView::RESOURCE, &live.metadata);
-        self.executor.apply(Action::Change { target, subresource: None, change }).await
+        self.executor.apply(live.target().change(change)).await
     }
 
     /// The secret is gone: its account must not name it any longer.
@@ -131,8 +129,7 @@ impl Tokens {
         let Some(mut live) = live.filter(|live| live.names(secret)) else { return Ok(()) };
         live.secrets.retain(|reference| reference["name"] != secret);
         let change = json!({"metadata": {"resourceVersion": live.metadata.resource_version}, "secrets": live.secrets});
-        let target = Target::of(&ServiceAccountView::RESOURCE, &live.metadata);
-        self.executor.apply(Action::Change { target, subresource: None, change }).await
+        self.executor.apply(live.target().change(change)).await
     }
 }
 
@@ -144,27 +141,22 @@ fn found<T>(result: Result<T, SyncError>) -> Result<Option<T>, SyncError> {
 }
 
 impl Controller for Tokens {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(async move {
-            let Some((account, name)) = key.name.split_once('/').filter(|(account, _)| !account.is_empty()) else {
-                return Ok(None);
-            };
-            let secret = self.secrets.get(&key.namespace, name).filter(|secret| secret.account() == account);
-            let Some(secret) = secret else {
-                return self.unname(&key.namespace, account, name).await.map(|()| None);
-            };
-            let uid = secret.metadata.annotations.get(ACCOUNT_UID).map_or("", String::as_str);
-            match self.account(&key.namespace, account, uid).await? {
-                Some(account) => self.fill(&secret, &account).await?,
-                None => {
-                    let target = Target::of(&TokenSecretView::RESOURCE, &secret.metadata);
-                    let uid = secret.metadata.uid.clone();
-                    let delete = Action::Delete { target, uid, grace_period_seconds: None, propagation: None };
-                    self.executor.apply(delete).await?;
-                }
+    async fn sync(&self, key: &Key) -> SyncResult {
+        let Some((account, name)) = key.name.split_once('/').filter(|(account, _)| !account.is_empty()) else {
+            return Ok(None);
+        };
+        let secret = self.secrets.get(&key.namespace, name).filter(|secret| secret.account() == account);
+        let Some(secret) = secret else {
+            return self.unname(&key.namespace, account, name).await.map(|()| None);
+        };
+        let uid = secret.metadata.annotations.get(ACCOUNT_UID).map_or("", String::as_str);
+        match self.account(&key.namespace, account, uid).await? {
+            Some(account) => self.fill(&secret, &account).await?,
+            None => {
+                self.executor.apply(secret.target().delete(&secret.metadata.uid)).await?;
             }
-            Ok(None)
-        })
+        }
+        Ok(None)
     }
 }
 

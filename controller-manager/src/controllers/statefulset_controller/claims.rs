@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::identity::claim_name;
-use crate::framework::{Action, EventKind, Key, Plan, Subject, Target, View};
+use crate::framework::{EventKind, Key, Plan, Subject, Target, View};
 use crate::views::meta::{is_deleting, to_value};
 use crate::views::volume::ClaimView;
 use crate::views::workloads::StatefulSetView;
@@ -104,7 +104,7 @@ pub fn hand_over(plan: &mut Plan, set: &StatefulSetView, owners: &Owners<'_>, cl
         let target = Target { resource: ClaimView::RESOURCE, key: Key::new(&claim.metadata.namespace, name) };
         let version = &claim.metadata.resource_version;
         let change = json!({"metadata": {"resourceVersion": version, "ownerReferences": references}});
-        plan.push(Action::Change { target, subresource: None, change });
+        plan.push(target.change(change));
     }
     changed
 }

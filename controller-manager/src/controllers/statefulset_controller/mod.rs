@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use client::informer::Delta;
-use futures::future::BoxFuture;
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -24,7 +23,7 @@ use super::wake::{Wake, selecting, watch_dependents, watch_owners};
 use crate::framework::claim::claim_from;
 use crate::framework::{
     Action, Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError,
-    SyncResult, Target, View,
+    SyncResult, View,
 };
 use crate::views::meta::is_deleting;
 use crate::views::pod::PodView;
@@ -77,15 +76,9 @@ struct StatefulSets {
 }
 
 impl Controller for StatefulSets {
-    fn sync<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, SyncResult> {
-        Box::pin(self.step(key))
-    }
-}
-
-impl StatefulSets {
-    async fn step(&self, key: &Key) -> SyncResult {
+    async fn sync(&self, key: &Key) -> SyncResult {
         let Some(set) = self.sets.get(&key.namespace, &key.name) else { return Ok(None) };
-        let subject = Subject::of(&StatefulSetView::RESOURCE, &set.metadata);
+        let subject = set.subject();
         let owner = (&subject, &set.metadata, &set.spec.selector);
         let owned_revisions = claim_from(&self.executor, &self.revisions, owner, |_| true).await?;
         let named = |pod: &PodView| ordinal(&key.name, &pod.metadata.name).is_some();
@@ -110,8 +103,7 @@ impl StatefulSets {
         let again_after = step.plan.again_after;
         let result = self.run(&subject, step.plan).await;
         if let Some(change) = status_change(&set, &step.status) {
-            let target = Target::of(&StatefulSetView::RESOURCE, &set.metadata);
-            self.executor.apply(Action::Change { target, subresource: Some("status"), change }).await?;
+            self.executor.apply(set.target().change_status(change)).await?;
         }
         let mut in_use: BTreeSet<&str> =
             pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH_LABEL)).map(String::as_str).collect();
@@ -120,7 +112,9 @@ impl StatefulSets {
         self.executor.run(Plan { actions, again_after: None }).await?;
         result.map(|()| again_after)
     }
+}
 
+impl StatefulSets {
     async fn run(&self, subject: &Subject, plan: Plan) -> Result<(), SyncError> {
         for action in plan.actions {
             let what = match &action {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::claims::{Owners, blocked, existing, hand_over};
 use super::identity::{identity_labels, is_itself, missing_claims, ordinal, pod_for};
 use crate::controllers::history::HASH_LABEL;
-use crate::framework::{Action, EventKind, Plan, Subject, Target, View};
+use crate::framework::{Action, EventKind, Plan, Subject, View};
 use crate::views::meta::{count, created, is_deleting};
 use crate::views::pod::PodView;
 use crate::views::volume::ClaimView;
@@ -61,7 +61,7 @@ pub fn reconcile(snapshot: &Snapshot<'_>) -> Step {
     let set = snapshot.set;
     let mut stepper = Stepper {
         snapshot,
-        subject: Subject::of(&StatefulSetView::RESOURCE, &set.metadata),
+        subject: set.subject(),
         plan: Plan::default(),
         status: initial_status(snapshot),
         ordered: set.spec.pod_management_policy != "Parallel",
@@ -179,7 +179,7 @@ impl Stepper<'_> {
         let mut changed = self.hand_claims_over(number, pod, false);
         if !is_itself(self.set(), pod, number) {
             let labels = json!(identity_labels(&pod.metadata.name, number));
-            let target = Target::of(&PodView::RESOURCE, &pod.metadata);
+            let target = pod.target();
             self.plan.change(target, None, json!({"metadata": {"uid": pod.metadata.uid, "labels": labels}}));
             changed = true;
         }
@@ -208,7 +208,7 @@ impl Stepper<'_> {
 
     /// Lets the pod's claims belong to whom the set's policy says; whether anything had to change.
     fn hand_claims_over(&mut self, number: i32, pod: &PodView, condemned: bool) -> bool {
-        let owner = Subject::of(&PodView::RESOURCE, &pod.metadata);
+        let owner = pod.subject();
         let owners = Owners { set: &self.subject, pod: &owner, condemned };
         let claims = existing(self.snapshot.set, number, self.snapshot.claims);
         hand_over(&mut self.plan, self.snapshot.set, &owners, &claims)
@@ -246,12 +246,7 @@ impl Stepper<'_> {
     }
 
     fn delete(&mut self, pod: &PodView) {
-        self.plan.push(Action::Delete {
-            target: Target::of(&PodView::RESOURCE, &pod.metadata),
-            uid: pod.metadata.uid.clone(),
-            grace_period_seconds: None,
-            propagation: None,
-        });
+        self.plan.push(pod.target().delete(&pod.metadata.uid));
         self.tell("Delete", "SuccessfulDelete", &pod.metadata.name);
     }
 
