@@ -175,7 +175,7 @@ fn is_struct(kind: &Kind) -> bool {
 /// What Go prints for a value that was never set; `None` when a zero cannot be printed.
 fn zero(slot: &Slot, depth: usize) -> Option<Value> {
     Some(match &slot.kind {
-        Kind::String => "".into(),
+        Kind::String | Kind::Bytes => "".into(),
         Kind::Bool => false.into(),
         Kind::Int32 | Kind::Int64 | Kind::Float64 | Kind::IntOrString => 0.into(),
         Kind::Quantity => "0".into(),
@@ -186,8 +186,7 @@ fn zero(slot: &Slot, depth: usize) -> Option<Value> {
             Value::Object(map)
         }
         Kind::Ref(_) => return None,
-        Kind::Bytes
-        | Kind::Any
+        Kind::Any
         | Kind::Time
         | Kind::MicroTime
         | Kind::FieldsV1

@@ -272,12 +272,10 @@ impl SlotVisitor<'_> {
             Kind::String | Kind::Any | Kind::IntOrString | Kind::RawExtension => Ok(text.into_owned().into()),
             Kind::Quantity => self.quantity(text.trim()),
             Kind::Time => match time::parse_time(&text) {
-                _ if text.is_empty() => Ok(Value::Null),
                 Some(at) => Ok(time::format_time(at).into()),
                 None => self.refused(&format!("parsing time \"{text}\" as RFC 3339")),
             },
             Kind::MicroTime => match time::parse_micro_time(&text) {
-                _ if text.is_empty() => Ok(Value::Null),
                 Some(at) => Ok(time::format_micro_time(at).into()),
                 None => self.refused(&format!("parsing time \"{text}\" as RFC 3339 with microseconds")),
             },

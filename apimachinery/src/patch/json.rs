@@ -15,7 +15,7 @@ pub const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 /// # Errors
 /// `400` when the bytes are no list of operations, `413` when there are too many, `422` when one cannot be applied.
 pub fn json_patch(object: &Value, patch: &[u8]) -> Result<Value, Status> {
-    let operations: Option<Vec<serde_json::Map<String, Value>>> =
+    let operations: Option<Vec<Option<serde_json::Map<String, Value>>>> =
         serde_json::from_slice(patch).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
     let operations = operations.unwrap_or_default();
     if operations.len() > MAX_OPERATIONS {
@@ -25,8 +25,8 @@ pub fn json_patch(object: &Value, patch: &[u8]) -> Result<Value, Status> {
     }
     let mut result = object.clone();
     let mut copied_bytes = 0;
-    for operation in &operations {
-        apply(&mut result, operation, &mut copied_bytes).map_err(|why| {
+    for operation in operations {
+        apply(&mut result, &operation.unwrap_or_default(), &mut copied_bytes).map_err(|why| {
             let mut status = Status::failure(422, "Invalid", format!("the server rejected our request: {why}"));
             status.details = Some(Box::<Details>::default());
             status
@@ -124,7 +124,9 @@ fn add(document: &mut Value, path: &str, value: Value) -> Result<(), String> {
     match container {
         Value::Array(items) if step == "-" => items.push(value),
         Value::Array(items) => {
-            let at = position(&step, items.len()).filter(|at| *at <= items.len());
+            // Counted in the list as it will be.
+            let len = items.len() + usize::from(step.starts_with('-'));
+            let at = position(&step, len).filter(|at| *at <= items.len());
             items.insert(at.ok_or_else(|| format!("unable to access invalid index: {step}"))?, value);
         }
         Value::Object(map) => {

@@ -8,8 +8,8 @@ use crate::status::Status;
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
-const SET_ORDER: &str = "$setElementOrder/";
-const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
+const SET_ORDER: &str = "$setElementOrder";
+const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList";
 
 type Object = Map<String, Value>;
 
@@ -18,10 +18,34 @@ type Object = Map<String, Value>;
 /// # Errors
 /// `400` for a malformed directive; `500` without a reason, as upstream answers, for one that does not fit the list.
 pub fn strategic_merge(ty: &Type, object: &Value, patch: &Value) -> Result<Value, Status> {
+    if patch.is_null() {
+        return Ok(object.clone());
+    }
     let (Value::Object(original), Value::Object(changes)) = (object, patch) else {
         return Err(Status::bad_request("invalid JSON document: a strategic merge patch is an object"));
     };
-    merge_map(original.clone(), changes.clone(), Some(ty)).map(Value::Object)
+    let mut changes = Value::Object(changes.clone());
+    whole_numbers(&mut changes);
+    let Value::Object(changes) = changes else { return Ok(object.clone()) };
+    merge_map(original.clone(), changes, Some(ty)).map(Value::Object)
+}
+
+/// Only this kind of patch takes `3.0` for an integer.
+fn whole_numbers(value: &mut Value) {
+    const MAX_EXACT: f64 = 9e15;
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            if float.fract() == 0.0 && float.abs() < MAX_EXACT {
+                #[allow(clippy::cast_possible_truncation, reason = "whole, and within the exact range")]
+                let whole = float as i64;
+                *number = whole.into();
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Upstream has no status of its own for these.
@@ -69,7 +93,8 @@ fn merge_map(mut original: Object, mut patch: Object, ty: Option<&Type>) -> Resu
     set_element_order(&mut original, &mut patch, ty)?;
     for (key, change) in patch {
         if let Some(name) = key.strip_prefix(DELETE_PRIMITIVES) {
-            delete_primitives(&mut original, name, &change)?;
+            let bad = || Status::bad_request("invalid patch format of primitive list");
+            delete_primitives(&mut original, name.strip_prefix('/').ok_or_else(bad)?, &change)?;
             continue;
         }
         if change.is_null() {
@@ -99,19 +124,40 @@ fn merge_map(mut original: Object, mut patch: Object, ty: Option<&Type>) -> Resu
 fn retain_keys(original: &mut Object, patch: &Object, keys: &Value) -> Result<(), Status> {
     let bad = || Status::bad_request("invalid patch format of retainKeys");
     let keys: Vec<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
-    if patch.keys().any(|key| !key.starts_with('$') && !keys.contains(&key.as_str())) {
+    let directive = |key: &str| key.starts_with(SET_ORDER) || key.starts_with(DELETE_PRIMITIVES);
+    if patch.iter().any(|(key, value)| !value.is_null() && !directive(key) && !keys.contains(&key.as_str())) {
         return Err(bad());
     }
     original.retain(|key, _| keys.contains(&key.as_str()));
     Ok(())
 }
 
+/// A null deletes the list; what is neither is ignored, as upstream does.
 fn delete_primitives(original: &mut Object, name: &str, values: &Value) -> Result<(), Status> {
-    let values = values.as_array().ok_or_else(|| Status::bad_request("invalid patch format of primitive list"))?;
-    if let Some(Value::Array(items)) = original.get_mut(name) {
-        items.retain(|item| !values.contains(item));
+    match (original.get_mut(name), values) {
+        (_, Value::Null) => drop(original.remove(name)),
+        (Some(Value::Array(items)), Value::Array(values)) => {
+            if elements_are_objects(&[items, values])? == Some(true) {
+                return Err(unclassified(format!("{DELETE_PRIMITIVES}/{name}: not a list of primitives")));
+            }
+            items.retain(|item| !values.contains(item));
+        }
+        _ => {}
     }
     Ok(())
+}
+
+/// Are the elements of these lists objects? `None` without elements; an error when they are not of one type.
+fn elements_are_objects(lists: &[&[Value]]) -> Result<Option<bool>, Status> {
+    let mut elements = lists.iter().copied().flatten();
+    let Some(first) = elements.next() else { return Ok(None) };
+    if first.is_array() {
+        return Err(Status::failure(422, "", "lists of lists are not supported"));
+    }
+    if elements.any(|other| std::mem::discriminant(other) != std::mem::discriminant(first)) {
+        return Err(unclassified("list element types are not identical".to_owned()));
+    }
+    Ok(Some(first.is_object()))
 }
 
 /// Merges the lists that have an order directive, and takes both out of the patch.
@@ -119,36 +165,52 @@ fn set_element_order(original: &mut Object, patch: &mut Object, ty: Option<&Type
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
         let bad = || Status::bad_request("invalid patch format of setElementOrder list");
-        let Some(Value::Array(order)) = patch.remove(&directive) else { return Err(bad()) };
-        let name = directive.trim_start_matches(SET_ORDER);
-        let rule = list_rule(ty.and_then(|ty| ty.field(name)));
-        let old = match original.get(name) {
-            Some(Value::Array(items)) => Some(items.clone()),
-            _ => None,
-        };
-        let new = match patch.remove(name) {
-            Some(Value::Array(items)) => Some(items),
-            // A null deletes the list; anything else is merged the ordinary way.
-            Some(other) => {
-                patch.insert(name.to_owned(), other);
-                continue;
-            }
-            None => None,
-        };
+        let order = list(patch.remove(&directive))?.unwrap_or_default();
+        let name = directive.trim_start_matches(SET_ORDER).strip_prefix('/').ok_or_else(bad)?;
+        let old = list(original.get(name).cloned())?;
+        let new = list(patch.get(name).cloned())?;
+        let field = ty.and_then(|ty| ty.field(name));
+        if field.is_none() {
+            return Err(unclassified(format!("unable to find api field for the json field {name:?}")));
+        }
+        let rule = list_rule(field);
         if let Some(new) = &new {
             check_order(new, &order, rule.key)?;
         }
         let server_order = old.clone().unwrap_or_default();
+        if old.is_none() && new.is_none() {
+            continue;
+        }
+        if elements_are_objects(&[&server_order, new.as_deref().unwrap_or_default()])?.is_none() {
+            return Err(unclassified("no elements in any of the given slices".to_owned()));
+        }
         let merged = match (old, new) {
-            (None, None) => continue,
-            (Some(old), None) => old,
-            (None, Some(new)) => new.into_iter().filter_map(drop_directives).collect(),
             (Some(old), Some(new)) => merge_list(old, new, rule)?,
+            (old, new) => old.unwrap_or_else(|| new.into_iter().flatten().filter_map(drop_directives).collect()),
         };
+        keyed(&merged, rule.key)?;
         let ordered = enforce_order(merged, &order, &server_order, rule.key);
         original.insert(name.to_owned(), Value::Array(ordered));
+        patch.remove(name);
     }
     Ok(())
+}
+
+/// The list, if there is a value.
+fn list(value: Option<Value>) -> Result<Option<Vec<Value>>, Status> {
+    match value {
+        None => Ok(None),
+        Some(Value::Array(items)) => Ok(Some(items)),
+        Some(other) => Err(unclassified(format!("expected a list, but received {other}"))),
+    }
+}
+
+/// Where elements have a key, each must name it.
+fn keyed(items: &[Value], key: &str) -> Result<(), Status> {
+    match items.iter().find(|item| !key.is_empty() && item.get(key).is_none()) {
+        Some(item) => Err(no_merge_key(item, key)),
+        None => Ok(()),
+    }
 }
 
 /// Every element of the patch must be in the order list, in the same relative order.
@@ -179,7 +241,7 @@ fn merge_list(mut original: Vec<Value>, patch: Vec<Value>, rule: ListRule<'_>) -
         return Ok(patch);
     }
     let server_order = original.clone();
-    if !original.iter().chain(&patch).any(Value::is_object) {
+    if elements_are_objects(&[&original, &patch])? != Some(true) {
         let order = patch.clone();
         for item in patch {
             if !original.contains(&item) {
@@ -188,10 +250,13 @@ fn merge_list(mut original: Vec<Value>, patch: Vec<Value>, rule: ListRule<'_>) -
         }
         return Ok(enforce_order(original, &order, &server_order, ""));
     }
+    if rule.key.is_empty() {
+        return Err(unclassified("cannot merge lists without merge key".to_owned()));
+    }
     let mut replace = false;
     let mut plain = Vec::with_capacity(patch.len());
     for item in patch {
-        match item.get(PATCH).and_then(Value::as_str) {
+        match item.get(PATCH).map(|word| word.as_str().unwrap_or_default()) {
             None => plain.push(item),
             Some("replace") => replace = true,
             Some("delete") => {
@@ -202,6 +267,7 @@ fn merge_list(mut original: Vec<Value>, patch: Vec<Value>, rule: ListRule<'_>) -
         }
     }
     if replace {
+        keyed(&plain, rule.key)?;
         return Ok(plain.into_iter().filter_map(drop_directives).collect());
     }
     let order = plain.clone();
@@ -216,10 +282,12 @@ fn merge_list(mut original: Vec<Value>, patch: Vec<Value>, rule: ListRule<'_>) -
                 };
                 *slot = Value::Object(merge_map(old, new, rule.element)?);
             }
-            (None, item) => original.extend(drop_directives(item)),
+            // As it is: upstream leaves directives in new elements, which are unknown fields then.
+            (None, item) => original.push(item),
             (Some(_), item) => return Err(no_merge_key(&item, rule.key)),
         }
     }
+    keyed(&original, rule.key)?;
     Ok(enforce_order(original, &order, &server_order, rule.key))
 }
 
@@ -245,16 +313,12 @@ fn enforce_order(merged: Vec<Value>, order: &[Value], server_order: &[Value], ke
     result
 }
 
-/// A value that is new in the object, without directives and nulls; `None` when it asks to be deleted.
+/// A value that is new in the object, without directives and nulls; `None` when it carries a `$patch`, whatever that says.
 fn drop_directives(value: Value) -> Option<Value> {
     match value {
-        Value::Object(map) if map.get(PATCH).is_some_and(|d| d == "delete") => None,
+        Value::Object(map) if map.contains_key(PATCH) => None,
         Value::Object(map) => Some(Value::Object(drop_directives_in_map(map))),
-        Value::Array(items) => {
-            let only_directive = |item: &Value| item.as_object().is_some_and(|o| o.len() == 1 && o.contains_key(PATCH));
-            let kept = items.into_iter().filter(|item| !only_directive(item)).filter_map(drop_directives);
-            Some(Value::Array(kept.collect()))
-        }
+        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(drop_directives).collect())),
         other => Some(other),
     }
 }

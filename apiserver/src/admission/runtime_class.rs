@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use apimachinery::status::Status;
+use apimachinery::validation;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
@@ -14,9 +15,15 @@ pub struct RuntimeClass(pub Arc<dyn Objects>);
 
 impl RuntimeClass {
     async fn class(&self, request: &Request<'_>, pod: &Value) -> Result<Option<Arc<Value>>, Status> {
-        let Some(name) = pod["spec"]["runtimeClassName"].as_str().filter(|name| !name.is_empty()) else {
-            return Ok(None);
-        };
+        let Some(name) = pod["spec"]["runtimeClassName"].as_str() else { return Ok(None) };
+        // Upstream asks for the class as a client does, which does not ask for everything.
+        if name.is_empty() {
+            return Err(Status::failure(500, "", "resource name may not be empty"));
+        }
+        let complaints = validation::path_segment_name(name);
+        if !complaints.is_empty() {
+            return Err(Status::failure(500, "", format!("invalid resource name {name:?}: {complaints:?}")));
+        }
         match find(&*self.0, ("node.k8s.io", "runtimeclasses"), "", name).await? {
             Some(class) => Ok(Some(class)),
             None => Err(request.forbidden(Some(pod), &format!("pod rejected: RuntimeClass {name:?} not found"))),

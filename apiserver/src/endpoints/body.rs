@@ -86,9 +86,14 @@ pub fn patch_type(headers: &HeaderMap, strategic: bool) -> Result<PatchType, Sta
             }
             known.push("application/apply-patch+yaml");
             let known = known.join(", ");
-            Err(Status::unsupported_media_type(format!(
+            let mut status = Status::unsupported_media_type(format!(
                 "the body of the request was in an unknown format - accepted media types include: {known}"
-            )))
+            ));
+            if !given.starts_with("application/strategic") {
+                // As upstream's router answers, for which nothing is the object of the request.
+                status.details = Some(Box::default());
+            }
+            Err(status)
         }
     }
 }

@@ -337,7 +337,9 @@ impl Discovery {
 /// 406 with the media types that would do.
 pub(super) fn not_acceptable() -> Response<Bytes> {
     let message = "only the following media types are accepted: application/json, application/yaml";
-    let status = apimachinery::status::Status::not_acceptable(message);
+    let mut status = apimachinery::status::Status::not_acceptable(message);
+    // As upstream's router answers, for which nothing is the object of the request.
+    status.details = Some(Box::default());
     let mut response = Response::new(Bytes::from(status.to_value().to_string()));
     *response.status_mut() = StatusCode::NOT_ACCEPTABLE;
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("application/json"));

@@ -68,6 +68,8 @@ pub enum Offer {
     ObjectOnly,
     /// Object, Table, its metadata.
     Object,
+    /// Object, its metadata.
+    Unprinted,
     /// The same of a list.
     List,
     /// The same, as a stream of events.
@@ -91,7 +93,6 @@ fn clauses(text: &str) -> Vec<Clause<'_>> {
             let given = parameters.iter().find(|(k, _)| *k == "q").and_then(|(_, v)| v.parse::<f32>().ok());
             Some(Clause { media, parameters, quality: given.unwrap_or(1.0) })
         })
-        .filter(|clause| clause.quality > 0.0)
         .collect();
     out.sort_by(|a, b| b.quality.total_cmp(&a.quality));
     out
@@ -134,7 +135,7 @@ fn format(media: &str, offer: Offer, protobuf: bool) -> Option<Format> {
 fn serve(clause: &Clause<'_>, offer: Offer, protobuf: bool) -> Option<(Format, Shape, bool)> {
     let format = format(clause.media, offer, protobuf)?;
     let parameter = |name: &str| clause.parameters.iter().find(|(k, _)| *k == name).map(|(_, v)| *v);
-    if parameter("stream").is_some_and(|stream| stream != "watch" || offer != Offer::Watch) {
+    if parameter("stream").is_some_and(|stream| stream != "watch") {
         return None;
     }
     let shape = match (parameter("as"), parameter("g"), parameter("v")) {
@@ -147,7 +148,7 @@ fn serve(clause: &Clause<'_>, offer: Offer, protobuf: bool) -> Option<(Format, S
             };
             match kind {
                 // Tables have no protobuf form.
-                "Table" if format != Format::Protobuf => Shape::Table(beta),
+                "Table" if format != Format::Protobuf && offer != Offer::Unprinted => Shape::Table(beta),
                 "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata(beta),
                 _ => return None,
             }
@@ -156,7 +157,7 @@ fn serve(clause: &Clause<'_>, offer: Offer, protobuf: bool) -> Option<(Format, S
     };
     let misnamed = match parameter("as") {
         Some("PartialObjectMetadata") => offer == Offer::List,
-        Some("PartialObjectMetadataList") => offer == Offer::Object,
+        Some("PartialObjectMetadataList") => matches!(offer, Offer::Object | Offer::Unprinted),
         _ => false,
     };
     Some((format, shape, misnamed))

@@ -20,12 +20,12 @@ pub struct WriteOptions {
     pub force: bool,
 }
 
-/// Reads and checks the options of a create, update or patch (`kind` names them in refusals).
+/// Reads and checks the options of a create, update or patch (`kind` names them in refusals); `error` is one found already.
 ///
 /// # Errors
 /// 422 for values that are not known.
-pub fn write(query: &Query, kind: &str) -> Result<WriteOptions, Status> {
-    let mut errors = ErrorList::new();
+pub fn write(query: &Query, kind: &str, error: Option<FieldError>) -> Result<WriteOptions, Status> {
+    let mut errors = ErrorList::from_iter(error);
     dry_run(query, &mut errors);
     if let Some(manager) = query.get("fieldManager") {
         if manager.len() > MAX_MANAGER_BYTES {
@@ -56,7 +56,7 @@ fn invalid(kind: &str, errors: &ErrorList) -> Status {
 }
 
 fn dry_run(query: &Query, errors: &mut ErrorList) {
-    for value in query.all("dryRun").filter(|value| *value != "All") {
+    if let Some(value) = query.all("dryRun").find(|value| *value != "All") {
         errors.push(FieldError::not_supported(Path::new("dryRun"), value, &["All"]));
     }
 }
@@ -68,7 +68,7 @@ fn dry_run(query: &Query, errors: &mut ErrorList) {
 pub fn read(query: &Query) -> Result<ReadOptions, Status> {
     let text = |name: &str| query.get(name).unwrap_or_default().to_owned();
     let limit = match query.get("limit") {
-        None | Some("") => 0,
+        None => 0,
         Some(limit) => limit
             .parse::<i64>()
             .map_err(|_| Status::bad_request(format!("limit={limit:?} is not a number")))?

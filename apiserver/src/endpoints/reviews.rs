@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use apimachinery::field::{ErrorList, FieldError, Path};
 use apimachinery::gvk::GroupKind;
+use apimachinery::selector::{FieldSelector, LabelSelector};
 use apimachinery::status::Status;
 use serde_json::{Value, json};
 
@@ -68,9 +69,7 @@ impl Reviews {
         if !errors.is_empty() {
             return Err(invalid(&errors));
         }
-        if kind == Access::Local {
-            apimachinery::meta::set_namespace(&mut body, &ctx.info.namespace);
-        }
+        apimachinery::meta::set_namespace(&mut body, &ctx.info.namespace);
         let user =
             if kind == Access::Own { Arc::clone(&ctx.user) } else { Arc::new(asked_user(&body["spec"], "user")) };
         let status = match self.authz.authorize(&asked_attributes(&body["spec"], user)).await {
@@ -79,6 +78,9 @@ impl Reviews {
             Decision::NoOpinion { reason } => answer(false, false, &reason),
         };
         set(&mut body, "status", status);
+        if let Some(error) = unread_selectors(&body["spec"]["resourceAttributes"]) {
+            set(&mut body["status"], "evaluationError", error);
+        }
         Ok(body)
     }
 
@@ -114,7 +116,7 @@ impl Reviews {
             Ok(Some(identity)) => json!({
                 "authenticated": true, "user": user_value(&identity.user), "audiences": identity.audiences,
             }),
-            Ok(None) => json!({"user": {}}),
+            Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
             Err(refused) => json!({"user": {}, "error": refused.to_string()}),
         };
         set(&mut body, "status", status);
@@ -137,7 +139,29 @@ fn answer(allowed: bool, denied: bool, reason: &str) -> Value {
     status
 }
 
+/// What of the selectors is not understood, and therefore left out of the question.
+fn unread_selectors(resource: &Value) -> Option<String> {
+    let raw = |field: &str| resource[field]["rawSelector"].as_str().unwrap_or_default();
+    let fields_known = |requirement: &Value| {
+        let one = requirement["values"].as_array().is_some_and(|values| values.len() == 1);
+        one && matches!(requirement["operator"].as_str(), Some("In" | "NotIn"))
+    };
+    let labels_known = |requirement: &Value| {
+        matches!(requirement["operator"].as_str(), Some("In" | "NotIn" | "Exists" | "DoesNotExist"))
+    };
+    let all = |field: &str, known: &dyn Fn(&Value) -> bool| {
+        resource[field]["requirements"].as_array().into_iter().flatten().all(known)
+    };
+    let fields = FieldSelector::parse(raw("fieldSelector")).is_ok() && all("fieldSelector", &fields_known);
+    let labels = LabelSelector::parse(raw("labelSelector")).is_ok() && all("labelSelector", &labels_known);
+    let unread = [("fieldSelector", fields), ("labelSelector", labels)].into_iter().filter(|(_, read)| !read);
+    let sentences: Vec<String> =
+        unread.map(|(field, _)| format!("spec.resourceAttributes.{field} ignored due to parse error")).collect();
+    (!sentences.is_empty()).then(|| sentences.join(", "))
+}
+
 fn who_am_i(ctx: &RequestContext, mut body: Value) -> Value {
+    set(&mut body, "metadata", json!({}));
     apimachinery::meta::set_creation_timestamp(&mut body, ctx.now);
     set(&mut body, "status", json!({"userInfo": user_value(&ctx.user)}));
     body
@@ -203,10 +227,10 @@ fn validate_access(body: &Value, kind: Access, namespace: &str) -> ErrorList {
     }
     if kind == Access::Local {
         if !other.is_null() {
-            errors.clear();
             let why = "disallowed on this kind of request";
             errors.push(FieldError::invalid(path.child("nonResourceAttributes"), other.clone(), why));
-        } else if !resource.is_null() && resource["namespace"].as_str().unwrap_or_default() != namespace {
+        }
+        if !resource.is_null() && resource["namespace"].as_str().unwrap_or_default() != namespace {
             let at = path.child("resourceAttributes").child("namespace");
             errors.push(FieldError::invalid(at, resource["namespace"].clone(), "must match metadata.namespace"));
         }
@@ -214,9 +238,8 @@ fn validate_access(body: &Value, kind: Access, namespace: &str) -> ErrorList {
     let mut metadata = body["metadata"].clone();
     if let Some(map) = metadata.as_object_mut() {
         map.remove("managedFields");
-        if kind == Access::Local {
-            map.remove("namespace");
-        }
+        // Of the others it was never asked: their questions lie in no namespace.
+        map.remove("namespace");
     }
     if !is_empty(&metadata) {
         let what = if kind == Access::Local { "must be empty except for namespace" } else { "must be empty" };
@@ -258,15 +281,20 @@ fn validate_requirement(requirement: &Value, path: &Path, fields: bool) -> Error
             errors.push(FieldError::invalid(path.child("key"), key, why));
         }
     }
-    let values = requirement["values"].as_array().map_or(0, Vec::len);
+    let values = requirement["values"].as_array().map_or(&[][..], Vec::as_slice);
+    for (index, value) in values.iter().enumerate().filter(|_| !fields) {
+        for why in apimachinery::validation::label_value(value.as_str().unwrap_or_default()) {
+            errors.push(FieldError::invalid(path.child("values").index(index), value.clone(), why));
+        }
+    }
     match requirement["operator"].as_str().unwrap_or_default() {
-        "In" | "NotIn" if values == 0 => {
+        "In" | "NotIn" if values.is_empty() => {
             errors.push(FieldError::required(
                 path.child("values"),
                 "must be specified when `operator` is 'In' or 'NotIn'",
             ));
         }
-        "Exists" | "DoesNotExist" if values > 0 => {
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
             let why = "may not be specified when `operator` is 'Exists' or 'DoesNotExist'";
             errors.push(FieldError::forbidden(path.child("values"), why));
         }

@@ -97,6 +97,9 @@ fn not_found() -> Response<Body> {
     respond::text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
 }
 
+/// Resources whose status is not shown as a Table.
+const UNPRINTED: [&str; 3] = ["apiservices", "customresourcedefinitions", "resourceclaims"];
+
 impl Endpoints {
     async fn answer(&self, ctx: RequestContext, request: Request<Incoming>) -> Result<Response<Body>, Status> {
         let request = match self.aggregator.answer(&ctx, request).await {
@@ -130,6 +133,8 @@ impl Endpoints {
         let offer = match info.verb.as_str() {
             "watch" => Offer::Watch,
             "list" | "deletecollection" => Offer::List,
+            // Upstream's endpoints of these have no printer.
+            _ if info.subresource == "status" && UNPRINTED.contains(&info.resource.as_str()) => Offer::Unprinted,
             _ => Offer::Object,
         };
         let accepted = negotiate::negotiate(request.headers(), &query, offer, version.ty.proto)?;
@@ -202,7 +207,7 @@ impl Endpoints {
     ) -> Result<Response<Body>, Status> {
         let info = Arc::clone(&ctx.info);
         let accepted = negotiate::negotiate(request.headers(), query, Offer::ObjectOnly, true)?;
-        let options = super::options::write(query, "CreateOptions")?;
+        let options = super::options::write(query, "CreateOptions", None)?;
         let (parts, incoming) = request.into_parts();
         let media = body::media(&parts.headers)?;
         let bytes = body::read(incoming).await?;

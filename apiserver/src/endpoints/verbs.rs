@@ -25,7 +25,7 @@ use super::route::Endpoints;
 use super::watch_stream::{WatchStream, single};
 use crate::http::request::{Query, RequestContext};
 use crate::registry::list::invalid_options;
-use crate::registry::{DeleteOptions, Deleted, Object, ReadOptions, Target, UpdateOptions, ownership};
+use crate::registry::{DeleteOptions, Deleted, Object, ReadOptions, Target, UpdateOptions, named_as_url, ownership};
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
@@ -93,7 +93,9 @@ pub fn decode(
             "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
         )));
     }
-    let decoded = codec::decode(ty, bytes, media, validation)?;
+    // Nothing is an object without fields, too.
+    let hollow = matches!((media, bytes.trim_ascii()), (Media::Json | Media::Yaml, b"null") | (Media::Yaml, b""));
+    let decoded = codec::decode(ty, if hollow { b"{}" } else { bytes }, media, validation)?;
     for warning in decoded.warnings {
         ctx.warnings.add(warning);
     }
@@ -225,15 +227,16 @@ impl Call<'_> {
     }
 
     async fn create(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-        let options = options::write(&self.query, "CreateOptions")?;
+        let options = options::write(&self.query, "CreateOptions", None)?;
         let object = self.object_of(request, options).await?;
         let created = self.endpoints.registry.create(&self.target()?, object).await?;
         self.present(StatusCode::CREATED, &created)
     }
 
     async fn update(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-        let options = options::write(&self.query, "UpdateOptions")?;
+        let options = options::write(&self.query, "UpdateOptions", None)?;
         let object = self.object_of(request, options).await?;
+        named_as_url(&self.target()?, &object)?;
         let change = |_: Option<&Value>| Ok(object.clone());
         let registry = &self.endpoints.registry;
         let (object, created) = registry.update(&self.target()?, &change, UpdateOptions::default()).await?;
@@ -241,10 +244,9 @@ impl Call<'_> {
     }
 
     async fn patch(&self, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-        let options = options::write(&self.query, "PatchOptions")?;
         let (parts, incoming) = request.into_parts();
         let patch_type = body::patch_type(&parts.headers, self.presenter.resource.custom.is_none())?;
-        check_apply(patch_type, options.force, self.query.get("fieldManager").unwrap_or_default())?;
+        let options = options::write(&self.query, "PatchOptions", self.check_apply(patch_type))?;
         let bytes = body::read(incoming).await?;
         if self.presenter.ctx.audit.level() >= crate::audit::policy::Level::Request {
             let patch = std::str::from_utf8(&bytes).ok().and_then(|text| serde_saphyr::from_str(text).ok());
@@ -273,6 +275,20 @@ impl Call<'_> {
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)
     }
 
+    /// An apply names its manager, and only an apply may be forced.
+    fn check_apply(&self, patch_type: PatchType) -> Option<FieldError> {
+        let unnamed = self.query.get("fieldManager").unwrap_or_default().is_empty();
+        match patch_type {
+            PatchType::Apply => {
+                unnamed.then(|| FieldError::required(Path::new("fieldManager"), "is required for apply patch"))
+            }
+            _ => self
+                .query
+                .flag("force")
+                .then(|| FieldError::forbidden(Path::new("force"), "may not be specified for non-apply patch")),
+        }
+    }
+
     /// The patch as a tree.
     fn patch_tree(&self, patch_type: PatchType, bytes: &Bytes, options: WriteOptions) -> Result<Value, Status> {
         let media = match patch_type {
@@ -292,7 +308,7 @@ impl Call<'_> {
         for warning in parsed.warnings {
             self.presenter.ctx.warnings.add(warning);
         }
-        let document = parsed.value.is_object() || parsed.value.is_null();
+        let document = parsed.value.is_object() || (parsed.value.is_null() && patch_type == PatchType::Apply);
         if matches!(patch_type, PatchType::Merge | PatchType::Apply) && !document {
             return Err(Status::bad_request("error decoding patch: it must be an object"));
         }
@@ -373,8 +389,7 @@ impl Call<'_> {
         let ctx = RequestContext { dry_run: !options.dry_run.is_empty(), ..self.presenter.ctx.clone() };
         let target = Target { ctx: &ctx, ..self.target()? };
         let registry = &self.endpoints.registry;
-        let ReadOptions { label_selector, field_selector, .. } = options::read(&self.query)?;
-        let selected = ReadOptions { label_selector, field_selector, ..ReadOptions::default() };
+        let selected = ReadOptions { limit: 0, continue_token: String::new(), ..options::read(&self.query)? };
         let left = registry.delete_collection(&target, &selected, &options).await?;
         Ok(self.presenter.list(left, false))
     }
@@ -404,18 +419,4 @@ fn check_type(object: &Value, api_version: &str, kind: &str) -> Result<(), Statu
         }
     }
     Ok(())
-}
-
-/// An apply names its manager, and only an apply may be forced.
-fn check_apply(patch_type: PatchType, force: bool, manager: &str) -> Result<(), Status> {
-    let error = match patch_type {
-        PatchType::Apply if manager.is_empty() => {
-            FieldError::required(Path::new("fieldManager"), "is required for apply patch")
-        }
-        PatchType::Apply => return Ok(()),
-        _ if force => FieldError::forbidden(Path::new("force"), "may not be specified for non-apply patch"),
-        _ => return Ok(()),
-    };
-    let kind = GroupKind { group: "meta.k8s.io".to_owned(), kind: "PatchOptions".to_owned() };
-    Err(Status::invalid(&kind, "", &vec![error]))
 }

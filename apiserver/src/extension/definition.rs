@@ -23,7 +23,12 @@ const MAX_WARNING_BYTES: usize = 256;
 pub const STRATEGY: Strategy = Strategy {
     names: NameRule(dns1123_subdomain),
     default: |object, cx| {
+        let said = object["spec"]["conversion"].clone();
         (Strategy::DEFAULT.default)(object, cx);
+        if said["strategy"].is_null() && !said.is_null() {
+            // Only an absent conversion is filled in.
+            edit::at_mut(object, "spec.conversion", |conversion| drop(edit::remove(conversion, "strategy")));
+        }
         edit::at_mut(object, "spec.names", |names| {
             let kind = names["kind"].as_str().unwrap_or_default().to_owned();
             if !kind.is_empty() {
@@ -33,8 +38,9 @@ pub const STRATEGY: Strategy = Strategy {
         });
     },
     prepare_create: |object, _| {
-        let stored = storage_version(&object["spec"]).to_owned();
-        object["status"] = json!({"storedVersions": if stored.is_empty() { vec![] } else { vec![stored] }});
+        let stored = At::root(object).get("spec.versions").items().find(|version| version.get("storage").flag());
+        let stored = stored.map(|version| version.get("name").str().to_owned());
+        object["status"] = json!({"storedVersions": Vec::from_iter(stored)});
     },
     prepare_update: |object, _, _| {
         let stored = storage_version(&object["spec"]).to_owned();
@@ -49,8 +55,10 @@ pub const STRATEGY: Strategy = Strategy {
         let mut check = Check::new();
         let at = At::root(object);
         let (group, plural) = (at.get("spec.group").str(), at.get("spec.names.plural").str());
-        if meta::name(object) != format!("{plural}.{group}") {
-            check.invalid(&at.get("metadata.name"), "must be spec.names.plural+\".\"+spec.group");
+        for name in ["metadata.name", "metadata.generateName"].map(|field| at.get(field)) {
+            if !name.is_empty() && name.str() != format!("{plural}.{group}") {
+                check.invalid(&name, "must be spec.names.plural+\".\"+spec.group");
+            }
         }
         spec(&at.get("spec"), &mut check);
         stored_versions(&at, &mut check);
@@ -139,12 +147,15 @@ fn stored_versions(at: &At, check: &mut Check) {
     if stored.is_empty() {
         return check.invalid(&stored, "must have at least one stored version");
     }
-    let known: Vec<&str> = at.get("spec.versions").items().map(|version| version.get("name").str()).collect();
-    let current = storage_version(at.get("spec").value);
-    if !current.is_empty() && !stored.strings().any(|version| version == current) {
-        check.invalid(&stored, format!("must have the storage version {current}"));
+    let mut left: Vec<&str> = stored.strings().collect();
+    for version in at.get("spec.versions").items() {
+        let name = version.get("name").str();
+        if version.get("storage").flag() && !left.contains(&name) {
+            check.invalid(&stored, format!("must have the storage version {name}"));
+        }
+        left.retain(|known| *known != name);
     }
-    for version in stored.items().filter(|version| !known.contains(&version.str())) {
+    for version in stored.items().filter(|version| left.contains(&version.str())) {
         check.invalid(&version, "must remain in spec.versions as long as objects of it may be stored");
     }
 }
@@ -204,6 +215,10 @@ fn has_status(version: &At) -> bool {
 fn versions(at: &At, check: &mut Check) {
     let list = at.get("versions");
     let versions: Vec<At> = list.items().collect();
+    if let Some(first) = versions.first() {
+        // Upstream's inner field for a single version.
+        check.format_if_set(&first.get("name").under(at.path.child("version")), dns1035_label);
+    }
     for version in &versions {
         check.format(&version.get("name"), dns1035_label);
         deprecation(version, check);

@@ -57,7 +57,8 @@ pub fn validate(at: &At, has_status: bool, errors: &mut ErrorList) {
         check.forbidden(&at.get("nullable"), "nullable cannot be true at the root");
     }
     let mut rules_apply = false;
-    if !has_forbidden(at.value) {
+    let forbidden = has_forbidden(at.value);
+    if !forbidden {
         let failed = check.errors.len();
         structural(at, Level::Root, &mut check);
         complete(at, at, &mut check);
@@ -66,9 +67,13 @@ pub fn validate(at: &At, has_status: bool, errors: &mut ErrorList) {
             rules_apply = check.errors.len() == failed;
         }
     }
-    errors.append(&mut check.errors);
     let walk = Walk { rules_apply, root: true, ..Walk::default() };
     let (mut schema_errors, mut rule_errors) = walk.visit(at);
+    if forbidden && !check.failed() && schema_errors.is_empty() {
+        // Nobody has said yet what it is.
+        check.invalid(&At { value: &Value::from(""), path: at.path.clone() }, "a keyword in it is not supported");
+    }
+    errors.append(&mut check.errors);
     errors.append(&mut schema_errors);
     errors.append(&mut rule_errors);
 }
@@ -98,8 +103,9 @@ pub fn unknown_formats(at: &At, found: &mut Vec<String>) {
 
 /// Something in it keeps it from being structural at all.
 fn has_forbidden(schema: &Value) -> bool {
-    let unsupported = ["id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref"];
-    unsupported.iter().any(|name| schema.get(name).is_some_and(|value| !value.is_null() && *value != ""))
+    let unsupported = ["id", "$schema", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref"];
+    schema["x-kubernetes-preserve-unknown-fields"] == false
+        || unsupported.iter().any(|name| schema.get(name).is_some_and(|value| !value.is_null() && *value != ""))
         || schema["type"] == "null"
         || schema["items"].is_array()
         || children(&At::root(schema)).iter().any(|child| has_forbidden(child.value))
@@ -386,7 +392,7 @@ impl Walk {
         for name in ["id", "additionalItems", "patternProperties", "definitions", "dependencies", "$ref"] {
             let field = at.get(name);
             // Pointers upstream: an empty one is one.
-            let given = ["additionalItems", "$ref"].contains(&name);
+            let given = ["additionalItems", "dependencies", "$ref"].contains(&name);
             if field.is_set() && (given || !is_empty(field.value)) {
                 check.forbidden(&field, &format!("{name} is not supported"));
             }

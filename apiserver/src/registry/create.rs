@@ -60,7 +60,8 @@ impl Registry {
         let request = target.admission(Operation::Create, None);
         chain.admit(&request, Some(&mut object)).await?;
         settle_namespace(target, &mut object)?;
-        if !meta::resource_version(&object).is_empty() {
+        // What is no number counts as none.
+        if meta::resource_version(&object).parse().is_ok_and(|version: u64| version != 0) {
             return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         metadata::fill_new(&mut object, target.ctx.now);

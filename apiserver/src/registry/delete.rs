@@ -155,6 +155,7 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Listing, Status> {
         options.validate()?;
+        warn_of_orphans(target, options);
         // Once for the collection, and then for each object of it.
         let request = target.admission(Operation::Delete, None);
         self.chain()?.admit(&request, None).await?;

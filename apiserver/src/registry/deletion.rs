@@ -72,10 +72,8 @@ impl DeleteOptions {
             let supported = ["Background", "Foreground", "Orphan", "nil"];
             errors.push(FieldError::not_supported(policy, given.as_str(), &supported));
         }
-        for (index, given) in self.dry_run.iter().enumerate().filter(|(_, given)| *given != "All") {
-            let path = Path::new("dryRun");
-            let path = if self.dry_run.len() > 1 { path.index(index) } else { path };
-            errors.push(FieldError::not_supported(path, given.as_str(), &["All"]));
+        if let Some(given) = self.dry_run.iter().find(|given| *given != "All") {
+            errors.push(FieldError::not_supported(Path::new("dryRun"), given.as_str(), &["All"]));
         }
         if errors.is_empty() {
             return Ok(());
@@ -131,8 +129,10 @@ pub fn plan(object: &Value, resource: &Resource, options: &DeleteOptions, now: T
 }
 
 fn check_preconditions(object: &Value, resource: &Resource, options: &DeleteOptions) -> Result<(), Status> {
-    // Upstream names the kind here, not the resource.
-    let about = GroupResource::new(&*resource.group, &*resource.kind);
+    // Upstream names the kind here, and the resource only where a kind has its own way to be deleted.
+    let stored = resource.group_kind();
+    let own_way = resource.finishes_deletion_on_update || (&*resource.group, &*resource.plural) == DEFINITIONS;
+    let about = GroupResource::new(stored.group, if own_way { resource.plural.clone() } else { stored.kind });
     let conflict = |why: &str| Err(Status::conflict(&about, meta::name(object), why));
     if let Some(uid) = options.uid.as_ref().filter(|uid| **uid != meta::uid(object)) {
         return conflict(&format!(
@@ -162,12 +162,17 @@ enum Graceful {
 /// The pod's grace period: what is asked, else what it says itself; none when it never ran or is done.
 fn grace(object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Graceful {
     if let Some(at) = meta::deletion_timestamp(object) {
-        let Some(before) = meta::deletion_grace_period_seconds(object) else { return Graceful::No };
-        let Some(asked) = options.grace_period_seconds.filter(|asked| *asked < before) else {
+        let Some(before) = meta::deletion_grace_period_seconds(object).filter(|before| *before != 0) else {
+            return Graceful::No;
+        };
+        let Some(asked) = options.grace_period_seconds.map(not_negative).filter(|asked| *asked < before) else {
             return Graceful::Pending;
         };
         let shortened = SignedDuration::from_secs(before.saturating_sub(asked));
-        meta::set_deletion(object, at.checked_sub(shortened).unwrap_or(now), asked);
+        let at = at.checked_sub(shortened).unwrap_or(now);
+        // What has run out is still ended by who ends it.
+        let asked = if at < now { asked.min(1) } else { asked };
+        meta::set_deletion(object, at.max(now), asked);
         return Graceful::Seconds(asked);
     }
     let own = object["spec"]["terminationGracePeriodSeconds"].as_i64().unwrap_or(DEFAULT_POD_GRACE_SECONDS);
@@ -177,13 +182,16 @@ fn grace(object: &mut Value, options: &DeleteOptions, now: Timestamp) -> Gracefu
     if unscheduled || done {
         period = 0;
     }
-    if period < 0 {
-        period = 1;
-    }
+    period = not_negative(period);
     let at = now.checked_add(SignedDuration::from_secs(period)).unwrap_or(now);
     meta::set_deletion(object, at, period);
     bump(object);
     Graceful::Seconds(period)
+}
+
+/// Upstream takes negative grace for a second.
+fn not_negative(seconds: i64) -> i64 {
+    if seconds < 0 { 1 } else { seconds }
 }
 
 fn bump(object: &mut Value) {

@@ -200,9 +200,22 @@ fn validate(options: &ReadOptions) -> Result<(), Status> {
                 errors.push(FieldError::forbidden(path, detail));
             }
         }
-        other => errors.push(FieldError::not_supported(path, other, &["Exact", "NotOlderThan", ""])),
+        other => {
+            if options.resource_version.is_empty() {
+                let detail = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+                errors.push(FieldError::forbidden(path.clone(), detail));
+            }
+            errors.push(FieldError::not_supported(path, other, &["Exact", "NotOlderThan", ""]));
+        }
     }
-    if errors.is_empty() { Ok(()) } else { Err(invalid_options(&errors)) }
+    if !errors.is_empty() {
+        return Err(invalid_options(&errors));
+    }
+    let version = options.resource_version.as_str();
+    if !version.is_empty() && options.continue_token.is_empty() && !version.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Status::bad_request(format!("invalid resource version: {version:?} is no number")));
+    }
+    Ok(())
 }
 
 /// The 422 about query options.

@@ -49,7 +49,7 @@ pub use delete::Deleted;
 pub use deletion::DeleteOptions;
 pub use list::{Listing, ReadOptions};
 pub use scale::ScaleView;
-pub use update::{Admission, UpdateOptions};
+pub use update::{Admission, UpdateOptions, named_as_url};
 pub use watch::{Watch, WatchOptions};
 
 /// What a request is about, resolved.

@@ -25,6 +25,11 @@ fn writing<R>(target: &Target<'_>, with: impl FnOnce(&Writer<'_>) -> R) -> R {
 
 /// Records a write in the new object, maybe `through_scale`. Both are in the served version's form.
 pub(super) fn record(target: &Target<'_>, live: Option<&Value>, object: &mut Value, through_scale: bool) {
+    if target.version.conversion.is_some() {
+        // What the conversion fills in is owned, too.
+        target.to_stored_form(object);
+        *object = target.served_form(object).into_owned();
+    }
     // A Scale leaves out a zero, so that nobody owns it.
     let zero = through_scale && live.is_some() && object["spec"]["replicas"] == 0;
     if zero {

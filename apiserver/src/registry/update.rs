@@ -319,7 +319,11 @@ fn shorten<'s>(target: &Target<'s>, old: &'s Value) -> crate::admission::Request
     target.admission(Operation::Update, Some(old))
 }
 
-fn named_as_url(target: &Target<'_>, object: &Value) -> Result<(), Status> {
+/// The body of a PUT says whose it is.
+///
+/// # Errors
+/// 400.
+pub fn named_as_url(target: &Target<'_>, object: &Value) -> Result<(), Status> {
     let name = meta::name(object);
     if name.is_empty() {
         return Err(Status::bad_request("the name of the object must be given, and be that of the URL"));

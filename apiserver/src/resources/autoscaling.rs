@@ -28,8 +28,8 @@ pub const STRATEGY: Strategy = Strategy {
         spec(&mut check, &At::root(scaler).get("spec"));
         check.errors
     },
-    validate_update: |scaler, old, cx| {
-        let mut check = meta::checked(scaler, cx);
+    validate_update: |scaler, old, _| {
+        let mut check = Check::new();
         let new = At::root(scaler);
         meta::update(&mut check, &new, &At::root(old));
         spec(&mut check, &new.get("spec"));

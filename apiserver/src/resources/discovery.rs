@@ -20,7 +20,6 @@ pub const ENDPOINT_SLICE: Strategy = Strategy {
         let mut check = meta::checked(slice, cx);
         let (new, old) = (At::root(slice), At::root(old));
         slice_rules(&mut check, &new, Some(&old));
-        meta::update(&mut check, &new, &old);
         check.immutable(&new.get("addressType"), &old.get("addressType"));
         check.errors
     },

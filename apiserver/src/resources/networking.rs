@@ -198,8 +198,8 @@ pub const INGRESS_CLASS: Strategy = Strategy {
         ingress_class(&mut check, &At::root(class).get("spec"));
         check.errors
     },
-    validate_update: |class, old, _| {
-        let mut check = Check::new();
+    validate_update: |class, old, cx| {
+        let mut check = meta::checked(class, cx);
         let (new, old) = (At::root(class), At::root(old));
         meta::update(&mut check, &new, &old);
         check.immutable(&new.get("spec.controller"), &old.get("spec.controller"));
@@ -372,19 +372,24 @@ pub const IP_ADDRESS: Strategy = Strategy {
         parent(&mut check, &At::root(address));
         check.errors
     },
-    validate_update: |address, old, _| {
-        let mut check = Check::new();
+    validate_update: |address, old, cx| {
+        let mut check = meta::checked(address, cx);
         let (new, old) = (At::root(address), At::root(old));
+        parent(&mut check, &new);
         meta::update(&mut check, &new, &old);
         check.immutable(&new.get("spec.parentRef"), &old.get("spec.parentRef"));
         check.errors
     },
-    cells: Some(|address, _| {
+    // Upstream prints an age that no column is named for.
+    cells: Some(|address, cx| {
         let address = At::root(address);
         let parent = address.get("spec.parentRef");
-        let parts = ["group", "resource", "namespace", "name"].map(|f| parent.get(f).str());
+        let [group, resource, namespace, own] = ["group", "resource", "namespace", "name"].map(|f| parent.get(f).str());
+        let kind =
+            if group.is_empty() { resource.to_lowercase() } else { format!("{resource}.{group}").to_lowercase() };
+        let parts = [kind.as_str(), namespace, own];
         let shown = parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/");
-        vec![name(&address), if parent.is_set() { shown.into() } else { NONE.into() }]
+        vec![name(&address), if parent.is_set() { shown.into() } else { NONE.into() }, age(&address, cx.request.now)]
     }),
     ..Strategy::DEFAULT
 };
@@ -413,11 +418,16 @@ pub const SERVICE_CIDR: Strategy = Strategy {
         let (new, old) = (At::root(range), At::root(old));
         meta::update(&mut check, &new, &old);
         let (now, before) = (new.get("spec.cidrs"), old.get("spec.cidrs"));
-        let grows = before.len() == 1 && now.len() == 2 && now.strings().next() == before.strings().next();
-        if grows {
-            check.errors.extend(cidrs(range));
+        let grows = before.len() == 1 && now.len() == 2;
+        if grows || before.len() == now.len() {
+            for (now, before) in now.items().zip(before.items()) {
+                check.immutable(&now, &before);
+            }
         } else {
             check.immutable(&now, &before);
+        }
+        if grows {
+            check.errors.extend(cidrs(range));
         }
         check.errors
     },

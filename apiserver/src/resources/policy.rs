@@ -13,14 +13,15 @@ use super::{NameRule, Strategy, meta};
 
 /// The poddisruptionbudgets resource.
 pub const BUDGET: Strategy = Strategy {
-    names: NameRule(names::dns1123_subdomain),
-    validate: |budget, cx| {
-        let mut check = meta::checked(budget, cx);
+    names: NameRule(names::path_segment_name),
+    // Upstream has no rules of its own about a budget's metadata.
+    validate: |budget, _| {
+        let mut check = Check::new();
         spec(&mut check, &At::root(budget).get("spec"));
         check.errors
     },
-    validate_update: |budget, _, cx| {
-        let mut check = meta::checked(budget, cx);
+    validate_update: |budget, _, _| {
+        let mut check = Check::new();
         spec(&mut check, &At::root(budget).get("spec"));
         check.errors
     },
@@ -39,8 +40,8 @@ pub const BUDGET: Strategy = Strategy {
 
 /// `poddisruptionbudgets/status`.
 pub const BUDGET_STATUS: Strategy = Strategy {
-    validate_update: |budget, _, cx| {
-        let mut check = meta::checked(budget, cx);
+    validate_update: |budget, _, _| {
+        let mut check = Check::new();
         let status = At::root(budget).get("status");
         check.non_negative_all(&status, &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"]);
         check.errors

@@ -6,9 +6,10 @@ use serde_json::Value;
 
 use super::check::{At, Check};
 use super::core::quantities;
-use super::edit::{array_mut, at_mut, edit_map};
+use super::edit::{array_mut, at_mut, edit_map, set_default};
 use super::printing::{age, name};
 use super::{HookContext, NameRule, Strategy, meta};
+use crate::registry::metadata::new_uid;
 
 /// The limitranges resource. For containers a missing default is the maximum, a missing default request the default,
 /// then the minimum.
@@ -28,6 +29,9 @@ pub const LIMIT_RANGE: Strategy = Strategy {
                 }
             }
         });
+    },
+    prepare_create: |range, _| {
+        at_mut(range, "metadata", |meta| set_default(meta, "name", new_uid()));
     },
     validate: |range, cx| {
         let mut check = meta::checked(range, cx);
@@ -120,7 +124,13 @@ fn compare(check: &mut Check, limit: &At, ty: &str, resource: &str) {
     if ratio.is_set() && min.is_set() && max.is_set() {
         // ratio > max / min, without dividing.
         let (r, low, high) = (ratio.quantity().milli(), min.quantity().milli(), max.quantity().milli());
-        if i128::from(r) * i128::from(low) > i128::from(high) * 1000 {
+        let beyond = (i128::from(r) * i128::from(low)).cmp(&(i128::from(high) * 1000));
+        let wrong = match low.signum() {
+            1 => beyond.is_gt(),
+            0 => high < 0,
+            _ => beyond.is_lt(),
+        };
+        if wrong {
             check.invalid(&ratio, "ratio is greater than max/min");
         }
     }

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::resources::check::{At, Check};
 use crate::resources::core::pod;
+use crate::resources::edit::{at_mut, copy};
 use crate::resources::printing::{age, containers, name, number, selector as query};
 use crate::resources::{HookContext, NameRule, Strategy, meta};
 
@@ -29,6 +30,8 @@ pub const STRATEGY: Strategy = Strategy {
 /// `deployments/status`.
 pub const STATUS: Strategy = Strategy {
     default: |object, cx| defaults(object, "strategy", cx),
+    // Upstream keeps labels here, and annotations not.
+    prepare_update: |object, old, _| at_mut(object, "metadata", |meta| copy(meta, &old["metadata"], "labels")),
     validate_update: |object, old, _| {
         const ALL: [&str; 7] = [
             "observedGeneration", "replicas", "updatedReplicas", "terminatingReplicas", "readyReplicas",

@@ -146,6 +146,9 @@ pub fn status(object: &Value, old: &Value, rules: impl FnOnce(&mut Check, &At)) 
 pub fn template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
     let old = old.map(|old| At::root(old).get("spec.template"));
     let mut out = pod::warnings::template(&At::root(object).get("spec.template"), old.as_ref());
+    if old.is_none() && object["kind"] != "DaemonSet" {
+        out.extend(pod::warnings::dotted_name(object));
+    }
     let limit = At::root(object).get("spec.revisionHistoryLimit");
     if limit.number() < 0 {
         out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions".to_owned());

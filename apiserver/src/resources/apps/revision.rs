@@ -13,14 +13,18 @@ pub const CONTROLLER_REVISION: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     validate: |object, cx| {
         let mut check = meta::checked(object, cx);
-        revision(&mut check, &At::root(object));
+        let at = At::root(object);
+        check.non_negative(&at.get("revision"));
+        if !at.get("data").value.is_object() {
+            check.required(&at.get("data"), "data must be a valid JSON object");
+        }
         check.errors
     },
-    validate_update: |object, old, _| {
-        let mut check = Check::new();
+    validate_update: |object, old, cx| {
+        let mut check = meta::checked(object, cx);
         let (new, old) = (At::root(object), At::root(old));
         meta::update(&mut check, &new, &old);
-        revision(&mut check, &new);
+        check.non_negative(&new.get("revision"));
         check.immutable(&new.get("data"), &old.get("data"));
         check.errors
     },
@@ -36,13 +40,6 @@ pub const CONTROLLER_REVISION: Strategy = Strategy {
     }),
     ..Strategy::DEFAULT
 };
-
-fn revision(check: &mut Check, object: &At) {
-    if !object.get("data").is_set() {
-        check.required(&object.get("data"), "data is mandatory");
-    }
-    check.non_negative(&object.get("revision"));
-}
 
 /// The podtemplates resource.
 pub const POD_TEMPLATE: Strategy = Strategy {

@@ -13,11 +13,16 @@ use crate::resources::{HookContext, NameRule, Strategy, meta};
 
 /// The statefulsets resource.
 pub const STRATEGY: Strategy = Strategy {
-    names: NameRule(names::dns1123_subdomain),
+    names: NameRule(names::dns1123_label),
     default,
+    prepare_create: |object, _| drop_max_unavailable(object),
+    prepare_update: |object, _, _| drop_max_unavailable(object),
     validate: |object, cx| {
         let mut check = meta::checked(object, cx);
-        spec(&mut check, &At::root(object).get("spec"), cx);
+        let at = At::root(object).get("spec");
+        check.format_if_set(&at.get("serviceName"), names::dns1123_label);
+        claim_templates(&mut check, &at);
+        spec(&mut check, &at, cx, true);
         check.errors
     },
     validate_update,
@@ -47,9 +52,13 @@ pub const STATUS: Strategy = Strategy {
 
 /// Claims in the set are whole objects: they carry their kind and version.
 fn default(object: &mut Value, cx: &HookContext) {
+    let strategy = &object["spec"]["updateStrategy"];
+    // Only a strategy that is not given at all gets parameters.
+    let bare = strategy["rollingUpdate"].is_null() && !strategy["type"].as_str().unwrap_or_default().is_empty();
     defaults(object, "updateStrategy", cx);
-    // Behind a gate that is off.
-    at_mut(object, "spec.updateStrategy.rollingUpdate", |rolling| drop(remove(rolling, "maxUnavailable")));
+    if bare {
+        at_mut(object, "spec.updateStrategy", |strategy| drop(remove(strategy, "rollingUpdate")));
+    }
     at_mut(object, "spec", |spec| {
         for claim in array_mut(spec, "volumeClaimTemplates") {
             set(claim, "apiVersion", "v1");
@@ -58,7 +67,8 @@ fn default(object: &mut Value, cx: &HookContext) {
     });
 }
 
-fn spec(check: &mut Check, at: &At, cx: &HookContext) {
+/// What cannot change is only looked at in a new set; the template's rules are left out where the set that is there breaks some.
+fn spec(check: &mut Check, at: &At, cx: &HookContext, with_pod: bool) {
     let policy = at.get("podManagementPolicy");
     if check.present(&policy) && !["OrderedReady", "Parallel"].contains(&policy.str()) {
         check.invalid(&policy, "must be 'OrderedReady' or 'Parallel'");
@@ -68,31 +78,42 @@ fn spec(check: &mut Check, at: &At, cx: &HookContext) {
     check.one_of(&retention.get("whenDeleted"), &["Delete", "Retain"]);
     check.one_of(&retention.get("whenScaled"), &["Delete", "Retain"]);
     check.non_negative_all(at, &["replicas", "minReadySeconds", "ordinals.start"]);
-    check.format_if_set(&at.get("serviceName"), names::dns1123_label);
     if selector(check, at) {
         template_matches(check, at);
         let labels = at.get("template.metadata.labels").under(at.get("template").path.child("labels"));
         check.labels(&labels);
         let annotations = at.get("template.metadata.annotations").under(at.get("template").path.child("annotations"));
         check.annotations(&annotations);
-        let template = with_claims(at);
-        pod::template(check, &At { value: &template, path: at.get("template").path }, cx);
+        if with_pod {
+            let template = as_pods_will_be(at);
+            pod::template(check, &At { value: &template, path: at.get("template").path }, cx);
+        }
     }
     runs_forever(check, at);
+}
+
+/// Behind a gate that is off. What was asked for is owned all the same.
+fn drop_max_unavailable(object: &mut Value) {
+    at_mut(object, "spec.updateStrategy.rollingUpdate", |rolling| drop(remove(rolling, "maxUnavailable")));
+}
+
+fn claim_templates(check: &mut Check, at: &At) {
     for claim in at.get("volumeClaimTemplates").items() {
         claims::spec(check, &claim.get("spec"));
     }
 }
 
-/// The template as its pods will be: every claim template is a volume.
-fn with_claims(spec: &At) -> Value {
+/// The template as its pods will be: every claim template is a volume, host name and subdomain are the controller's.
+fn as_pods_will_be(spec: &At) -> Value {
     let mut template = spec.get("template").value.clone();
     let claims: Vec<&str> = spec.get("volumeClaimTemplates").items().map(|c| c.get("metadata.name").str()).collect();
     at_mut(&mut template, "spec", |pod| {
-        let mut volumes = pod["volumes"].as_array().cloned().unwrap_or_default();
-        volumes.retain(|volume| !claims.iter().any(|claim| volume["name"] == *claim));
-        volumes
-            .extend(claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}})));
+        for theirs in ["hostname", "subdomain"] {
+            remove(pod, theirs);
+        }
+        let claimed = claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}));
+        let own = array_mut(pod, "volumes").iter().filter(|volume| !claims.iter().any(|c| volume["name"] == *c));
+        let volumes: Vec<Value> = claimed.chain(own.cloned()).collect();
         if !volumes.is_empty() {
             set(pod, "volumes", volumes);
         }
@@ -116,7 +137,9 @@ fn validate_update(object: &Value, old: &Value, cx: &HookContext) -> ErrorList {
         "replicas", "template", "updateStrategy", "minReadySeconds", "ordinals", "revisionHistoryLimit",
         "persistentVolumeClaimRetentionPolicy",
     ];
-    let mut errors = update(object, old, |check, at| spec(check, at, cx), false);
+    let mut before = Check::new();
+    spec(&mut before, &At::root(old).get("spec"), cx, true);
+    let mut errors = update(object, old, |check, at| spec(check, at, cx, !before.failed()), false);
     let mut munged = object["spec"].clone();
     for field in MUTABLE {
         copy(&mut munged, &old["spec"], field);

@@ -35,7 +35,9 @@ pub const CRON_JOB: Strategy = Strategy {
     },
     warnings: |cron, old| {
         let template = |cron| At::root(cron).get("spec.jobTemplate.spec.template");
-        pod::warnings::template(&template(cron), old.map(template).as_ref())
+        let mut out = pod::warnings::template(&template(cron), old.map(template).as_ref());
+        out.extend(pod::warnings::dotted_name(cron).filter(|_| old.is_none()));
+        out
     },
     cells: Some(cells),
     ..Strategy::DEFAULT

@@ -1,13 +1,14 @@
 //! Jobs. Follows upstream's `ValidateJob*`, the job strategy's selector generation and `printJob`.
 
 pub mod cron;
+mod progress;
 mod success;
 
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::validation as names;
 use serde_json::{Value, json};
 
-use super::apps::{selects, status};
+use super::apps::selects;
 use super::check::{At, Check, same};
 use super::core::pod;
 use super::edit::{array_mut, at_mut, copy, edit_map, set};
@@ -36,13 +37,15 @@ pub const JOB: Strategy = Strategy {
     },
     validate: |job, cx| {
         let mut check = meta::checked(job, cx);
-        whole(&mut check, &At::root(job), cx);
+        whole(&mut check, &At::root(job), true, cx);
         check.errors
     },
     validate_update,
     warnings: |job, old| {
-        let old = old.map(|old| At::root(old).get("spec.template"));
-        pod::warnings::template(&At::root(job).get("spec.template"), old.as_ref())
+        let was = old.map(|old| At::root(old).get("spec.template"));
+        let mut out = pod::warnings::template(&At::root(job).get("spec.template"), was.as_ref());
+        out.extend(pod::warnings::dotted_name(job).filter(|_| old.is_none()));
+        out
     },
     cells: Some(cells),
     ..Strategy::DEFAULT
@@ -52,9 +55,11 @@ pub const JOB: Strategy = Strategy {
 pub const JOB_STATUS: Strategy = Strategy {
     default: JOB.default,
     validate_update: |job, old, _| {
-        status(job, old, |check, at| {
-            check.non_negative_all(at, &["active", "succeeded", "failed", "ready", "terminating"]);
-        })
+        let mut check = Check::new();
+        let (new, old) = (At::root(job), At::root(old));
+        meta::update(&mut check, &new, &old);
+        progress::validate(&mut check, &new, &old);
+        check.errors
     },
     ..Strategy::DEFAULT
 };
@@ -109,8 +114,8 @@ fn generate_selector(job: &mut Value) {
     });
 }
 
-fn whole(check: &mut Check, job: &At, cx: &HookContext) {
-    generated_selector(check, job);
+fn whole(check: &mut Check, job: &At, prefixed: bool, cx: &HookContext) {
+    generated_selector(check, job, prefixed);
     spec_with_selector(check, &job.get("spec"), cx);
     let completions = job.get("spec.completions").number();
     if job.get("spec.completionMode").str() == "Indexed" && completions > 0 {
@@ -122,7 +127,7 @@ fn whole(check: &mut Check, job: &At, cx: &HookContext) {
 }
 
 /// Labels and selector that the server makes must be what it would make.
-fn generated_selector(check: &mut Check, job: &At) {
+fn generated_selector(check: &mut Check, job: &At, prefixed: bool) {
     if job.get("spec.manualSelector").flag() || !job.get("spec.selector").is_set() {
         return;
     }
@@ -131,6 +136,9 @@ fn generated_selector(check: &mut Check, job: &At) {
     let labels = job.get("spec.template.metadata.labels");
     for (label, expected) in [("controller-uid", &uid), ("job-name", &own), (UID_LABEL, &uid), (NAME_LABEL, &own)] {
         let at = labels.entry(label);
+        if label.contains('/') && !prefixed {
+            continue;
+        }
         if !at.is_set() {
             check.required(&at, "must be what the server generates");
         } else if at.str() != expected.str() {
@@ -307,7 +315,10 @@ fn failure_rule(check: &mut Check, rule: &At, containers: &[&str], per_index: bo
 fn validate_update(job: &Value, old: &Value, cx: &HookContext) -> ErrorList {
     let mut check = meta::checked(job, cx);
     let (new, before) = (At::root(job), At::root(old));
-    whole(&mut check, &new, cx);
+    // Jobs from before the labels had a domain do without it.
+    let labels = before.get("spec.template.metadata.labels");
+    let prefixed = [UID_LABEL, NAME_LABEL].iter().all(|label| labels.entry(label).is_set());
+    whole(&mut check, &new, prefixed, cx);
     meta::update(&mut check, &new, &before);
     let (spec, old_spec) = (new.get("spec"), before.get("spec"));
     spec_with_selector(&mut check, &spec, cx);

@@ -44,7 +44,7 @@ fn validate_rule(check: &mut Check, rule: &At, completions: i64) {
 }
 
 /// How many indexes `1,3-5` names: ascending, each below `completions`.
-fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub(super) fn count_indexes(text: &str, completions: i64) -> Result<i64, String> {
     let (mut total, mut last) = (0, -1);
     for interval in text.split(',').filter(|_| !text.is_empty()) {
         let index = |text: &str| match text.parse::<i64>() {

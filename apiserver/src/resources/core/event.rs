@@ -65,8 +65,7 @@ fn validate(event: &Value, old: Option<&Value>, cx: &HookContext) -> ErrorList {
     }
     match old {
         None => {
-            meta::create(&mut check, &new, cx);
-            check.format(&new.get("metadata.name"), names::dns1123_subdomain);
+            meta::named(&mut check, &new, cx, names::dns1123_subdomain);
             series(&mut check, &new);
             unset_old_fields(&mut check, &new);
         }
@@ -86,9 +85,10 @@ fn validate(event: &Value, old: Option<&Value>, cx: &HookContext) -> ErrorList {
 }
 
 /// Through the newer group only the series moves on.
-const IMMUTABLE: [&str; 13] = [
-    "involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type", "eventTime",
-    "action", "related", "reportingComponent", "reportingInstance",
+/// Upstream looks at the reason twice.
+const IMMUTABLE: [&str; 14] = [
+    "involvedObject", "reason", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type",
+    "eventTime", "action", "related", "reportingComponent", "reportingInstance",
 ];
 
 /// Rules of both groups; an event with a time of its own must say who reports it.

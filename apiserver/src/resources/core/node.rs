@@ -49,7 +49,7 @@ pub const STATUS: Strategy = Strategy {
 fn defaults(node: &mut Value, cx: &HookContext) {
     (Strategy::DEFAULT.default)(node, cx);
     at_mut(node, "status", |status| {
-        if status["allocatable"].is_null() {
+        if status["allocatable"].is_null() && !status["capacity"].is_null() {
             let capacity = status["capacity"].clone();
             set(status, "allocatable", capacity);
         }

@@ -18,16 +18,9 @@ pub const NAMESPACE: Strategy = Strategy {
     names: NameRule(names::dns1123_label),
     default: namespace_label,
     prepare_create: prepare_namespace,
-    validate: |namespace, cx| {
-        let mut check = meta::checked(namespace, cx);
-        let at = At::root(namespace).get("spec.finalizers");
-        for finalizer in at.items() {
-            finalizer_name(&mut check, &finalizer.under(at.path.clone()));
-        }
-        check.errors
-    },
-    validate_update: |namespace, old, _| {
-        let mut check = Check::new();
+    validate: |namespace, cx| namespace_rules(namespace, cx).errors,
+    validate_update: |namespace, old, cx| {
+        let mut check = namespace_rules(namespace, cx);
         meta::update(&mut check, &At::root(namespace), &At::root(old));
         check.errors
     },
@@ -37,6 +30,15 @@ pub const NAMESPACE: Strategy = Strategy {
     }),
     ..Strategy::DEFAULT
 };
+
+fn namespace_rules(namespace: &Value, cx: &HookContext) -> Check {
+    let mut check = meta::checked(namespace, cx);
+    let at = At::root(namespace).get("spec.finalizers");
+    for finalizer in at.items() {
+        finalizer_name(&mut check, &finalizer.under(at.path.clone()));
+    }
+    check
+}
 
 /// Component statuses, which are made when they are asked for.
 pub const COMPONENT_STATUS: Strategy = Strategy {

@@ -70,7 +70,7 @@ pub const CLAIM: Strategy = Strategy {
         if status.get("allocation").is_set() {
             states.push("allocated");
             states.extend(Some("reserved").filter(|_| !status.get("reservedFor").is_empty()));
-        } else {
+        } else if states.is_empty() {
             states.push("pending");
         }
         vec![name(&claim), states.join(",").into(), age(&claim, cx.request.now)]

@@ -163,7 +163,7 @@ pub fn ephemeral_containers(check: &mut Check, new: &At, old: &At) {
 /// The `status` endpoint.
 pub fn status(check: &mut Check, new: &At, old: &At) {
     let (status, before, spec) = (new.get("status"), old.get("status"), old.get("spec"));
-    for condition in status.get("conditions").under(Path::new("metadata").child("conditions")).items() {
+    for condition in status.get("conditions").items() {
         let ty = condition.get("type");
         if !["PodScheduled", "Ready", "Initialized"].contains(&ty.str()) {
             check.format(&ty.under(condition.path.child("Type")), names::qualified_name);
@@ -172,6 +172,11 @@ pub fn status(check: &mut Check, new: &At, old: &At) {
     let nominated = status.get("nominatedNodeName");
     if nominated.str() != before.get("nominatedNodeName").str() {
         check.format_if_set(&nominated, names::dns1123_subdomain);
+    }
+    check.non_negative(&status.get("observedGeneration"));
+    let extended = status.get("extendedResourceClaimStatus");
+    if extended.is_set() {
+        check.present_all(&extended, &["requestMappings", "resourceClaimName"]);
     }
     check.immutable(&status.get("qosClass"), &before.get("qosClass"));
     let policy = spec.get("restartPolicy").str();

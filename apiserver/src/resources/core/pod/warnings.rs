@@ -15,11 +15,16 @@ pub fn pod(pod: &Value, old: Option<&Value>) -> Vec<String> {
     if old.is_some() {
         return out;
     }
-    if !names::dns1123_label(at.get("metadata.name").str()).is_empty() {
-        out.push("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended".to_owned());
-    }
+    out.extend(dotted_name(pod));
     out.extend(spec(&at.get("spec"), &at.get("metadata")));
     out
+}
+
+/// A warning of a name that is no label, for what pods and their hosts are named after.
+pub fn dotted_name(object: &Value) -> Option<String> {
+    let complaints = names::dns1123_label(At::root(object).get("metadata.name").str());
+    let warning = "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended";
+    (!complaints.is_empty()).then(|| format!("{warning}: {complaints:?}"))
 }
 
 /// Warnings for a template at `at`, given when it is new or has changed.

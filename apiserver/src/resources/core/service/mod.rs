@@ -113,12 +113,11 @@ fn validate(service: &Value, cx: &HookContext) -> ErrorList {
     check.errors
 }
 
-fn validate_update(service: &Value, old: &Value, cx: &HookContext) -> ErrorList {
+fn validate_update(service: &Value, old: &Value, _: &HookContext) -> ErrorList {
     let mut check = Check::new();
     let (new, old) = (At::root(service), At::root(old));
     meta::update(&mut check, &new, &old);
     update::rules(&mut check, &new, &old);
-    meta::create(&mut check, &new, cx);
     rules(&mut check, &new);
     check.errors
 }
