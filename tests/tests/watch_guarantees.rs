@@ -174,6 +174,10 @@ impl Watcher {
                         Seen::List(at, std::mem::take(&mut initial))
                     };
                     self.saw(at, seen);
+                    // The last write was there when it began anew: nothing more will come.
+                    if self.is_done() {
+                        return;
+                    }
                     continue;
                 }
                 // An error event, or a Status in place of a stream: its place is gone, or the server is not ready.
