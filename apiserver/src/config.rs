@@ -15,7 +15,7 @@ use crate::audit::{AuditConfig, WebhookConfig};
 use crate::authn::AuthnConfig;
 use crate::authz::AuthzConfig;
 use crate::flags::Flags;
-use crate::storage::transform::EncryptionConfig;
+use crate::storage::transform::FormConfig;
 
 /// What per-kind rules may know of the server's configuration.
 #[derive(Clone, Debug)]
@@ -80,8 +80,8 @@ pub struct EtcdConfig {
     pub start_timeout: Duration,
     /// How long a readiness check waits for it.
     pub ready_timeout: Duration,
-    /// Encryption at rest.
-    pub encryption: EncryptionConfig,
+    /// How objects are written.
+    pub form: FormConfig,
 }
 
 /// How kubelets are reached.
@@ -377,7 +377,8 @@ fn etcd(flags: &Flags) -> Result<EtcdConfig, InvalidConfig> {
         compaction_interval: non_zero(flags.etcd_compaction_interval.0),
         start_timeout: flags.storage_initialization_timeout.0,
         ready_timeout: flags.etcd_readycheck_timeout.0,
-        encryption: EncryptionConfig {
+        form: FormConfig {
+            plain: flags.storage_media_type == "application/json",
             file: flags.encryption_provider_config.clone(),
             reload: flags.encryption_provider_config_automatic_reload,
         },

@@ -408,8 +408,9 @@ pub struct Flags {
     /// How long start-up waits for storage
     #[arg(long, default_value = "1m0s")]
     pub storage_initialization_timeout: GoDuration,
-    /// Accepted for compatibility: objects are stored as JSON
-    #[arg(long, default_value = "application/vnd.kubernetes.protobuf")]
+    /// application/json stores objects as plain JSON; otherwise those of 1 KiB and more are stored as compressed JSON
+    #[arg(long, default_value = "application/vnd.kubernetes.protobuf",
+          value_parser = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"])]
     pub storage_media_type: String,
     /// Serving certificate, with its chain
     #[arg(long)]

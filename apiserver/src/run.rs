@@ -81,7 +81,7 @@ pub enum StartError {
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), StartError> {
     let port = SecurePort::bind(&config)?;
     let table = SharedTable::new(resources::table());
-    let transform = Arc::new(encryption(&config.etcd, &table)?);
+    let transform = Arc::new(storage_form(&config.etcd, &table)?);
     let etcd = Etcd::connect(&config.etcd, transform).await?;
     let clock = Clock::start(etcd.clone(), caches(&etcd, &table.load())).await?;
     let options = config.options.clone();
@@ -173,8 +173,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Star
     Ok(())
 }
 
-/// Encryption at rest, with the names of the resources by the first segment of their keys.
-fn encryption(config: &EtcdConfig, table: &SharedTable) -> Result<Transform, StorageError> {
+/// How objects lie in etcd, with the names of the resources by the first segment of their keys.
+fn storage_form(config: &EtcdConfig, table: &SharedTable) -> Result<Transform, StorageError> {
     let mut names = Names::new();
     for resource in table.load().iter() {
         if let Some(storage) = &resource.storage {
@@ -182,7 +182,7 @@ fn encryption(config: &EtcdConfig, table: &SharedTable) -> Result<Transform, Sto
             names.entry(key).or_default().push((resource.group.clone(), resource.plural.clone()));
         }
     }
-    Transform::load(config.encryption.clone(), format!("{}/", config.prefix), names)
+    Transform::load(config.form.clone(), format!("{}/", config.prefix), names)
 }
 
 /// What runs beside the requests.

@@ -1,4 +1,4 @@
-//! Between an object's JSON and the bytes in etcd: encryption at rest.
+//! Between an object's JSON and the bytes in etcd: a shorter form, and encryption at rest.
 //!
 //! Guarantees: the first provider of a resource's rule writes and all of its providers read; what a provider wrote is marked
 //! as upstream marks it and bound to its key where the cipher allows; a value that was not written as it would be written
@@ -6,6 +6,7 @@
 //! refused at start, and when it is read again the old one stays. Keys never appear in errors.
 
 mod ciphers;
+mod compact;
 mod config;
 
 use std::borrow::Cow;
@@ -45,9 +46,11 @@ type Rules = Vec<Rule>;
 /// Resources by the first segment of their keys below the root; several can share one.
 pub type Names = BTreeMap<String, Vec<(String, String)>>;
 
-/// What `--encryption-provider-config` says.
+/// What `--encryption-provider-config` and `--storage-media-type` say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EncryptionConfig {
+pub struct FormConfig {
+    /// Large objects are written as plain JSON too.
+    pub plain: bool,
     /// The file; without it everything is written plainly.
     pub file: Option<PathBuf>,
     /// Read it again when it changes.
@@ -59,7 +62,8 @@ pub struct EncryptionConfig {
 pub struct Transform {
     root: String,
     names: Names,
-    /// Everything is written plainly without them.
+    plain: bool,
+    /// Nothing is encrypted without them.
     rules: Option<Reloading<Rules>>,
 }
 
@@ -68,7 +72,7 @@ impl Transform {
     ///
     /// # Errors
     /// The file cannot be read or used.
-    pub fn load(config: EncryptionConfig, root: String, names: Names) -> Result<Self, StorageError> {
+    pub fn load(config: FormConfig, root: String, names: Names) -> Result<Self, StorageError> {
         let rules = match config.file {
             Some(path) => {
                 let watched = if config.reload { vec![path.clone()] } else { Vec::new() };
@@ -76,7 +80,7 @@ impl Transform {
             }
             None => None,
         };
-        Ok(Self { root, names, rules })
+        Ok(Self { root, names, plain: config.plain, rules })
     }
 
     fn rules(&self) -> Arc<Rules> {
@@ -96,7 +100,7 @@ impl Transform {
         }
     }
 
-    /// The providers of a key, the writing one first; empty when it is written plainly.
+    /// The providers of a key, the writing one first; empty when it is not encrypted.
     fn providers<'r>(&self, rules: &'r Rules, key: &str) -> &'r [Provider] {
         if rules.is_empty() {
             return &[];
@@ -113,10 +117,12 @@ impl Transform {
     pub fn to_storage(&self, key: &str, json: Vec<u8>) -> Result<Vec<u8>, StorageError> {
         let rules = self.rules();
         match self.providers(&rules, key).first() {
+            // Not shortened: how much shorter it gets tells of the content.
             Some(provider) => {
                 provider.seal(key, json).map_err(|why| StorageError::Corrupt { key: key.to_owned(), why })
             }
-            None => Ok(json),
+            None if self.plain => Ok(json),
+            None => Ok(compact::shorten(json)),
         }
     }
 
@@ -128,10 +134,10 @@ impl Transform {
         let corrupt = |why: &str| StorageError::Corrupt { key: key.to_owned(), why: why.to_owned() };
         let rules = self.rules();
         let providers = self.providers(&rules, key);
-        let (json, stale) = match providers.iter().position(|provider| provider.wrote(stored)) {
+        let (value, stale) = match providers.iter().position(|provider| provider.wrote(stored)) {
             Some(at) => providers[at]
                 .open(key, stored)
-                .map(|(json, old_key)| (json, old_key || at > 0))
+                .map(|(value, old_key)| (value, old_key || at > 0))
                 .map_err(|why| corrupt(&why))?,
             None if stored.starts_with(ENCRYPTED) => {
                 return Err(corrupt("it is encrypted and no key for it is configured (--encryption-provider-config)"));
@@ -139,10 +145,10 @@ impl Transform {
             None if providers.is_empty() => (Cow::Borrowed(stored), false),
             None => return Err(corrupt("it is not encrypted, and its resource's providers lack `identity`")),
         };
-        if json.starts_with(PROTOBUF_MAGIC) {
+        if value.starts_with(PROTOBUF_MAGIC) {
             return Err(corrupt("it is protobuf, written by another API server; only JSON is read"));
         }
-        Ok((json, stale))
+        Ok((compact::restore(value).map_err(|why| corrupt(&why))?, stale))
     }
 }
 
@@ -157,7 +163,7 @@ mod tests {
             ("secrets".to_owned(), vec![(String::new(), "secrets".to_owned())]),
             ("deployments".to_owned(), vec![("apps".to_owned(), "deployments".to_owned())]),
         ];
-        let config = EncryptionConfig { file: Some(path), reload: false };
+        let config = FormConfig { file: Some(path), ..FormConfig::default() };
         Transform::load(config, "/registry/".to_owned(), names.into())
     }
 
