@@ -153,10 +153,12 @@ pub fn generate(types: &Value) -> Fallible<String> {
         let published = text(ty, "openapi") != "none";
         let wire_only = text(ty, "group") == "wire-only";
         writeln!(out, "static G{number}: [Gvk; {}] = [{}];", gvk.len(), gvk.join(", "))?;
-        writeln!(out, "static F{number}: [Field; {}] = [\n{rows}];", list(ty, "fields").len())?;
+        let count = list(ty, "fields").len();
+        writeln!(out, "static F{number}: [Field; {count}] = [\n{rows}];")?;
+        writeln!(out, "static K{number}: [u16; {count}] = marks(&F{number});")?;
         writeln!(
             out,
-            "static T{number}: Type = Type {{ name: Held::Static({:?}), gvk: Held::Static(&G{number}), fields: Held::Static(&F{number}), \
+            "static T{number}: Type = Type {{ name: Held::Static({:?}), gvk: Held::Static(&G{number}), fields: Held::Static(&F{number}), marks: &K{number}, \
              map_type: MapType::{}, special: Special::{}, unions: {}, proto: {}, published: {}, custom: None }};",
             text(ty, "name"),
             if text(ty, "map") == "atomic" { "Atomic" } else { "Unset" },
