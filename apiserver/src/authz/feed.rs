@@ -55,7 +55,7 @@ impl Union {
         registry.subscribe(
             ("", "pods"),
             Box::new(move |event| {
-                node.apply_pod(&event.entry.key, (!event.deleted).then_some(&event.entry.bytes));
+                node.apply_pod(&event.entry.key, (!event.deleted).then_some(&*event.entry));
             }),
         );
     }

@@ -15,6 +15,7 @@ use super::rules::{PolicyRule, rules_of};
 use super::{Attributes, Authorizer, Decision};
 use crate::bootstrap::policy;
 use crate::http::request::UserInfo;
+use crate::storage::entry::Entry;
 
 const NODE_USER_PREFIX: &str = "system:node:";
 const NODES_GROUP: &str = "system:nodes";
@@ -222,10 +223,9 @@ impl NodeAuthorizer {
     }
 
     /// Takes in a pod (`namespace/name`), or its absence.
-    pub fn apply_pod(&self, pod: &Arc<str>, json: Option<&[u8]>) {
-        let name = pod.split_once('/').map_or("", |(_, name)| name);
-        let uses = json.and_then(|json| PodUses::read(name, json));
-        self.graph.write().unwrap_or_else(PoisonError::into_inner).apply_pod(pod, uses);
+    pub fn apply_pod(&self, key: &Arc<str>, pod: Option<&Entry>) {
+        let uses = pod.and_then(PodUses::read);
+        self.graph.write().unwrap_or_else(PoisonError::into_inner).apply_pod(key, uses);
     }
 
     fn decide(&self, request: &Attributes) -> Decision {
@@ -422,6 +422,7 @@ fn own_pods(graph: &Graph, node: &str, request: &Attributes) -> Decision {
 
 #[cfg(test)]
 mod tests {
+    use crate::storage::probe::Probe;
     use serde_json::json;
 
     use super::*;
@@ -437,18 +438,22 @@ mod tests {
         request
     }
 
+    fn entry(key: &str, pod: &Value) -> Entry {
+        Entry::new(key.into(), &serde_json::to_vec(pod).unwrap(), 1, &Probe::default()).unwrap()
+    }
+
     fn authorizer() -> NodeAuthorizer {
         let auth = NodeAuthorizer::new();
-        let pod = json!({"spec": {"nodeName": "n1", "serviceAccountName": "sa",
+        let pod = json!({"metadata": {}, "spec": {"nodeName": "n1", "serviceAccountName": "sa",
             "volumes": [{"name": "a", "secret": {"secretName": "s1"}},
                 {"name": "b", "persistentVolumeClaim": {"claimName": "c1"}},
                 {"name": "k", "projected": {"sources": [{"configMap": {"name": "ca"}}]}}],
             "containers": [{"envFrom": [{"configMapRef": {"name": "cm"}}]}]}});
-        auth.apply_pod(&"ns/p1".into(), Some(&serde_json::to_vec(&pod).unwrap()));
+        auth.apply_pod(&"ns/p1".into(), Some(&entry("ns/p1", &pod)));
         let mut other = pod.clone();
         other["spec"]["nodeName"] = "n2".into();
         other["spec"]["volumes"][0]["secret"]["secretName"] = "s2".into();
-        auth.apply_pod(&"ns/p2".into(), Some(&serde_json::to_vec(&other).unwrap()));
+        auth.apply_pod(&"ns/p2".into(), Some(&entry("ns/p2", &other)));
         let volume = json!({"spec": {"claimRef": {"namespace": "ns", "name": "c1"},
             "csi": {"nodeStageSecretRef": {"name": "csi", "namespace": "kube-system"}}}});
         auth.apply(NodeKind::Volume, "pv1", Some(&volume));

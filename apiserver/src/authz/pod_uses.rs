@@ -5,14 +5,16 @@
 
 use std::sync::{Arc, LazyLock};
 
+use memchr::memmem;
+
 use super::node::{MIRROR_ANNOTATION, Vertex};
+use crate::storage::entry::Entry;
 use crate::storage::probe::Paths;
 
 /// What a path's value is the name of.
 #[derive(Clone, Copy)]
 enum Names {
     Node,
-    Mirror,
     Object(Vertex),
     /// The volume is made from a claim template.
     Ephemeral,
@@ -22,7 +24,6 @@ enum Names {
 
 const PATHS: &[(&[&str], Names)] = &[
     (&["spec", "nodeName"], Names::Node),
-    (&["metadata", "annotations", MIRROR_ANNOTATION], Names::Mirror),
     (&["spec", "serviceAccountName"], Names::Object(Vertex::ServiceAccount)),
     (&["spec", "imagePullSecrets", "name"], Names::Object(Vertex::Secret)),
     (&["spec", "volumes", "ephemeral"], Names::Ephemeral),
@@ -70,24 +71,24 @@ pub struct PodUses {
 
 impl PodUses {
     /// Reads a pod; `None` when it is no JSON.
-    pub fn read(pod_name: &str, json: &[u8]) -> Option<Self> {
+    pub fn read(pod: &Entry) -> Option<Self> {
         let (paths, names) = &*WANTED;
-        let (mut uses, mut is_mirror, mut is_ephemeral) = (Self::default(), false, false);
-        let visited = paths.visit(json, &mut |slot, value| {
+        let (mut uses, mut is_ephemeral) = (Self::default(), false);
+        // Most of the metadata tells who owns which field.
+        let visited = paths.visit(&pod.without_metadata(), &mut |slot, value| {
             let name = value.to_string();
             match names[slot] {
                 Names::Node => uses.node = name,
-                Names::Mirror => is_mirror = true,
                 Names::Ephemeral => is_ephemeral = true,
                 Names::Volume if std::mem::take(&mut is_ephemeral) => {
-                    uses.objects.push((Vertex::Claim, [pod_name, "-", &name].concat().into()));
+                    uses.objects.push((Vertex::Claim, [pod.name(), "-", &name].concat().into()));
                 }
                 Names::Object(vertex) if !name.is_empty() => uses.objects.push((vertex, name.into())),
                 Names::Volume | Names::Object(_) => {}
             }
         });
         visited.ok()?;
-        if is_mirror || uses.node.is_empty() {
+        if uses.node.is_empty() || is_mirror(pod.metadata()) {
             uses.objects.clear();
         }
         uses.objects.sort_unstable();
@@ -96,20 +97,33 @@ impl PodUses {
     }
 }
 
+fn is_mirror(metadata: &[u8]) -> bool {
+    static MIRROR: LazyLock<Paths> = LazyLock::new(|| Paths::new(&[&["annotations", MIRROR_ANNOTATION]]));
+    let mut found = false;
+    memmem::find(metadata, MIRROR_ANNOTATION.as_bytes()).is_some()
+        && MIRROR.visit(metadata, &mut |_, _| found = true).is_ok()
+        && found
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::storage::probe::Probe;
+
+    fn entry(pod: &serde_json::Value) -> Entry {
+        Entry::new("ns/web".into(), &serde_json::to_vec(pod).unwrap(), 1, &Probe::default()).unwrap()
+    }
 
     #[test]
     fn everything_a_pod_names() {
-        let mut pod = json!({"spec": {"nodeName": "n", "serviceAccountName": "sa",
+        let mut pod = json!({"metadata": {"name": "web"}, "spec": {"nodeName": "n", "serviceAccountName": "sa",
             "containers": [{"env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s1"}}}], "envFrom": [{"configMapRef": {"name": "c1"}}]}],
             "volumes": [{"name": "plain", "secret": {"secretName": "s1"}}, {"ephemeral": {"volumeClaimTemplate": {}}, "name": "scratch"},
                 {"name": "p", "projected": {"sources": [{"configMap": {"name": "c2"}}]}}, {"name": "i", "iscsi": {"secretRef": {"name": "s2"}}}]},
             "status": {"resourceClaimStatuses": [{"name": "g", "resourceClaimName": "gpu"}]}});
-        let uses = PodUses::read("web", &serde_json::to_vec(&pod).unwrap()).unwrap();
+        let uses = PodUses::read(&entry(&pod)).unwrap();
         let found: Vec<(Vertex, &str)> = uses.objects.iter().map(|(vertex, name)| (*vertex, &**name)).collect();
         let wanted = [
             (Vertex::Secret, "s1"),
@@ -122,7 +136,7 @@ mod tests {
         ];
         assert_eq!((uses.node.as_str(), found), ("n", wanted.to_vec()));
         pod["metadata"] = json!({"annotations": {MIRROR_ANNOTATION: "x"}});
-        let mirror = PodUses::read("web", &serde_json::to_vec(&pod).unwrap()).unwrap();
+        let mirror = PodUses::read(&entry(&pod)).unwrap();
         assert_eq!((mirror.node.as_str(), mirror.objects.len()), ("n", 0));
     }
 }

@@ -73,6 +73,17 @@ impl Entry {
         &self.bytes[self.metadata.clone()]
     }
 
+    /// The object's JSON without `metadata`.
+    pub fn without_metadata(&self) -> Vec<u8> {
+        let member = br#""metadata":"#;
+        let (before, after) = (&self.bytes[..self.metadata.start], &self.bytes[self.metadata.end..]);
+        let before = before.trim_ascii_end().strip_suffix(member).unwrap_or(before).trim_ascii_end();
+        match before.strip_suffix(b",") {
+            Some(before) => [before, after].concat(),
+            None => [before, after.trim_ascii_start().strip_prefix(b",").unwrap_or(after)].concat(),
+        }
+    }
+
     /// Each label as `key\0value\0`.
     pub fn label_terms(&self) -> impl Iterator<Item = &str> {
         let mut rest = &*self.labels;
@@ -405,6 +416,9 @@ mod tests {
             assert_eq!(std::str::from_utf8(entry.metadata()).unwrap(), metadata);
             let later = entry.at_revision(12);
             assert_eq!(later.metadata(), metadata.replace('9', "12").as_bytes());
+            let mut rest = entry.value();
+            rest.as_object_mut().unwrap().remove("metadata");
+            assert_eq!(serde_json::from_slice::<Value>(&entry.without_metadata()).unwrap(), rest);
             assert_eq!((later.value()["metadata"]["resourceVersion"].as_str(), later.revision), (Some("12"), 12));
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
-use serde::Deserialize;
+use memchr::memmem;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -116,12 +116,40 @@ pub struct Found {
     pub has_version: bool,
 }
 
-#[derive(Deserialize)]
-struct Metadata<'a> {
-    #[serde(default, borrow)]
-    labels: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
-    #[serde(default, rename = "resourceVersion")]
-    resource_version: Option<IgnoredAny>,
+type LabelMap<'a> = BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>;
+
+/// How a `resourceVersion` stands in `metadata`; nothing deeper has such a member.
+const VERSION: &[u8] = b"\"resourceVersion\":";
+
+/// The labels in the JSON of `metadata`. What comes after them is not looked at: most of it tells who owns which field.
+fn labels(metadata: &str) -> Result<LabelMap<'_>, serde_json::Error> {
+    let mut found = None;
+    match serde_json::Deserializer::from_str(metadata).deserialize_map(UntilLabels(&mut found)) {
+        Err(error) if found.is_none() => Err(error),
+        _ => Ok(found.unwrap_or_default()),
+    }
+}
+
+/// Reads `metadata` up to its labels, where it ends as an error.
+struct UntilLabels<'f, 'a>(&'f mut Option<LabelMap<'a>>);
+
+impl<'de> Visitor<'de> for UntilLabels<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if key == "labels" {
+                *self.0 = Some(map.next_value::<Option<LabelMap>>()?.unwrap_or_default());
+                return Ok(());
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
 }
 
 impl Probe {
@@ -153,10 +181,9 @@ impl Probe {
         let mut put = |slot: usize, value: &dyn fmt::Display| values[slot] = value.to_string();
         let raw = deserializer.deserialize_map(Top { root: &self.root, put: &mut put })?;
         deserializer.end()?;
-        let metadata: Metadata = serde_json::from_str(raw.get())?;
         let mut labels = String::new();
-        for (key, value) in metadata.labels.iter().flatten() {
-            labels.extend([key, "\0", value.as_deref().unwrap_or_default(), "\0"]);
+        for (key, value) in self::labels(raw.get())? {
+            labels.extend([&key, "\0", value.as_deref().unwrap_or_default(), "\0"]);
         }
         let mut fields = String::new();
         let mut slot = 0;
@@ -171,7 +198,7 @@ impl Probe {
             labels: labels.into(),
             fields: fields.into(),
             metadata: start..start + raw.get().len(),
-            has_version: metadata.resource_version.is_some(),
+            has_version: memmem::find(raw.get().as_bytes(), VERSION).is_some(),
         })
     }
 }
@@ -306,11 +333,14 @@ mod tests {
         assert_eq!(&*found.fields, "n1\0false\0r\0r\x003\0");
         assert_eq!(&json[found.metadata], br#"{"labels":{"b":"2","a":"1"},"name":"n"}"#);
         assert!(!found.has_version);
+        let foreign = br#"{"metadata":{"name":"n","resourceVersion":"3","annotations":{"x":"y"},"labels":{"a":"1"}}}"#;
+        let found = probe().look(foreign).unwrap();
+        assert_eq!((&*found.labels, found.has_version), ("a\x001\0", true));
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
-        for bad in [&b"{}"[..], b"[]", b"{\"metadata\":3}", b"", b"{\"metadata\":{}"] {
+        for bad in [&b"{}"[..], b"[]", b"{\"metadata\":3}", b"", b"{\"metadata\":{}", br#"{"metadata":{"labels":3}}"#] {
             assert!(probe().look(bad).is_err());
         }
     }
