@@ -10,6 +10,13 @@ use component_base::{daemon, flags, logging};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// jemalloc's settings, which it looks for under this name: an object is some hundred small pieces, and a thread that may keep
+/// only two hundred of a size (the default) hands them back and fetches them again at every request.
+// Sound: the name is jemalloc's own for a pointer to constant text that ends with a zero, which this is.
+#[allow(unsafe_code)]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static MALLOC_CONF: &[u8; 53] = b"tcache_nslots_small_max:2000,lg_tcache_nslots_mul:3\0\0";
+
 fn main() -> ExitCode {
     let flags: Flags = flags::parse("kube-apiserver", LEGACY);
     logging::init(&flags.logging);
