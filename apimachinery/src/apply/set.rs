@@ -89,18 +89,14 @@ impl FieldSet {
 
     /// The form of `fieldsV1`.
     pub fn into_value(self) -> Value {
-        let mut map = Map::new();
-        for (element, child) in self.children {
-            let both = child.member && !child.children.is_empty();
-            let mut below = child.into_value();
-            if let Value::Object(below) = &mut below
-                && both
-            {
-                below.insert(".".to_owned(), Value::Object(Map::new()));
-            }
-            map.insert(element, below);
-        }
-        Value::Object(map)
+        Value::Object(self.children.into_iter().map(|(element, child)| (element, child.into_member())).collect())
+    }
+
+    /// The same of a place below another, where a dot stands for itself.
+    fn into_member(self) -> Value {
+        let itself = (self.member && !self.children.is_empty()).then(|| (".".to_owned(), Value::Object(Map::new())));
+        let below = self.children.into_iter().map(|(element, child)| (element, child.into_member()));
+        Value::Object(itself.into_iter().chain(below).collect())
     }
 
     /// Nothing is in it.

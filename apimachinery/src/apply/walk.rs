@@ -3,6 +3,9 @@
 //! Follows upstream's structured-merge-diff: atomic places are one field, keyed lists are walked by key, structs field by
 //! field. Values that do not fit their schema are treated as one field.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use super::set::FieldSet;
@@ -106,10 +109,10 @@ impl<'t> Shape<'t> {
 
     /// The path element of a list's element; `Err` names the missing key.
     fn identify(self, item: &Value) -> Result<String, &'t str> {
-        let mut identity = Map::new();
+        let mut identity = BTreeMap::new();
         let mut add = |key: &'t str, default: &dyn Fn() -> Option<Value>| {
-            let given = item.get(key).filter(|v| !v.is_null()).cloned();
-            identity.insert(key.to_owned(), given.or_else(default).ok_or(key)?);
+            let given = item.get(key).filter(|v| !v.is_null()).map(Cow::Borrowed);
+            identity.insert(key, given.or_else(|| default().map(Cow::Owned)).ok_or(key)?);
             Ok::<(), &'t str>(())
         };
         match self {
@@ -125,7 +128,10 @@ impl<'t> Shape<'t> {
             }
             _ => return Ok(format!("v:{item}")),
         }
-        Ok(format!("k:{}", Value::Object(identity)))
+        let mut element = b"k:".to_vec();
+        // Neither of the two can fail: strings as keys, and JSON is UTF-8.
+        let _ = serde_json::to_writer(&mut element, &identity);
+        Ok(String::from_utf8(element).unwrap_or_default())
     }
 
     /// Elements with their identities; those without one are left out.
