@@ -24,6 +24,9 @@ impl Default for Options {
     }
 }
 
+/// What only the start needed is given back so long after it: daemons are ready in less than a second.
+const STARTED: Duration = Duration::from_secs(5);
+
 /// Runs a daemon with the default [`Options`].
 pub fn main<F, Fut>(name: &str, run: F) -> ExitCode
 where
@@ -55,6 +58,10 @@ where
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(signals(shutdown.clone()));
+        tokio::spawn(async {
+            tokio::time::sleep(STARTED).await;
+            give_back_startup_memory();
+        });
         run(shutdown).await
     });
     // Tasks that outlive their daemon's run have nothing left to do; blocking ones get a moment.
@@ -142,9 +149,47 @@ fn bound_allocator_arenas() {
     }
 }
 
+/// Most of the code and constants that were read serve the start only. Their pages are unmapped; what is needed on comes back from the
+/// page cache.
+fn give_back_startup_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for (start, end) in code(&std::fs::read_to_string("/proc/self/maps").unwrap_or_default()) {
+        // SAFETY: the range is a mapping of this process of a file, and neither writable nor relocated: its pages are as in the file,
+        // from where the next access gets them again. malloc_trim takes the allocator's own lock.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::madvise(std::ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_DONTNEED);
+            libc::malloc_trim(0);
+        }
+    }
+}
+
+/// The address ranges of files' code and constants in the text of `/proc/self/maps`. What relocations wrote in the beginning and is
+/// read-only since then does not stand at a file's start.
+fn code(maps: &str) -> Vec<(usize, usize)> {
+    let range = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let (range, access, offset, file) = (words.next()?, words.next()?, words.next()?, words.nth(2)?);
+        let untouched = access == "r-xp" || (access == "r--p" && offset.bytes().all(|digit| digit == b'0'));
+        let (start, end) = range.split_once('-')?;
+        let ends = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+        (untouched && file.starts_with('/')).then_some(ends)
+    };
+    maps.lines().filter_map(range).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_code_of_files_is_given_back_and_comes_again() {
+        let maps = "1000-2000 r--p 00000000 08:01 5 /bin/x\n2000-4000 r-xp 00001000 08:01 5 /bin/x\n\
+                    4000-5000 rwxp 00003000 08:01 5 /bin/x\n5000-6000 r--p 00004000 08:01 5 /bin/x\n6000-7000 r-xp 00000000 00:00 0 [vdso]\n7000-8000 r-xp 00000000 00:00 0\n";
+        assert_eq!(code(maps), [(0x1000, 0x2000), (0x2000, 0x4000)]);
+        assert!(!code(&std::fs::read_to_string("/proc/self/maps").unwrap()).is_empty());
+        give_back_startup_memory();
+    }
 
     #[test]
     fn causes_are_said_once() {
