@@ -9,7 +9,7 @@ use serde_json::Value;
 use smallvec::SmallVec;
 
 /// Longer paths take an allocation.
-const INLINE_BYTES: usize = 64;
+const INLINE_BYTES: usize = 40;
 
 /// A path into an object, built from the root outwards. Valid objects pay for every path too: hundreds for a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
