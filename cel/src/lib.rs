@@ -6,6 +6,7 @@
 //! Knows JSON and the schema table, nothing of requests.
 
 mod check;
+mod estimate;
 mod eval;
 pub mod functions;
 mod parse;
@@ -16,6 +17,7 @@ mod value;
 
 use serde_json::Value;
 
+pub use self::estimate::most_values;
 pub use self::eval::Bindings;
 use self::eval::Run;
 pub use self::functions::authorizer::{Authorizer, Question};
@@ -28,6 +30,8 @@ use self::value::Val;
 pub const PER_CALL_LIMIT: u64 = 1_000_000;
 /// Most cost units that all expressions of a policy, or of an object's rules, may spend together.
 pub const TOTAL_LIMIT: u64 = 10_000_000;
+/// Most cost units that a rule of a schema may be estimated to spend on one object.
+pub const RULE_LIMIT: u64 = 10_000_000;
 /// Most cost units that all match conditions of a webhook or policy may spend together.
 pub const MATCH_CONDITIONS_LIMIT: u64 = 2_500_000;
 

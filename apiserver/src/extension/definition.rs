@@ -60,7 +60,7 @@ pub const STRATEGY: Strategy = Strategy {
                 check.invalid(&name, "must be spec.names.plural+\".\"+spec.group");
             }
         }
-        spec(&at.get("spec"), &mut check);
+        spec(&at.get("spec"), None, &mut check);
         stored_versions(&at, &mut check);
         approval(object, None, &mut check);
         errors.append(&mut check.errors);
@@ -69,7 +69,7 @@ pub const STRATEGY: Strategy = Strategy {
     validate_update: |object, old, _| {
         let mut check = Check::new();
         let (at, was) = (At::root(object), At::root(old));
-        spec(&at.get("spec"), &mut check);
+        spec(&at.get("spec"), Some(&was.get("spec")), &mut check);
         let fixed = if is_true(old, "Established") { ["spec.scope", "spec.names.kind"].as_slice() } else { &[] };
         for field in fixed.iter().chain(&["spec.group", "spec.names.plural"]) {
             check.immutable(&at.get(field), &was.get(field));
@@ -160,14 +160,14 @@ fn stored_versions(at: &At, check: &mut Check) {
     }
 }
 
-fn spec(at: &At, check: &mut Check) {
+fn spec(at: &At, old: Option<&At>, check: &mut Check) {
     let group = at.get("group");
     check.present_format(&group, dns1123_subdomain);
     if !group.str().is_empty() && dns1123_subdomain(group.str()).is_empty() && !group.str().contains('.') {
         check.invalid(&group, "should be a domain with at least one dot");
     }
     check.present_one_of(&at.get("scope"), &["Cluster", "Namespaced"]);
-    versions(at, check);
+    versions(at, old, check);
     check.present_all(&at.get("names"), &["plural", "singular", "kind", "listKind"]);
     name_formats(&at.get("names"), check);
     conversion(&at.get("conversion"), check);
@@ -212,7 +212,7 @@ fn has_status(version: &At) -> bool {
     version.get("subresources.status").value.is_object()
 }
 
-fn versions(at: &At, check: &mut Check) {
+fn versions(at: &At, old: Option<&At>, check: &mut Check) {
     let list = at.get("versions");
     let versions: Vec<At> = list.items().collect();
     if let Some(first) = versions.first() {
@@ -241,7 +241,16 @@ fn versions(at: &At, check: &mut Check) {
     parts("schema", "validation", &|version, schema, check| {
         let schema = schema.get("openAPIV3Schema");
         if schema.is_set() {
-            schemas::validate(&schema, if common { any_status } else { has_status(version) }, &mut check.errors);
+            let before = old.and_then(|old| {
+                old.get("versions").items().find(|was| was.get("name").value == version.get("name").value)
+            });
+            let priced = before.is_none_or(|was| was.get("schema").value != version.get("schema").value);
+            schemas::validate(
+                &schema,
+                if common { any_status } else { has_status(version) },
+                priced,
+                &mut check.errors,
+            );
         }
     });
     parts("subresources", "subresources", &|_, subresources, check| scale(&subresources.get("scale"), check));
@@ -390,6 +399,32 @@ mod tests {
             "conversion": {"strategy": "None"}})
     }
 
+    #[test]
+    fn rules_that_may_cost_too_much_are_refused() {
+        let rule = |rule: &str, bound: &Value| {
+            let inner = json!({"type": "array", "items": {"type": "integer"}, "maxItems": bound});
+            json!({"type": "array", "items": inner, "maxItems": bound, "x-kubernetes-validations": [{"rule": rule}]})
+        };
+        let nested = "self.all(x, x.all(y, y > 0))";
+        for (property, refused) in [
+            (rule(nested, &Value::Null), true),
+            (rule(nested, &json!(100)), false),
+            (rule("self.size() > 0", &Value::Null), false),
+            (json!({"type": "string", "x-kubernetes-validations": [{"rule": "self.matches('^[a-z]+$')"}]}), false),
+            (
+                json!({"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self.contains('x')"}]}}),
+                true,
+            ),
+        ] {
+            let places = errors(&with_versions(&json!([version("v1", &json!({"a": property.clone()}))])));
+            assert_eq!(
+                places.iter().any(|place| place.starts_with("FieldValueForbidden")),
+                refused,
+                "{property}: {places:?}"
+            );
+        }
+    }
+
     fn version(name: &str, properties: &Value) -> Value {
         json!({"name": name, "served": true, "storage": name == "v1",
             "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}})
@@ -397,7 +432,7 @@ mod tests {
 
     fn errors(spec_value: &Value) -> Vec<String> {
         let mut check = Check::new();
-        spec(&At::root(&json!({"spec": spec_value})).get("spec"), &mut check);
+        spec(&At::root(&json!({"spec": spec_value})).get("spec"), None, &mut check);
         let place = |error: &FieldError| format!("{} {}", error.ty.reason(), error.path);
         let mut places: Vec<String> = check.errors.iter().map(place).collect();
         places.sort();

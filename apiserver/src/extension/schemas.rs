@@ -7,6 +7,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use super::rules;
+use crate::cel::{RULE_LIMIT, most_values};
 use crate::resources::check::{At, Check};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
@@ -38,7 +39,9 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Validates the schema of a version; `at` is its `openAPIV3Schema`.
-pub fn validate(at: &At, has_status: bool, errors: &mut ErrorList) {
+///
+/// The estimated cost of rules is only looked at when `priced`: what was accepted once stays.
+pub fn validate(at: &At, has_status: bool, priced: bool, errors: &mut ErrorList) {
     let mut check = Check::new();
     if has_status {
         let other = at.value.as_object().into_iter().flatten();
@@ -67,7 +70,7 @@ pub fn validate(at: &At, has_status: bool, errors: &mut ErrorList) {
             rules_apply = check.errors.len() == failed;
         }
     }
-    let walk = Walk { rules_apply, root: true, ..Walk::default() };
+    let walk = Walk { rules_apply, priced, values: Some(1), root: true, ..Walk::default() };
     let (mut schema_errors, mut rule_errors) = walk.visit(at);
     if forbidden && !check.failed() && schema_errors.is_empty() {
         // Nobody has said yet what it is.
@@ -326,6 +329,10 @@ fn prunes(schema: &Schema, value: &Value, unknown: &mut bool) {
 #[derive(Clone, Default)]
 struct Walk {
     rules_apply: bool,
+    /// The estimated cost of rules is limited.
+    priced: bool,
+    /// How many values of a schema an object may hold; `None` when nothing in the schema says so.
+    values: Option<u64>,
     root: bool,
     in_metadata: bool,
     no_defaults: Option<String>,
@@ -352,6 +359,7 @@ impl Walk {
     /// What a schema means for one directly below it.
     fn around(&self, at: &At, child: &At) -> Self {
         let mut walk = Self { root: false, ..self.clone() };
+        let bounded = |name: &str| Some(self.values?.saturating_mul(at.value[name].as_u64()?));
         let below = |name: &str| child.path.to_string().starts_with(&at.path.child(name).to_string());
         if below("properties") {
             let embedded = at.get("x-kubernetes-embedded-resource").flag();
@@ -367,10 +375,12 @@ impl Walk {
                 }
             }
         } else if below("items") {
+            walk.values = bounded("maxItems");
             if at.get("x-kubernetes-list-type").str() != "map" && walk.uncorrelated.is_none() {
                 walk.uncorrelated = Some(at.path.clone());
             }
         } else if below("additionalProperties") {
+            walk.values = bounded("maxProperties");
             if self.in_metadata {
                 walk.no_defaults = Some(" inside additionalProperties applying to object metadata".to_owned());
             }
@@ -446,6 +456,14 @@ impl Walk {
             && let Err(error) = rules::compile_message(rule, schema, self.root)
         {
             errors.push(invalid("messageExpression", format!("messageExpression compilation failed: {error}")));
+        }
+        let values = self.values.unwrap_or_else(|| most_values(schema));
+        let cost = program.as_ref().map_or(0, |program| program.worst_cost(schema).saturating_mul(values));
+        if self.priced && cost > RULE_LIMIT {
+            let factor = cost.div_ceil(RULE_LIMIT);
+            let remedy = "try simplifying the rule, or adding maxItems, maxProperties and maxLength";
+            let detail = format!("estimated rule cost exceeds budget by factor of {factor}x ({remedy})");
+            errors.push(FieldError::forbidden(place.path.child("rule"), detail));
         }
         let uses_old = program.as_ref().is_ok_and(|program| program.uses("oldSelf"));
         match &self.uncorrelated {

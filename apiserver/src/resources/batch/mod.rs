@@ -4,6 +4,8 @@ pub mod cron;
 mod progress;
 mod success;
 
+use std::borrow::Cow;
+
 use apimachinery::field::{ErrorList, Path};
 use apimachinery::validation as names;
 use serde_json::{Value, json};
@@ -11,7 +13,7 @@ use serde_json::{Value, json};
 use super::apps::selects;
 use super::check::{At, Check, same};
 use super::core::pod;
-use super::edit::{array_mut, at_mut, copy, edit_map, set};
+use super::edit::{array_mut, at_mut, copy, edit_map, remove, set};
 use super::printing::{age, containers, human_duration, name, selector as query};
 use super::{HookContext, NameRule, Strategy, meta};
 
@@ -36,7 +38,7 @@ pub const JOB: Strategy = Strategy {
         }
     },
     validate: |job, cx| {
-        let mut check = meta::checked(job, cx);
+        let mut check = meta::checked(&without_late_labels(job), cx);
         whole(&mut check, &At::root(job), true, cx);
         check.errors
     },
@@ -70,6 +72,18 @@ fn labels_from_template(job: &mut Value) {
     if let Some(labels) = labels.filter(|_| At::root(job).get("metadata.labels").is_empty()) {
         at_mut(job, "metadata", |meta| set(meta, "labels", labels));
     }
+}
+
+/// The job as upstream judges its metadata: labels that only the server gave the template are the job's when it is read.
+fn without_late_labels(job: &Value) -> Cow<'_, Value> {
+    let generated = ["controller-uid", "job-name", UID_LABEL, NAME_LABEL];
+    let labels = At::root(job).get("spec.template.metadata.labels");
+    if !same_labels(job) || labels.entries().any(|(label, _)| !generated.contains(&label)) {
+        return Cow::Borrowed(job);
+    }
+    let mut bare = job.clone();
+    at_mut(&mut bare, "metadata", |meta| drop(remove(meta, "labels")));
+    Cow::Owned(bare)
 }
 
 fn same_labels(job: &Value) -> bool {
