@@ -90,7 +90,8 @@ impl State {
             service_port(settings, port, &mut own);
             state.take_shared(port, &mut own);
             for (all, own) in rules.tables_mut().into_iter().zip(own.tables_mut()) {
-                all.chains.append(&mut own.chains);
+                // not `append`, which goes through all that is there
+                all.chains.extend(std::mem::take(&mut own.chains));
             }
         }
         state.own = rules.tables().map(|(_, table)| table.len());
