@@ -1,16 +1,22 @@
 //! Rotation of container logs: a log that is larger than allowed is moved aside, the runtime opens a new one, and the
 //! oldest are deleted. Also where pods' logs are, and their end.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Dirs};
 use crate::cri::{CriError, api, labels};
 use crate::pods::container::{log_directory, log_path};
+
+/// End of the name of a log that is being compressed.
+const UNFINISHED: &str = ".tmp";
 
 /// Bounds of a container's logs.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +54,9 @@ async fn look(context: &Context, policy: Policy) -> Result<(), CriError> {
         if size < policy.max_bytes {
             continue;
         }
-        if let Err(error) = rotate(&log, policy.max_files) {
+        let path = log.clone();
+        let rotated = tokio::task::spawn_blocking(move || rotate(&path, policy.max_files)).await;
+        if let Err(error) = rotated.map_err(std::io::Error::other).flatten() {
             tracing::warn!(log = %log.display(), %error, "Cannot rotate a container's log");
             continue;
         }
@@ -57,19 +65,35 @@ async fn look(context: &Context, policy: Policy) -> Result<(), CriError> {
     Ok(())
 }
 
-/// Moves the log aside under a dated name and deletes the oldest.
+/// Moves the log aside under a dated name, compresses those moved earlier and deletes the oldest. The latest stays as it
+/// is: the runtime writes to it until it has opened the new one.
 fn rotate(log: &Path, max_files: usize) -> std::io::Result<()> {
-    let mut old = files_of(log);
+    let ends = |path: &Path, end: &str| path.to_string_lossy().ends_with(end);
+    let (unfinished, mut old): (Vec<_>, Vec<_>) = files_of(log).into_iter().partition(|path| ends(path, UNFINISHED));
     old.retain(|path| path != log);
     // The one in use and the one made now count too.
-    let keep = max_files.saturating_sub(2);
-    for path in &old[..old.len().saturating_sub(keep)] {
+    let excess = old.len().saturating_sub(max_files.saturating_sub(2));
+    for path in unfinished.iter().chain(&old[..excess]) {
         std::fs::remove_file(path)?;
+    }
+    for path in old[excess..].iter().filter(|path| !ends(path, ".gz")) {
+        compress(path)?;
     }
     let stamp = Timestamp::now().strftime("%Y%m%d-%H%M%S");
     let mut aside = log.as_os_str().to_owned();
     aside.push(format!(".{stamp}"));
     std::fs::rename(log, aside)
+}
+
+fn compress(log: &Path) -> std::io::Result<()> {
+    let name = |end: &str| log.with_added_extension(end);
+    let unfinished = name(UNFINISHED.trim_start_matches('.'));
+    let mut out = GzEncoder::new(File::create(&unfinished)?, Compression::default());
+    std::io::copy(&mut File::open(log)?, &mut out)?;
+    out.finish()?;
+    std::fs::set_permissions(&unfinished, log.metadata()?.permissions())?;
+    std::fs::rename(&unfinished, name("gz"))?;
+    std::fs::remove_file(log)
 }
 
 /// A container's log and those moved aside, oldest first.
@@ -156,7 +180,7 @@ mod tests {
     fn oldest_go() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("0.log");
-        for name in ["0.log", "0.log.20200101-000000", "0.log.20210101-000000", "1.log.x"] {
+        for name in ["0.log", "0.log.20200101-000000.gz", "0.log.20210101-000000", "0.log.2.tmp", "1.log.x"] {
             std::fs::write(dir.path().join(name), "").unwrap();
         }
         rotate(&log, 3).unwrap();
@@ -164,7 +188,8 @@ mod tests {
             std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names.len(), 3);
-        assert_eq!(names[0], "0.log.20210101-000000");
-        assert!(names[1].starts_with("0.log.20"));
+        assert_eq!(names[0], "0.log.20210101-000000.gz");
+        assert!(names[1].starts_with("0.log.20") && !names[1].ends_with(".gz"));
+        assert_eq!(std::fs::read(dir.path().join(&names[0])).unwrap()[..2], [0x1f, 0x8b]);
     }
 }
