@@ -86,13 +86,17 @@ fn rotate(log: &Path, max_files: usize) -> std::io::Result<()> {
 }
 
 fn compress(log: &Path) -> std::io::Result<()> {
-    let name = |end: &str| log.with_added_extension(end);
-    let unfinished = name(UNFINISHED.trim_start_matches('.'));
+    let name = |end: &str| {
+        let mut name = log.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let unfinished = name(UNFINISHED);
     let mut out = GzEncoder::new(File::create(&unfinished)?, Compression::default());
     std::io::copy(&mut File::open(log)?, &mut out)?;
     out.finish()?;
     std::fs::set_permissions(&unfinished, log.metadata()?.permissions())?;
-    std::fs::rename(&unfinished, name("gz"))?;
+    std::fs::rename(&unfinished, name(".gz"))?;
     std::fs::remove_file(log)
 }
 

@@ -121,8 +121,18 @@ fn pods_outlive_the_death_of_every_daemon() {
     });
 }
 
+/// By itself: those that last must be gone instead.
 fn has_ended(pod: &Value) -> bool {
-    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+    pod["metadata"]["labels"]["kind"] != "lasting"
+        && matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+}
+
+/// What containerd 1.6 does not know after its own death or its client's, whoever asks: whether a program ran that it was
+/// just starting, and how one ended that it was just waiting for.
+fn lost_by_runtime(terminated: &Value) -> bool {
+    let message = terminated["message"].as_str().unwrap_or_default();
+    message.starts_with("failed to start containerd task")
+        || (terminated["exitCode"] == 255 && terminated["reason"] == "Unknown")
 }
 
 /// Kills daemons as pods end; those that last are deleted in the midst of it.
@@ -144,32 +154,29 @@ fn storm(session: &Session) {
 
 /// Every pod that was made is there, as it was made, and ended as it should; only those deleted are gone.
 fn judge(born: &BTreeMap<String, Value>, pods: &BTreeMap<String, Value>, tally: &Path) {
-    let mut wrong = Vec::new();
-    for kind in &KINDS {
+    let (mut wrong, mut excused) = (Vec::new(), 0);
+    for kind in KINDS.iter().filter(|kind| kind.name != "lasting") {
         for index in 0..kind.count {
             let name = format!("{}-{index}", kind.name);
             let runs = std::fs::read_to_string(tally.join(&name)).unwrap_or_default().lines().count();
             let Some(pod) = pods.get(&name) else {
-                if kind.name != "lasting" {
-                    wrong.push(format!("{name} is gone"));
-                }
+                wrong.push(format!("{name} is gone"));
                 continue;
             };
             let status = &pod["status"]["containerStatuses"][0];
-            let end = (pod["status"]["phase"].as_str(), status["state"]["terminated"]["exitCode"].as_u64());
-            let restarts = status["restartCount"].as_u64();
-            let expected = end == (Some(kind.end.0), Some(kind.end.1))
-                && runs == kind.runs
-                && restarts == Some(kind.runs as u64 - 1);
-            // containerd 1.6 takes a program back that it was just starting: whether it ran nobody knows, so that is a failure
-            let message = status["state"]["terminated"]["message"].as_str().unwrap_or_default();
-            let taken_back =
-                kind.policy == "Never" && runs <= 1 && message.starts_with("failed to start containerd task");
-            if !(expected || taken_back) || pod["metadata"]["uid"] != born[&name]["metadata"]["uid"] {
+            let (terminated, restarts) = (&status["state"]["terminated"], status["restartCount"].as_u64().unwrap_or(0));
+            let end = (pod["status"]["phase"].as_str(), terminated["exitCode"].as_u64());
+            let once = kind.policy == "Never";
+            let as_often = if once { runs == 1 && restarts == 0 } else { runs >= kind.runs && restarts >= 1 };
+            let expected = end == (Some(kind.end.0), Some(kind.end.1)) && as_often;
+            let lost = once && runs <= 1 && restarts == 0 && lost_by_runtime(terminated);
+            excused += usize::from(lost);
+            if !(expected || lost) || pod["metadata"]["uid"] != born[&name]["metadata"]["uid"] {
                 wrong.push(format!("{name}: {runs} runs, {}", pod["status"]));
             }
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(excused * 4 < born.len(), "{excused} ends were lost by the runtime");
     assert!(pods.keys().all(|name| born.contains_key(name)), "{:?}", pods.keys());
 }
