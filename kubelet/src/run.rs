@@ -137,7 +137,12 @@ fn context(
 ) -> Context {
     let file = &config.file;
     let recorder = match client {
-        Some(client) => Recorder::start(client, "kubelet", &config.node_name, shutdown.clone()),
+        Some(client) => {
+            // A rate of their own: what is told of pods does not wait for events.
+            let qps = f32::from(i16::try_from(file.event_record_qps).unwrap_or(i16::MAX));
+            let client = client.with_limits(qps, u32::try_from(file.event_burst).unwrap_or(0));
+            Recorder::start(&client, "kubelet", &config.node_name, shutdown.clone())
+        }
         None => Recorder::silent(),
     };
     Context {
