@@ -30,13 +30,13 @@ impl Hierarchy {
             "net_prio", "perf_event",
         ];
         let mut controllers = BTreeMap::new();
-        let mut unified = PathBuf::from("/sys/fs/cgroup");
+        let mut unified = None;
         for line in table.lines() {
             let Some((mount, source)) = line.split_once(" - ") else { continue };
             let Some(point) = mount.split(' ').nth(4) else { continue };
             let mut source = source.split(' ');
             match source.next() {
-                Some("cgroup2") => unified = PathBuf::from(point),
+                Some("cgroup2") => unified = Some(PathBuf::from(point)),
                 Some("cgroup") => {
                     let options = source.nth(1).unwrap_or_default();
                     for name in options.split(',').filter(|o| NAMES.contains(o) || *o == "name=systemd") {
@@ -46,7 +46,12 @@ impl Hierarchy {
                 _ => {}
             }
         }
-        if controllers.is_empty() { Self::V2(unified) } else { Self::V1(controllers) }
+        if controllers.is_empty() {
+            return Self::V2(unified.unwrap_or_else(|| PathBuf::from("/sys/fs/cgroup")));
+        }
+        // A hybrid machine's second hierarchy has no controllers, but runc makes its cgroups there too.
+        controllers.extend(unified.map(|point| ("unified".to_owned(), point)));
+        Self::V1(controllers)
     }
 
     /// Version 2 only.
@@ -225,7 +230,7 @@ mod tests {
         let hybrid = "31 23 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
             32 23 0:28 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid shared:1 - cgroup cgroup rw,cpu,cpuacct\n";
         let Hierarchy::V1(controllers) = Hierarchy::parse(hybrid) else { panic!("not v1") };
-        assert_eq!(controllers.len(), 2);
+        assert_eq!((controllers.len(), controllers.contains_key("unified")), (3, true));
         assert_eq!(controllers["cpu"], controllers["cpuacct"]);
     }
 
