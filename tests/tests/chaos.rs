@@ -132,6 +132,7 @@ fn has_ended(pod: &Value) -> bool {
 fn lost_by_runtime(terminated: &Value) -> bool {
     let message = terminated["message"].as_str().unwrap_or_default();
     message.starts_with("failed to start containerd task")
+        || terminated["startedAt"] == "1970-01-01T00:00:00Z"
         || (terminated["exitCode"] == 255 && terminated["reason"] == "Unknown")
 }
 

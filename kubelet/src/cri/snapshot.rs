@@ -174,10 +174,13 @@ async fn fill_network(runtime: &Runtime, sandbox: &mut Sandbox) -> Result<(), Cr
 }
 
 /// Whether a container never ran because the one who asked for its start died meanwhile. containerd tells of it as of a
-/// program that cannot be started. Cut off a moment later ("failed to start"), it may have run, and is left as it is.
+/// program that cannot be started, or, after its own death, kills what was made and not started. Cut off a moment later
+/// ("failed to start"), it may have run, and is left as it is.
 fn was_cut_off(status: &api::ContainerStatus) -> bool {
+    const KILLED: i32 = 137;
     let message = &status.message;
-    status.started_at == 0 && message.starts_with("failed to create") && message.contains("context canceled")
+    let refused = message.starts_with("failed to create") && message.contains("context canceled");
+    status.started_at == 0 && status.finished_at != 0 && (refused || status.exit_code == KILLED)
 }
 
 fn from_status(status: api::ContainerStatus, sandbox_id: String) -> Container {
