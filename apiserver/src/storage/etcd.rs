@@ -3,14 +3,15 @@
 //! Guarantees: a write is conditional on what the caller saw, and tells what is there instead when it did not happen. Every
 //! call has a time limit. Knows keys and bytes only.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use component_base::reload::Reloading;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, GetOptions, KeyValue, KvClient, LeaseClient, PutOptions, Txn, TxnOp,
-    TxnOpResponse, WatchClient, WatchOptions, WatchStream,
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, GetResponse, KeyValue, KvClient, LeaseClient, PutOptions,
+    Txn, TxnOp, TxnOpResponse, TxnResponse, WatchClient, WatchOptions, WatchStream,
 };
 
 use futures::FutureExt as _;
@@ -21,6 +22,10 @@ use crate::config::EtcdConfig;
 
 /// How long a call may take.
 const CALL_SECONDS: u64 = 10;
+/// At a call that finds no server.
+const MAX_ATTEMPTS: u32 = 20;
+/// Until another server is tried.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
 /// Keys per page of a list.
 const PAGE_KEYS: i64 = 1000;
 
@@ -118,12 +123,22 @@ fn calls(config: &EtcdConfig) -> Result<Calls, StorageError> {
     })
 }
 
-pub(super) async fn limited<T>(
-    call: &'static str,
-    future: impl Future<Output = Result<T, etcd_client::Error>>,
-) -> Result<T, StorageError> {
-    let limit = Duration::from_secs(CALL_SECONDS);
-    match tokio::time::timeout(limit, future).await {
+/// Makes a call, again as long as it cannot leave: which of several servers is asked is up to the connection, and one of them
+/// may be down. What has left is not repeated, since it may have been done.
+pub(super) async fn limited<T, F>(call: &'static str, mut make: impl FnMut() -> F) -> Result<T, StorageError>
+where
+    F: Future<Output = Result<T, etcd_client::Error>>,
+{
+    let attempts = async {
+        for _ in 1..MAX_ATTEMPTS {
+            match make().await {
+                Err(error) if is_unsent(&error) => tokio::time::sleep(BETWEEN_ATTEMPTS).await,
+                outcome => return outcome,
+            }
+        }
+        make().await
+    };
+    match tokio::time::timeout(Duration::from_secs(CALL_SECONDS), attempts).await {
         Err(_) => Err(StorageError::Timeout { call, seconds: CALL_SECONDS }),
         Ok(Err(error)) => {
             let why = error.to_string();
@@ -132,6 +147,20 @@ pub(super) async fn limited<T>(
         }
         Ok(Ok(value)) => Ok(value),
     }
+}
+
+/// There was no connection to send it on.
+fn is_unsent(error: &etcd_client::Error) -> bool {
+    let first: &dyn std::error::Error = match error {
+        etcd_client::Error::GRpcStatus(status) => status,
+        etcd_client::Error::TransportError(error) => error,
+        _ => return false,
+    };
+    let causes = std::iter::successors(Some(first), |error| error.source());
+    let mut io = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.any(|io| {
+        matches!(io.kind(), ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable)
+    })
 }
 
 fn revision(kv: &KeyValue) -> u64 {
@@ -219,9 +248,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer.
     pub async fn revision(&self) -> Result<u64, StorageError> {
-        let options = GetOptions::new().with_count_only();
-        let mut kv = self.kv();
-        let answer = limited("range", kv.get("\0", Some(options))).await?;
+        let answer = limited("range", || self.range("\0", GetOptions::new().with_count_only())).await?;
         Ok(answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default()))
     }
 
@@ -230,8 +257,8 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer, or the value cannot be read.
     pub async fn get(&self, key: &str) -> Result<Option<Stored>, StorageError> {
-        let mut kv = self.kv();
-        let answer = measure::call("get", self.about(key), limited("range", kv.get(key, None))).await?;
+        let found = limited("range", || self.range(key, GetOptions::new()));
+        let answer = measure::call("get", self.about(key), found).await?;
         answer.kvs().first().map(|kv| self.stored(kv)).transpose()
     }
 
@@ -244,8 +271,7 @@ impl Etcd {
         let (mut from, mut at) = (prefix.as_bytes().to_vec(), 0);
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS).with_revision(signed(at));
-            let mut kv = self.kv();
-            let page = limited("range", kv.get(from, Some(options)));
+            let page = limited("range", || self.range(from.clone(), options.clone()));
             let answer = measure::call("list", self.about(prefix), page).await?;
             if at == 0 {
                 at = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
@@ -287,6 +313,14 @@ impl Etcd {
         self.put_if("update", key, Compare::mod_revision(key, CompareOp::Equal, signed(seen)), json, lease).await
     }
 
+    async fn range(&self, key: impl Into<Vec<u8>>, options: GetOptions) -> Result<GetResponse, etcd_client::Error> {
+        self.kv().get(key, Some(options)).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnResponse, etcd_client::Error> {
+        self.kv().txn(txn).await
+    }
+
     async fn put_if(
         &self,
         operation: &'static str,
@@ -317,8 +351,7 @@ impl Etcd {
         write: TxnOp,
     ) -> Result<Written, StorageError> {
         let txn = Txn::new().when([condition]).and_then([write]).or_else([TxnOp::get(key, None)]);
-        let mut kv = self.kv();
-        let answer = measure::call(operation, self.about(key), limited("txn", kv.txn(txn))).await?;
+        let answer = measure::call(operation, self.about(key), limited("txn", || self.txn(txn.clone()))).await?;
         if answer.succeeded() {
             let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
             return Ok(Written::Done(u64::try_from(revision).unwrap_or_default()));
@@ -336,8 +369,11 @@ impl Etcd {
     /// etcd does not take the watch.
     pub(super) async fn watch_everything(&self, from: u64) -> Result<WatchStream, StorageError> {
         let options = WatchOptions::new().with_all_keys().with_start_revision(signed(from));
-        let mut watch = self.calls.get().watch.clone();
-        limited("watch", watch.watch("", Some(options))).await
+        let watch = || {
+            let (mut watch, options) = (self.calls.get().watch.clone(), options.clone());
+            async move { watch.watch("", Some(options)).await }
+        };
+        limited("watch", watch).await
     }
 
     /// Forgets what was before a revision.
@@ -345,8 +381,11 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer.
     pub(super) async fn compact(&self, revision: u64) -> Result<(), StorageError> {
-        let mut kv = self.kv();
-        limited("compact", kv.compact(signed(revision), None)).await.map(|_| ())
+        let compact = || {
+            let mut kv = self.kv();
+            async move { kv.compact(signed(revision), None).await }
+        };
+        limited("compact", compact).await.map(|_| ())
     }
 
     /// Compares and swaps a plain key by its version (number of writes); used between API servers.
@@ -363,8 +402,7 @@ impl Etcd {
             .when([Compare::version(key, CompareOp::Equal, version)])
             .and_then([TxnOp::put(key, value, None)])
             .or_else([TxnOp::get(key, None)]);
-        let mut kv = self.kv();
-        let answer = limited("txn", kv.txn(txn)).await?;
+        let answer = limited("txn", || self.txn(txn.clone())).await?;
         let now = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
         if answer.succeeded() {
             return Ok(Ok(now));

@@ -43,8 +43,11 @@ impl Leases {
             return Ok(lease.id);
         }
         let seconds = i64::try_from((self.ttl + reuse).as_secs().max(1)).unwrap_or(i64::MAX);
-        let mut client = self.etcd.lease();
-        let id = limited("lease grant", client.grant(seconds, None)).await?.id();
+        let grant = || {
+            let mut client = self.etcd.lease();
+            async move { client.grant(seconds, None).await }
+        };
+        let id = limited("lease grant", grant).await?.id();
         *current = Some(Current { id, taken_at: Instant::now(), objects: 1 });
         Ok(id)
     }
