@@ -13,17 +13,25 @@ use crate::{Process, Raw, bin, eventually, free_port, output};
 pub struct Options {
     /// Added to the API server's command line.
     pub api_flags: Vec<String>,
+    /// More members of etcd than the one that is always there.
+    pub more_etcd_members: usize,
 }
 
 /// A running control plane without controllers, removed when dropped.
 pub struct ControlPlane {
     // dropped before the directory they write to
     api: Option<Process>,
-    etcd: Option<Process>,
+    etcd: Vec<Member>,
     options: Options,
     api_port: u16,
-    etcd_ports: (u16, u16),
     dir: TempDir,
+}
+
+/// A member of etcd.
+struct Member {
+    process: Option<Process>,
+    client_port: u16,
+    peer_port: u16,
 }
 
 /// A further API server of a [`ControlPlane`].
@@ -41,8 +49,10 @@ impl ControlPlane {
     /// With the end of the log, when it does not become ready.
     pub fn start(options: Options) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut this =
-            Self { api: None, etcd: None, options, api_port: free_port(), etcd_ports: (free_port(), free_port()), dir };
+        let etcd = (0..=options.more_etcd_members)
+            .map(|_| Member { process: None, client_port: free_port(), peer_port: free_port() })
+            .collect();
+        let mut this = Self { api: None, etcd, options, api_port: free_port(), dir };
         this.make_pki();
         this.start_etcd();
         this.start_api();
@@ -92,18 +102,29 @@ impl ControlPlane {
         self.api.as_ref().expect("the API server runs").pid()
     }
 
-    /// Starts etcd (again).
+    /// Starts the members of etcd that do not run.
     pub fn start_etcd(&mut self) {
-        let (client, peer) = self.etcd_ports;
+        let peers = self.etcd.iter().enumerate();
+        let peers: Vec<String> = peers.map(|(n, m)| format!("m{n}=https://127.0.0.1:{}", m.peer_port)).collect();
+        for number in 0..self.etcd.len() {
+            if self.etcd[number].process.is_none() {
+                let process = self.start_member(number, &peers.join(","));
+                self.etcd[number].process = Some(process);
+            }
+        }
+    }
+
+    fn start_member(&self, number: usize, peers: &str) -> Process {
+        let Member { client_port: client, peer_port: peer, .. } = self.etcd[number];
         let mut command = Command::new("etcd");
         command.args([
-            "--name=test".to_owned(),
-            format!("--data-dir={}", self.path("etcd").display()),
+            format!("--name=m{number}"),
+            format!("--data-dir={}", self.path(&format!("etcd-{number}")).display()),
             format!("--listen-client-urls=https://127.0.0.1:{client}"),
             format!("--advertise-client-urls=https://127.0.0.1:{client}"),
             format!("--listen-peer-urls=https://127.0.0.1:{peer}"),
             format!("--initial-advertise-peer-urls=https://127.0.0.1:{peer}"),
-            format!("--initial-cluster=test=https://127.0.0.1:{peer}"),
+            format!("--initial-cluster={peers}"),
             "--client-cert-auth".to_owned(),
             format!("--cert-file={}", self.pki("etcd/server.crt")),
             format!("--key-file={}", self.pki("etcd/server.key")),
@@ -115,7 +136,7 @@ impl ControlPlane {
             "--log-level=error".to_owned(),
             "--logger=zap".to_owned(),
         ]);
-        self.etcd = Some(Process::start(&mut command, &self.path("etcd.log")));
+        Process::start(&mut command, &self.path("etcd.log"))
     }
 
     /// The API server's flags; tests of bad input change one of them.
@@ -124,7 +145,7 @@ impl ControlPlane {
         let mut flags = vec![
             "--bind-address=127.0.0.1".to_owned(),
             format!("--secure-port={}", self.api_port),
-            format!("--etcd-servers=https://127.0.0.1:{}", self.etcd_ports.0),
+            format!("--etcd-servers={}", self.etcd.iter().map(Member::url).collect::<Vec<_>>().join(",")),
             pki("etcd-cafile", "etcd/ca.crt"),
             pki("etcd-certfile", "apiserver-etcd-client.crt"),
             pki("etcd-keyfile", "apiserver-etcd-client.key"),
@@ -234,9 +255,32 @@ impl ControlPlane {
         self.api = None;
     }
 
-    /// Kills etcd as a crash would.
+    /// Kills all of etcd as a crash would.
     pub fn kill_etcd(&mut self) {
-        self.etcd = None;
+        self.etcd.iter_mut().for_each(|member| member.process = None);
+    }
+
+    /// Kills etcd's leader as a crash would; the others choose another.
+    pub fn kill_etcd_leader(&mut self) {
+        let leader = eventually("a leader of etcd", || {
+            let leads = |member: &Member| {
+                let status: Value = serde_json::from_str(&self.ask(member, "maintenance/status", &json!({}))?)
+                    .map_err(|e| e.to_string())?;
+                Ok::<bool, String>(status["leader"] == status["header"]["member_id"])
+            };
+            let members = self.etcd.iter().enumerate();
+            members.into_iter().find(|(_, m)| leads(m) == Ok(true)).map(|(n, _)| n).ok_or_else(|| self.log("etcd.log"))
+        });
+        self.etcd[leader].process = None;
+    }
+
+    /// Asks a member of etcd through its gateway.
+    fn ask(&self, member: &Member, what: &str, question: &Value) -> Result<String, String> {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--fail", "--max-time", "10", "--cacert", &self.pki("etcd/ca.crt")]);
+        curl.args(["--cert", &self.pki("apiserver-etcd-client.crt"), "--key", &self.pki("apiserver-etcd-client.key")]);
+        curl.args(["--data", &question.to_string()]);
+        output(curl.arg(format!("{}/v3/{what}", member.url())))
     }
 
     /// Makes etcd forget what was before a revision.
@@ -244,11 +288,11 @@ impl ControlPlane {
     /// # Panics
     /// With what etcd said.
     pub fn compact(&self, revision: u64) {
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "--fail", "--max-time", "10", "--cacert", &self.pki("etcd/ca.crt")]);
-        curl.args(["--cert", &self.pki("apiserver-etcd-client.crt"), "--key", &self.pki("apiserver-etcd-client.key")]);
-        curl.args(["--data", &format!("{{\"revision\":\"{revision}\"}}")]);
-        output(curl.arg(format!("https://127.0.0.1:{}/v3/kv/compaction", self.etcd_ports.0))).expect("etcd compacts");
+        let question = json!({"revision": revision.to_string()});
+        eventually("compaction", || {
+            let answers = self.etcd.iter().map(|member| self.ask(member, "kv/compaction", &question));
+            answers.into_iter().find(Result::is_ok).unwrap_or_else(|| Err(self.log("etcd.log")))
+        });
     }
 
     /// Waits until the API server says that it is ready.
@@ -274,6 +318,12 @@ impl ControlPlane {
     /// The end of a log.
     pub fn log(&self, name: &str) -> String {
         tail(&self.path(name))
+    }
+}
+
+impl Member {
+    fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.client_port)
     }
 }
 

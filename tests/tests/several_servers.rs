@@ -32,7 +32,7 @@ fn published(plane: &ControlPlane) -> Vec<String> {
 /// Node ports are few, so that two servers that choose without each other would meet.
 fn start() -> (ControlPlane, Peer) {
     let ports = format!("--service-node-port-range=30000-300{}", SERVICES * 2 + 9);
-    let options = Options { api_flags: vec![ports, format!("--advertise-address={FIRST}")] };
+    let options = Options { api_flags: vec![ports, format!("--advertise-address={FIRST}")], ..Options::default() };
     let plane = ControlPlane::start(options);
     let peer = plane.start_peer("second", &[format!("--advertise-address={SECOND}")]);
     (plane, peer)

@@ -1,5 +1,6 @@
-//! The promises of `tests::guarantees` hold while the API server and etcd are killed, and the history is compacted, under
-//! load; for watchers that list first, that have the objects sent first, that read slowly and that are cut off often.
+//! The promises of `tests::guarantees` hold while the API server, etcd and etcd's leader are killed, and the history is
+//! compacted, under load; for watchers that list first, that have the objects sent first, that read slowly and that are cut
+//! off often.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -201,7 +202,7 @@ impl Watcher {
     }
 }
 
-/// What is done to the control plane, in turn.
+/// What is done to a control plane with one etcd, in turn.
 fn harm(plane: &mut ControlPlane, round: usize, newest: u64) {
     match round % 4 {
         0 => {
@@ -225,9 +226,36 @@ fn harm(plane: &mut ControlPlane, round: usize, newest: u64) {
     plane.wait_ready();
 }
 
+/// What is done to one with three members, in turn: the leader falls, and comes back with the next harm.
+fn harm_leaders(plane: &mut ControlPlane, round: usize, newest: u64) {
+    plane.start_etcd();
+    match round % 3 {
+        0 => plane.kill_etcd_leader(),
+        1 => {
+            plane.kill_etcd_leader();
+            plane.kill_api();
+            plane.start_api();
+        }
+        _ => {
+            plane.compact(newest);
+            plane.kill_etcd_leader();
+        }
+    }
+    plane.wait_ready();
+}
+
 #[test]
 fn watchers_are_told_everything_once_and_in_order() {
-    let mut plane = ControlPlane::start(Options::default());
+    play(Options::default(), harm);
+}
+
+#[test]
+fn a_change_of_etcds_leader_is_not_seen_by_watchers() {
+    play(Options { more_etcd_members: 2, ..Options::default() }, harm_leaders);
+}
+
+fn play(options: Options, harm: fn(&mut ControlPlane, usize, u64)) {
+    let mut plane = ControlPlane::start(options);
     let run = Arc::new(Run::default());
     let watchers: Vec<_> = MANNERS
         .into_iter()
