@@ -23,6 +23,11 @@ impl FieldSet {
         Self { member: true, children: Vec::new() }
     }
 
+    /// Makes room for so many children.
+    pub(super) fn reserve(&mut self, children: usize) {
+        self.children.reserve_exact(children);
+    }
+
     fn find(&self, element: &str) -> Result<usize, usize> {
         // Walks go in order, so that most elements belong at the end.
         match self.children.last() {

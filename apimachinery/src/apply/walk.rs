@@ -181,10 +181,35 @@ impl Comparison {
     }
 }
 
+/// What a value adds where nothing stood: itself and all that is in it.
+fn added(shape: Shape<'_>, value: &Value) -> FieldSet {
+    let mut set = FieldSet::leaf();
+    match value {
+        Value::Object(map) if shape.is_object() => {
+            set.reserve(map.len());
+            for (key, item) in map {
+                set.attach(field_element(key), added(shape.member(key), item));
+            }
+        }
+        Value::Array(items) if shape.is_list() => {
+            set.reserve(items.len());
+            for (id, item) in shape.elements(items) {
+                set.attach(id, added(shape.element(), item));
+            }
+        }
+        _ => {}
+    }
+    set
+}
+
 /// Compares two values of a shape.
 pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Comparison {
     let mut result = Comparison::default();
-    if old == new {
+    let Some(before) = old else {
+        result.added = new.map(|value| added(shape, value)).unwrap_or_default();
+        return result;
+    };
+    if Some(before) == new {
         return result;
     }
     if shape.is_object() && fits(old, Value::is_object) && fits(new, Value::is_object) {
@@ -196,7 +221,6 @@ pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Co
                 let child = compare(shape.member(key), olds.get(key), news.get(key));
                 result.attach(|| field_element(key), child);
             }
-            result.added.member = old.is_none();
             result.removed.member = new.is_none();
             return result;
         }
@@ -213,13 +237,11 @@ pub fn compare(shape: Shape<'_>, old: Option<&Value>, new: Option<&Value>) -> Co
             for (id, item) in news.iter().filter(|(id, _)| !olds.iter().any(|(other, _)| other == id)) {
                 result.attach(|| id.clone(), compare(shape.element(), None, Some(*item)));
             }
-            result.added.member = old.is_none();
             result.removed.member = new.is_none();
             return result;
         }
     }
     match (old, new) {
-        (None, _) => result.added.member = true,
         (_, None) => result.removed.member = true,
         _ => result.modified.member = true,
     }
