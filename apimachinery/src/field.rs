@@ -3,6 +3,7 @@
 //! Paths print as upstream's `field.Path` does (`spec.containers[0].name`, `metadata.labels[app]`), because clients and
 //! tests compare them.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde_json::Value;
@@ -11,19 +12,70 @@ use smallvec::SmallVec;
 /// Longer paths take an allocation.
 const INLINE_BYTES: usize = 40;
 
-/// A path into an object, built from the root outwards. Valid objects pay for every path too: hundreds for a pod.
+/// The one byte of a path that is not spelled out: no name begins so, for it is not UTF-8.
+const UNSPELLED: u8 = 0xFF;
+
+thread_local! {
+    static SPELLED: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Puts the former state back, also when the rules panic.
+struct Spelling(bool);
+
+impl Spelling {
+    fn set(spelled: bool) -> Self {
+        Self(SPELLED.replace(spelled))
+    }
+}
+
+impl Drop for Spelling {
+    fn drop(&mut self) {
+        SPELLED.set(self.0);
+    }
+}
+
+/// What `rules` object to. Valid objects are the rule, and hundreds of paths would be spelled out for a pod to no end: so
+/// the rules run without paths first, and again with them if they object. They must be pure and not decide by a path;
+/// those that do go through [`with_paths`].
+pub fn objections<T>(rules: impl Fn() -> Vec<T>) -> Vec<T> {
+    let blind = Spelling::set(false);
+    let found = rules();
+    drop(blind);
+    if found.is_empty() { found } else { rules() }
+}
+
+/// Runs rules that look at paths, within [`objections`] too.
+pub fn with_paths<T>(rules: impl FnOnce() -> T) -> T {
+    let _spelling = Spelling::set(true);
+    rules()
+}
+
+/// A path into an object, built from the root outwards.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Path(SmallVec<[u8; INLINE_BYTES]>);
 
 impl Path {
     /// The path of a top-level field.
     pub fn new(name: &str) -> Self {
+        if !SPELLED.get() {
+            return Self::unspelled();
+        }
         Self(SmallVec::from_slice(name.as_bytes()))
     }
 
     /// The empty path (`<nil>` when printed alone by upstream; here empty).
     pub fn root() -> Self {
-        Self::default()
+        if SPELLED.get() { Self::default() } else { Self::unspelled() }
+    }
+
+    fn unspelled() -> Self {
+        let mut bytes = [0; INLINE_BYTES];
+        bytes[0] = UNSPELLED;
+        Self(SmallVec::from_buf_and_len(bytes, 1))
+    }
+
+    fn is_unspelled(&self) -> bool {
+        self.0.first() == Some(&UNSPELLED)
     }
 
     /// A field below this one.
@@ -35,6 +87,9 @@ impl Path {
     /// An element of this list.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
+        if self.is_unspelled() {
+            return Self::unspelled();
+        }
         self.key(&index.to_string())
     }
 
@@ -45,6 +100,9 @@ impl Path {
     }
 
     fn with(&self, before: &str, name: &str, after: &str) -> Self {
+        if self.is_unspelled() {
+            return Self::unspelled();
+        }
         let parts = [&self.0, before.as_bytes(), name.as_bytes(), after.as_bytes()];
         let length = parts.iter().map(|part| part.len()).sum();
         if length > INLINE_BYTES {
@@ -197,5 +255,41 @@ fn with_detail(what: &str, detail: &str) -> String {
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.message())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_spelled_out_only_when_something_is_wrong() {
+        let seen = RefCell::new(Vec::new());
+        let rules = |bad: bool| {
+            let path = Path::new("spec").child("containers").index(0).key("a");
+            seen.borrow_mut().push(path.is_unspelled());
+            let root = Path::root().child("spec");
+            assert_eq!(path.is_unspelled(), root.is_unspelled());
+            if bad { vec![FieldError::required(path, "")] } else { Vec::new() }
+        };
+        assert!(objections(|| rules(false)).is_empty());
+        assert_eq!(seen.take(), [true]);
+        assert_eq!(objections(|| rules(true))[0].path.to_string(), "spec.containers[0][a]");
+        assert_eq!(seen.take(), [true, false]);
+        assert!(!Path::new("spec").is_unspelled(), "the former state is back");
+    }
+
+    #[test]
+    fn rules_that_look_at_paths_see_them() {
+        let found = objections(|| with_paths(|| vec![Path::new("spec").child("a").to_string()]));
+        assert_eq!(found, ["spec.a"]);
+        let found = objections(|| {
+            let inner = with_paths(|| Path::new("a").is_unspelled());
+            assert!(!inner);
+            vec![Path::new("a").to_string()]
+        });
+        assert_eq!(found, ["a"]);
     }
 }

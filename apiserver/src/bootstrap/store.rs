@@ -106,11 +106,11 @@ impl Store for RegistryStore {
             let key = format!("{}{address}", self.prefix);
             let json = serde_json::to_vec(&value).map_err(Status::internal)?;
             let lease = Some(self.leases.get().await?);
-            match self.etcd.create(&key, json.clone(), lease).await? {
+            match self.etcd.create(&key, &json, lease).await? {
                 Written::Done(_) | Written::Refused(None) => Ok(()),
                 Written::Refused(Some(there)) => {
                     // Writing again under a new lease is what renews it.
-                    self.etcd.update(&key, there.revision, json, lease).await?;
+                    self.etcd.update(&key, there.revision, &json, lease).await?;
                     Ok(())
                 }
             }

@@ -1,5 +1,6 @@
 //! The verbs of resources: decode what came, let the registry do it, present what it answers.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use apimachinery::codec::{self, FieldValidation, Media};
@@ -237,7 +238,13 @@ impl Call<'_> {
         let options = options::write(&self.query, "UpdateOptions", None)?;
         let object = self.object_of(request, options).await?;
         named_as_url(&self.target()?, &object)?;
-        let change = |_: Option<&Value>| Ok(object.clone());
+        // Kept as text in case somebody else writes meanwhile: a tree would cost more to copy and to hold.
+        let text = serde_json::to_vec(&object).map_err(Status::internal)?;
+        let tree = Mutex::new(Some(object));
+        let change = |_: Option<&Value>| match tree.lock().ok().and_then(|mut tree| tree.take()) {
+            Some(object) => Ok(object),
+            None => serde_json::from_slice(&text).map_err(Status::internal),
+        };
         let registry = &self.endpoints.registry;
         let (object, created) = registry.update(&self.target()?, &change, UpdateOptions::default()).await?;
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)

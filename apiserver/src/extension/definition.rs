@@ -1,7 +1,7 @@
 //! The kind CustomResourceDefinition: its defaults, its rules and its status. Follows upstream's strategy and validation,
 //! which reports what all versions have in common under paths of the specification itself.
 
-use apimachinery::field::FieldError;
+use apimachinery::field::{self, ErrorList, FieldError};
 use apimachinery::meta;
 use apimachinery::structural::Schema;
 use apimachinery::validation::{dns1035_label, dns1123_subdomain};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{is_true, names, rules, schemas, storage_version, texts};
 use crate::resources::check::{At, Check};
-use crate::resources::{NameRule, Strategy, client_config, edit, review_versions};
+use crate::resources::{HookContext, NameRule, Strategy, client_config, edit, review_versions};
 
 /// Holds a definition until its objects are gone.
 pub const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -50,35 +50,8 @@ pub const STRATEGY: Strategy = Strategy {
             object["status"]["storedVersions"] = versions.into();
         }
     },
-    validate: |object, cx| {
-        let mut errors = (Strategy::DEFAULT.validate)(object, cx);
-        let mut check = Check::new();
-        let at = At::root(object);
-        let (group, plural) = (at.get("spec.group").str(), at.get("spec.names.plural").str());
-        for name in ["metadata.name", "metadata.generateName"].map(|field| at.get(field)) {
-            if !name.is_empty() && name.str() != format!("{plural}.{group}") {
-                check.invalid(&name, "must be spec.names.plural+\".\"+spec.group");
-            }
-        }
-        spec(&at.get("spec"), None, &mut check);
-        stored_versions(&at, &mut check);
-        approval(object, None, &mut check);
-        errors.append(&mut check.errors);
-        errors
-    },
-    validate_update: |object, old, _| {
-        let mut check = Check::new();
-        let (at, was) = (At::root(object), At::root(old));
-        spec(&at.get("spec"), Some(&was.get("spec")), &mut check);
-        let fixed = if is_true(old, "Established") { ["spec.scope", "spec.names.kind"].as_slice() } else { &[] };
-        for field in fixed.iter().chain(&["spec.group", "spec.names.plural"]) {
-            check.immutable(&at.get(field), &was.get(field));
-        }
-        name_formats(&at.get("status.acceptedNames"), &mut check);
-        stored_versions(&at, &mut check);
-        approval(object, Some(old), &mut check);
-        check.errors
-    },
+    validate: |object, cx| field::with_paths(|| validate_new(object, cx)),
+    validate_update: |object, old, _| field::with_paths(|| validate_changed(object, old)),
     warnings: |object, old| {
         let known = old.map(unknown_formats).unwrap_or_default();
         let new = unknown_formats(object).into_iter().filter(|format| !known.contains(format));
@@ -86,6 +59,37 @@ pub const STRATEGY: Strategy = Strategy {
     },
     ..Strategy::DEFAULT
 };
+
+fn validate_new(object: &Value, cx: &HookContext) -> ErrorList {
+    let mut errors = (Strategy::DEFAULT.validate)(object, cx);
+    let mut check = Check::new();
+    let at = At::root(object);
+    let (group, plural) = (at.get("spec.group").str(), at.get("spec.names.plural").str());
+    for name in ["metadata.name", "metadata.generateName"].map(|field| at.get(field)) {
+        if !name.is_empty() && name.str() != format!("{plural}.{group}") {
+            check.invalid(&name, "must be spec.names.plural+\".\"+spec.group");
+        }
+    }
+    spec(&at.get("spec"), None, &mut check);
+    stored_versions(&at, &mut check);
+    approval(object, None, &mut check);
+    errors.append(&mut check.errors);
+    errors
+}
+
+fn validate_changed(object: &Value, old: &Value) -> ErrorList {
+    let mut check = Check::new();
+    let (at, was) = (At::root(object), At::root(old));
+    spec(&at.get("spec"), Some(&was.get("spec")), &mut check);
+    let fixed = if is_true(old, "Established") { ["spec.scope", "spec.names.kind"].as_slice() } else { &[] };
+    for field in fixed.iter().chain(&["spec.group", "spec.names.plural"]) {
+        check.immutable(&at.get(field), &was.get(field));
+    }
+    name_formats(&at.get("status.acceptedNames"), &mut check);
+    stored_versions(&at, &mut check);
+    approval(object, Some(old), &mut check);
+    check.errors
+}
 
 /// Of their status.
 pub const STATUS: Strategy = Strategy {

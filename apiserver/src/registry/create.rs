@@ -1,13 +1,13 @@
 //! Making a new object: upstream's order is admission, names, system metadata, preparation, reservation, validation,
 //! validating admission, and the conditional write.
 
-use apimachinery::field::{ErrorList, Path};
+use apimachinery::field::{self, ErrorList, Path};
 use apimachinery::meta;
 use apimachinery::status::Status;
 use apimachinery::validation;
 use serde_json::Value;
 
-use super::{Object, Registry, Target, canonicalize, metadata, ownership, written};
+use super::{Object, Registry, Target, canonicalize, metadata, ownership};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::etcd::Written;
@@ -69,13 +69,17 @@ impl Registry {
         if !generated {
             return self.create_named(target, object).await;
         }
+        // Kept as text until the outcome is known: a tree would cost more to copy and to hold.
+        let unnamed = serde_json::to_vec(&object).map_err(Status::internal)?;
         let mut attempts = MAX_NAME_ATTEMPTS;
         loop {
             let name = metadata::generate_name(meta::generate_name(&object));
             meta::set_name(&mut object, &name);
             attempts -= 1;
-            match self.create_named(target, object.clone()).await {
-                Err(taken) if attempts > 0 && taken.reason == "AlreadyExists" => {}
+            match self.create_named(target, object).await {
+                Err(taken) if attempts > 0 && taken.reason == "AlreadyExists" => {
+                    object = serde_json::from_slice(&unnamed).map_err(Status::internal)?;
+                }
                 outcome => return outcome,
             }
         }
@@ -90,47 +94,50 @@ impl Registry {
             None => Rollback::none(),
         };
         canonicalize(target, &mut object);
-        let outcome = self.validate_and_put(target, &object).await;
+        let outcome = self.validate_and_put(target, object).await;
         if outcome.is_err() || target.ctx.dry_run {
             rollback.undo().await;
         }
         outcome
     }
 
-    async fn validate_and_put(&self, target: &Target<'_>, object: &Value) -> Result<Object, Status> {
+    async fn validate_and_put(&self, target: &Target<'_>, object: Value) -> Result<Object, Status> {
         let hooks = self.hooks(target);
         let strategy = target.strategy();
-        let refuse = |errors: &ErrorList| Status::invalid(&target.resource.group_kind(), meta::name(object), errors);
-        let errors = (strategy.validate)(object, &hooks);
+        let name = meta::name(&object).to_owned();
+        let refuse = |errors: &ErrorList| Status::invalid(&target.resource.group_kind(), &name, errors);
+        let errors = field::objections(|| (strategy.validate)(&object, &hooks));
         if !errors.is_empty() {
             return Err(refuse(&errors));
         }
-        let path = Path::new("metadata");
         let namespaced = target.resource.namespaced;
-        let errors = validation::validate_object_meta(object, namespaced, validation::path_segment_name, &path);
+        let errors = field::objections(|| {
+            let path = Path::new("metadata");
+            validation::validate_object_meta(&object, namespaced, validation::path_segment_name, &path)
+        });
         if !errors.is_empty() {
             return Err(refuse(&errors));
         }
-        for warning in (strategy.warnings)(object, None) {
+        for warning in field::objections(|| (strategy.warnings)(&object, None)) {
             target.ctx.warnings.add(warning);
         }
-        self.chain()?.validate(&target.admission(Operation::Create, None), Some(object)).await?;
-        let named = Target { name: meta::name(object), ..*target };
+        self.chain()?.validate(&target.admission(Operation::Create, None), Some(&object)).await?;
+        let named = Target { name: &name, ..*target };
         self.put_new(&named, object).await
     }
 
-    async fn put_new(&self, target: &Target<'_>, object: &Value) -> Result<Object, Status> {
+    async fn put_new(&self, target: &Target<'_>, object: Value) -> Result<Object, Status> {
         let cache = self.cache(target.resource)?;
         let key = target.key();
         let taken = || Status::already_exists(&target.resource.group_resource(), target.name);
         if target.ctx.dry_run {
             let there = self.live(target, &cache, &key).await?;
-            return if there.is_some() { Err(taken()) } else { Ok(Object::of(object)) };
+            return if there.is_some() { Err(taken()) } else { Ok(Object::of(&object)) };
         }
-        let encoded = self.encoded(target, object).await?;
+        let outgoing = self.outgoing(target, object).await?;
         let lease = self.lease(target.resource).await?;
-        match self.etcd.create(&format!("{}{key}", cache.prefix()), encoded.json.clone(), lease).await? {
-            Written::Done(revision) => Ok(written(target, object, &encoded, revision)),
+        match self.etcd.create(&format!("{}{key}", cache.prefix()), outgoing.json(), lease).await? {
+            Written::Done(revision) => Ok(outgoing.written(revision)),
             Written::Refused(_) => Err(taken()),
         }
     }

@@ -160,14 +160,23 @@ fn stored_type<'a>(target: &Target<'a>, object: &Value) -> &'a Type {
     known.unwrap_or(&target.version.ty)
 }
 
-/// What the client is told of a write; what is stored of a custom object may be in another version.
-fn written(target: &Target<'_>, object: &Value, encoded: &Encoded, revision: u64) -> Object {
-    if target.resource.custom.is_none() {
-        return Object { bytes: encoded.at_revision(revision) };
+/// An object on its way to storage. Its tree is gone by then: what waits for etcd are bytes, and the next request finds the
+/// tree's memory still warm.
+struct Outgoing {
+    stored: Encoded,
+    /// What the client is told, when that is in another version: of a custom object.
+    told: Option<Encoded>,
+}
+
+impl Outgoing {
+    fn json(&self) -> &[u8] {
+        &self.stored.json
     }
-    let mut object = object.clone();
-    meta::set_resource_version(&mut object, &revision.to_string());
-    Object::of(&object)
+
+    /// What the client is told of the write.
+    fn written(&self, revision: u64) -> Object {
+        Object { bytes: self.told.as_ref().unwrap_or(&self.stored).at_revision(revision) }
+    }
 }
 
 impl Object {
@@ -325,11 +334,13 @@ impl Registry {
     }
 
     /// What is to be stored of an object.
-    async fn encoded(&self, target: &Target<'_>, object: &Value) -> Result<Encoded, Status> {
+    async fn outgoing(&self, target: &Target<'_>, object: Value) -> Result<Outgoing, Status> {
+        let encoded = Encoded::of(&object).map_err(Status::internal)?;
         if target.resource.custom.is_none() {
-            return Encoded::of(object).map_err(Status::internal);
+            return Ok(Outgoing { stored: encoded, told: None });
         }
-        Encoded::of(&self.to_storage(target.resource, object.clone()).await?).map_err(Status::internal)
+        let stored = Encoded::of(&self.to_storage(target.resource, object).await?).map_err(Status::internal)?;
+        Ok(Outgoing { stored, told: Some(encoded) })
     }
 
     /// A lease for objects that expire by themselves.

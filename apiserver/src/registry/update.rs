@@ -3,7 +3,7 @@
 //! The change is computed from the cached object and written if etcd still has that revision; otherwise it is computed again
 //! from what etcd has. Refusals and no-ops that were decided on a cached copy are confirmed against etcd first.
 
-use apimachinery::field::{ErrorList, FieldError, Path};
+use apimachinery::field::{self, ErrorList, FieldError, Path};
 use apimachinery::gvk::GroupKind;
 use apimachinery::meta;
 use apimachinery::status::Status;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::create::settle_namespace;
 use super::scale::ScaleView;
-use super::{Change, Current, Object, Registry, Target, canonicalize, metadata, ownership, written};
+use super::{Change, Current, Object, Registry, Target, canonicalize, metadata, ownership};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::cache::ResourceCache;
@@ -75,7 +75,7 @@ impl Registry {
         let mut current = self.cached(target).await?;
         let mut fresh = false;
         for _ in 0..MAX_ATTEMPTS {
-            let Some(now) = &current else {
+            let Some(now) = current.take() else {
                 if !fresh {
                     (current, fresh) = (self.live(target, &cache, &key).await?, true);
                     if current.is_some() {
@@ -84,7 +84,7 @@ impl Registry {
                 }
                 return self.create_by_update(target, change, options).await.map(|object| (object, true));
             };
-            let mut plan = self.plan_update(target, change, now, options).await;
+            let mut plan = self.plan_update(target, change, &now, options).await;
             let mut stale = now.stale;
             if !fresh && !matches!(plan, Ok(Plan::Put(..))) {
                 let live = self.live(target, &cache, &key).await?;
@@ -112,7 +112,7 @@ impl Registry {
         target: &Target<'_>,
         cache: &ResourceCache,
         key: &str,
-        now: &Current,
+        now: Current,
         plan: Plan,
     ) -> Result<Result<Object, Option<Current>>, Status> {
         let key = format!("{}{key}", cache.prefix());
@@ -123,12 +123,17 @@ impl Registry {
                 Ok(Ok(Object::of(&object)))
             }
             Plan::Put(object, rollback) => {
-                let encoded = self.encoded(target, &object).await?;
                 let lease = self.lease(target.resource).await?;
-                match self.etcd.update(&key, now.revision, encoded.json.clone(), lease).await? {
+                // Only who has something to give back needs the trees after the write.
+                let Current { value: old, revision, .. } = now;
+                let kept = target.resource.strategy.release.map(|_| object.clone()).map(|new| (old, new));
+                let outgoing = self.outgoing(target, object).await?;
+                match self.etcd.update(&key, revision, outgoing.json(), lease).await? {
                     Written::Done(revision) => {
-                        self.release(target, &now.value, Some(&object)).await;
-                        Ok(Ok(written(target, &object, &encoded, revision)))
+                        if let Some((old, new)) = &kept {
+                            self.release(target, old, Some(new)).await;
+                        }
+                        Ok(Ok(outgoing.written(revision)))
                     }
                     Written::Refused(there) => {
                         rollback.undo().await;
@@ -254,15 +259,18 @@ impl Registry {
         admission: Admission<'_>,
     ) -> Result<(), Status> {
         let hooks = self.hooks(target);
-        let path = Path::new("metadata");
         let namespaced = target.resource.namespaced;
-        let mut errors = validation::validate_object_meta(object, namespaced, validation::path_segment_name, &path);
-        errors.extend(validation::validate_object_meta_update(object, old, &path));
-        errors.extend((target.strategy().validate_update)(object, old, &hooks));
+        let errors = field::objections(|| {
+            let path = Path::new("metadata");
+            let mut errors = validation::validate_object_meta(object, namespaced, validation::path_segment_name, &path);
+            errors.extend(validation::validate_object_meta_update(object, old, &path));
+            errors.extend((target.strategy().validate_update)(object, old, &hooks));
+            errors
+        });
         if !errors.is_empty() {
             return Err(self.invalid(target, &errors));
         }
-        for warning in (target.strategy().warnings)(object, Some(old)) {
+        for warning in field::objections(|| (target.strategy().warnings)(object, Some(old))) {
             target.ctx.warnings.add(warning);
         }
         match admission {

@@ -287,7 +287,7 @@ fn validate_metric(check: &mut Check, metric: &At) {
     let ty = metric.get("type");
     check.present(&ty);
     check.always_one_of(&ty, &TYPES);
-    let given: Vec<At> = METRIC_KINDS.iter().map(|(_, field)| metric.get(field)).filter(At::is_set).collect();
+    let given: Vec<_> = METRIC_KINDS.iter().filter(|(_, field)| metric.get(field).is_set()).collect();
     if let Some((_, field)) = METRIC_KINDS.iter().find(|(_, field)| metric.get(field).is_set()) {
         metric_source(check, &metric.get(field), field);
     }
@@ -300,8 +300,8 @@ fn validate_metric(check: &mut Check, metric: &At) {
         Some(_) => {}
     }
     if given.len() > 1 {
-        for other in given.iter().filter(|g| expected.as_ref().is_none_or(|e| e.path != g.path)) {
-            check.forbidden(other, "must populate the given metric source only");
+        for (_, field) in given.iter().filter(|(t, _)| *t != ty.str()) {
+            check.forbidden(&metric.get(field), "must populate the given metric source only");
         }
     }
 }

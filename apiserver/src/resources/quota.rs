@@ -71,8 +71,9 @@ fn limit_item(check: &mut Check, limit: &At, ty: &str) {
         "Pod" | "Container" => quantities::container_resource_name(check, resource, at),
         _ => drop(quantities::resource_name(check, resource, at)),
     };
-    for list in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"].map(|l| limit.get(l)) {
-        let forbidden = ty == "Pod" && list.path.to_string().contains(".default");
+    for name in ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"] {
+        let list = limit.get(name);
+        let forbidden = ty == "Pod" && name.starts_with("default");
         if forbidden && !list.is_empty() {
             check.forbidden(&list, "may not be specified when `type` is 'Pod'");
             continue;

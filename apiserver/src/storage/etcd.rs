@@ -295,7 +295,7 @@ impl Etcd {
     ///
     /// # Errors
     /// etcd does not answer (the write may have happened) or refuses the size.
-    pub async fn create(&self, key: &str, json: Vec<u8>, lease: Option<i64>) -> Result<Written, StorageError> {
+    pub async fn create(&self, key: &str, json: &[u8], lease: Option<i64>) -> Result<Written, StorageError> {
         self.put_if("create", key, Compare::create_revision(key, CompareOp::Equal, 0), json, lease).await
     }
 
@@ -303,13 +303,7 @@ impl Etcd {
     ///
     /// # Errors
     /// etcd does not answer (the write may have happened) or refuses the size.
-    pub async fn update(
-        &self,
-        key: &str,
-        seen: u64,
-        json: Vec<u8>,
-        lease: Option<i64>,
-    ) -> Result<Written, StorageError> {
+    pub async fn update(&self, key: &str, seen: u64, json: &[u8], lease: Option<i64>) -> Result<Written, StorageError> {
         self.put_if("update", key, Compare::mod_revision(key, CompareOp::Equal, signed(seen)), json, lease).await
     }
 
@@ -326,7 +320,7 @@ impl Etcd {
         operation: &'static str,
         key: &str,
         condition: Compare,
-        json: Vec<u8>,
+        json: &[u8],
         lease: Option<i64>,
     ) -> Result<Written, StorageError> {
         let options = lease.map(|lease| PutOptions::new().with_lease(lease));

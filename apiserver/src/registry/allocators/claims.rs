@@ -88,7 +88,7 @@ impl Allocators {
         };
         metadata::fill_new(&mut record, now);
         let json = serde_json::to_vec(&record).map_err(Status::internal)?;
-        match self.etcd.create(&key, json, None).await? {
+        match self.etcd.create(&key, &json, None).await? {
             Written::Done(_) => Ok(Claim::Made),
             // It may be the service's own, left by a write that did not come to its end.
             Written::Refused(there) => Ok(there.map_or(Claim::Taken, |there| whose(&there.json))),

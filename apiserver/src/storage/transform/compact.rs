@@ -5,6 +5,7 @@
 //! there is little to win. Whatever the form, it is read.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 
 /// What stands before a short value; the length of the JSON (four bytes, little endian) and the LZ4 block follow.
 const MAGIC: &[u8] = b"hardway:lz4:v1:";
@@ -13,22 +14,33 @@ const MIN_JSON_BYTES: usize = 1024;
 /// A value that claims to be longer is corrupt: more than any body that is taken, with its ownership.
 const MAX_JSON_BYTES: usize = 64 << 20;
 
+/// A larger scratch is given back.
+const MAX_SCRATCH_BYTES: usize = 64 << 10;
+
+thread_local! {
+    /// Where blocks are made: zeroing a new place for each would cost as much as half of the compression.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The short form, when it is worth it.
-pub(super) fn shorten(json: Vec<u8>) -> Vec<u8> {
+pub(super) fn shorten(json: &[u8]) -> Vec<u8> {
     if json.len() < MIN_JSON_BYTES {
-        return json;
+        return json.to_vec();
     }
-    let head = MAGIC.len() + size_of::<u32>();
-    let mut out = vec![0; head + lz4_flex::block::get_maximum_output_size(json.len())];
-    let (Ok(length), Ok(written)) =
-        (u32::try_from(json.len()), lz4_flex::block::compress_into(&json, &mut out[head..]))
-    else {
-        return json;
-    };
-    out[..MAGIC.len()].copy_from_slice(MAGIC);
-    out[MAGIC.len()..head].copy_from_slice(&length.to_le_bytes());
-    out.truncate(head + written);
-    out
+    SCRATCH.with_borrow_mut(|block| {
+        let most = lz4_flex::block::get_maximum_output_size(json.len());
+        if block.len() < most {
+            block.resize(most, 0);
+        }
+        let (Ok(length), Ok(written)) = (u32::try_from(json.len()), lz4_flex::block::compress_into(json, block)) else {
+            return json.to_vec();
+        };
+        let out = [MAGIC, &length.to_le_bytes(), &block[..written]].concat();
+        if block.len() > MAX_SCRATCH_BYTES {
+            *block = Vec::new();
+        }
+        out
+    })
 }
 
 /// The JSON of either form.
@@ -55,7 +67,7 @@ mod tests {
         #[test]
         fn every_value_comes_back(mut json in proptest::collection::vec(any::<u8>(), 0..4096), times in 1..4usize) {
             json = json.repeat(times);
-            let stored = shorten(json.clone());
+            let stored = shorten(&json);
             prop_assert_eq!(restore(Cow::Owned(stored)).unwrap().into_owned(), json);
         }
 
@@ -71,8 +83,8 @@ mod tests {
     #[test]
     fn a_large_object_is_shorter_and_a_small_one_as_it_is() {
         let json = br#"{"kind":"ConfigMap","apiVersion":"v1","data":{}}"#.to_vec();
-        assert_eq!(shorten(json.clone()), json);
+        assert_eq!(shorten(&json), json);
         let large = json.repeat(100);
-        assert!(shorten(large.clone()).len() < large.len() / 10);
+        assert!(shorten(&large).len() < large.len() / 10);
     }
 }

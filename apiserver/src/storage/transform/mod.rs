@@ -114,14 +114,14 @@ impl Transform {
     ///
     /// # Errors
     /// The cipher fails.
-    pub fn to_storage(&self, key: &str, json: Vec<u8>) -> Result<Vec<u8>, StorageError> {
+    pub fn to_storage(&self, key: &str, json: &[u8]) -> Result<Vec<u8>, StorageError> {
         let rules = self.rules();
         match self.providers(&rules, key).first() {
             // Not shortened: how much shorter it gets tells of the content.
             Some(provider) => {
-                provider.seal(key, json).map_err(|why| StorageError::Corrupt { key: key.to_owned(), why })
+                provider.seal(key, json.to_vec()).map_err(|why| StorageError::Corrupt { key: key.to_owned(), why })
             }
-            None if self.plain => Ok(json),
+            None if self.plain => Ok(json.to_vec()),
             None => Ok(compact::shorten(json)),
         }
     }
@@ -186,7 +186,7 @@ mod tests {
             let provider =
                 |keys: &str| config("secrets", &format!("  - {cipher}: {{keys: [{keys}]}}\n  - identity: {{}}\n"));
             let old = transform(dir.path(), &provider(&one("k1", OLD))).unwrap();
-            let sealed = old.to_storage(key, b"{}".to_vec()).unwrap();
+            let sealed = old.to_storage(key, b"{}").unwrap();
             assert!(sealed.starts_with(format!("k8s:enc:{cipher}:v1:k1:").as_bytes()), "{cipher}");
             assert!(!sealed.ends_with(b"{}"));
             assert_eq!(old.from_storage(key, &sealed).unwrap(), (Cow::Borrowed(&b"{}"[..]), false));
@@ -219,10 +219,9 @@ mod tests {
             let providers = format!("  - aesgcm: {{keys: [{{name: k, secret: {NEW}}}]}}\n");
             let transform = transform(dir.path(), &config(resources, &providers)).unwrap();
             let keys = ["secrets/a/b", "deployments/a/b", "example.com/widgets/a/b"];
-            let sealed =
-                keys.map(|key| transform.to_storage(&format!("/registry/{key}"), b"{}".to_vec()).unwrap() != b"{}");
+            let sealed = keys.map(|key| transform.to_storage(&format!("/registry/{key}"), b"{}").unwrap() != b"{}");
             assert_eq!(sealed, expected, "{resources}");
-            assert_eq!(transform.to_storage("/registry/masterleases/1.2.3.4", b"{}".to_vec()).unwrap(), b"{}");
+            assert_eq!(transform.to_storage("/registry/masterleases/1.2.3.4", b"{}").unwrap(), b"{}");
         }
     }
 
