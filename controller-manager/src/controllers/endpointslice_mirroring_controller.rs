@@ -1,11 +1,12 @@
 //! `endpointslice-mirroring-controller`: EndpointSlices for Endpoints that somebody keeps by hand, for services without a
-//! selector. At most 1000 addresses of each subset are mirrored (`--mirroring-max-endpoints-per-subset`).
+//! selector. Addresses with the same ports make one slice, of at most `--mirroring-max-endpoints-per-subset` addresses; that
+//! others are left out is said in an event.
 
 use std::sync::Arc;
 
 use super::endpointslice_controller::{run_expected, watch_slices};
-use super::slices::{Family, PortGroup, managed_by, plan};
-use crate::framework::{Action, Controller, Executor, Expectations, Key, Setup, Store, SyncResult, View};
+use super::slices::{Family, PortGroup, deletion, managed_by, plan};
+use crate::framework::{Action, Controller, EventKind, Executor, Expectations, Key, Setup, Store, SyncResult, View};
 use crate::views::discovery::{BY_SERVICE, Endpoint, EndpointConditions, EndpointSliceView, MANAGED_BY, SERVICE_NAME};
 use crate::views::meta::is_deleting;
 use crate::views::service::{EndpointAddress, EndpointPort, EndpointsView, ServiceView};
@@ -29,9 +30,9 @@ pub fn register(setup: &mut Setup) {
     endpoints.on(move |delta| wake.add_after(Key::of(&delta.object().metadata), period));
     watch_slices(&slices, &queue, &expectations, MANAGER);
     let executor = setup.executor("endpointslicemirroring-controller");
-    let limits = (setup.config.mirroring_max_endpoints, setup.config.max_endpoints_per_slice);
+    let max_endpoints = setup.config.mirroring_max_endpoints;
     let workers = setup.config.concurrent.mirroring;
-    setup.workers(queue, workers, Mirroring { services, endpoints, slices, expectations, executor, limits });
+    setup.workers(queue, workers, Mirroring { services, endpoints, slices, expectations, executor, max_endpoints });
 }
 
 /// Whether the Endpoints are to be mirrored for this service.
@@ -42,9 +43,10 @@ pub fn is_mirrored(endpoints: &EndpointsView, service: &ServiceView) -> bool {
         && !is_deleting(&endpoints.metadata)
 }
 
-/// What the slices are to hold: one group per ports and family, at most `max_per_subset` addresses of a subset.
-pub fn wanted(endpoints: &EndpointsView, max_per_subset: usize) -> Vec<PortGroup> {
-    let mut groups: Vec<PortGroup> = Vec::new();
+/// What the slices are to hold: one group per ports and family, at most `max_endpoints` addresses in it; and how many
+/// addresses that leaves out.
+pub fn wanted(endpoints: &EndpointsView, max_endpoints: usize) -> (Vec<PortGroup>, usize) {
+    let (mut groups, mut skipped) = (Vec::<PortGroup>::new(), 0);
     for subset in &endpoints.subsets {
         let ports: Vec<EndpointPort> = subset
             .ports
@@ -53,7 +55,8 @@ pub fn wanted(endpoints: &EndpointsView, max_per_subset: usize) -> Vec<PortGroup
             .collect();
         let ready = subset.addresses.iter().map(|address| (address, true));
         let not_ready = subset.not_ready_addresses.iter().map(|address| (address, false));
-        for (address, ready) in ready.chain(not_ready).take(max_per_subset) {
+        skipped += (subset.addresses.len() + subset.not_ready_addresses.len()).saturating_sub(max_endpoints);
+        for (address, ready) in ready.chain(not_ready).take(max_endpoints) {
             let family = if address.ip.contains(':') { "IPv6" } else { "IPv4" };
             let endpoint = endpoint(address, ready);
             match groups.iter_mut().find(|group| group.address_type == family && group.ports == ports) {
@@ -66,7 +69,12 @@ pub fn wanted(endpoints: &EndpointsView, max_per_subset: usize) -> Vec<PortGroup
             }
         }
     }
-    groups
+    // Upstream takes subsets of the same ports for one.
+    for group in &mut groups {
+        skipped += group.endpoints.len().saturating_sub(max_endpoints);
+        group.endpoints.truncate(max_endpoints);
+    }
+    (groups, skipped)
 }
 
 fn endpoint(address: &EndpointAddress, ready: bool) -> Endpoint {
@@ -86,7 +94,7 @@ fn family(endpoints: &EndpointsView, max_endpoints: usize) -> Family {
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     let mut annotations = endpoints.metadata.annotations.clone();
     annotations.retain(|name, _| !NOT_COPIED.contains(&name.as_str()));
-    Family { owner: endpoints.subject(), labels, annotations, max_endpoints }
+    Family { owner: endpoints.subject(), labels, annotations: Some(annotations), max_endpoints }
 }
 
 struct Mirroring {
@@ -95,7 +103,7 @@ struct Mirroring {
     slices: Store<EndpointSliceView>,
     expectations: Arc<Expectations>,
     executor: Executor,
-    limits: (usize, usize),
+    max_endpoints: usize,
 }
 
 impl Controller for Mirroring {
@@ -109,11 +117,18 @@ impl Controller for Mirroring {
         let service = self.services.get(&key.namespace, &key.name);
         let actions: Vec<Action> = match (endpoints, service) {
             (Some(endpoints), Some(service)) if is_mirrored(&endpoints, &service) => {
-                plan(&family(&endpoints, self.limits.1), wanted(&endpoints, self.limits.0), &existing)
+                let (groups, skipped) = wanted(&endpoints, self.max_endpoints);
+                if skipped > 0 {
+                    let note = format!(
+                        "A max of {} addresses can be mirrored to EndpointSlices per Endpoints subset. {skipped} addresses \
+                         were skipped",
+                        self.max_endpoints
+                    );
+                    self.executor.event(&endpoints.subject(), EventKind::Warning, "TooManyAddressesToMirror", note);
+                }
+                plan(&family(&endpoints, self.max_endpoints), groups, &existing)
             }
-            (Some(endpoints), _) => plan(&family(&endpoints, self.limits.1), Vec::new(), &existing),
-            // Slices of Endpoints that are gone go with them: they are owned by them.
-            (None, _) => Vec::new(),
+            _ => existing.iter().map(|slice| deletion(slice)).collect(),
         };
         run_expected(&self.executor, &self.expectations, key, actions).await?;
         Ok(None)
@@ -133,13 +148,34 @@ mod tests {
             "ports": [{"port": 80, "protocol": "TCP"}],
         }]}))
         .unwrap();
-        let groups = wanted(&endpoints, 1000);
+        let (groups, skipped) = wanted(&endpoints, 1000);
         let shape: Vec<(&str, Vec<Option<bool>>)> = groups
             .iter()
             .map(|group| (group.address_type.as_str(), group.endpoints.iter().map(|e| e.conditions.ready).collect()))
             .collect();
         assert_eq!(shape, [("IPv4", vec![Some(true), Some(false)]), ("IPv6", vec![Some(true)])]);
         assert_eq!(groups[0].ports[0].name.as_deref(), Some(""));
-        assert_eq!(wanted(&endpoints, 1).len(), 1);
+        assert_eq!(skipped, 0);
+        let (groups, skipped) = wanted(&endpoints, 1);
+        assert_eq!((groups.len(), skipped), (1, 2));
+    }
+
+    #[test]
+    fn one_slice_of_many_addresses_that_keeps_no_annotation_of_its_own() {
+        let many: Vec<_> = (0..300).map(|i| json!({"ip": format!("203.0.{}.{}", i / 250, i % 250)})).collect();
+        let endpoints: EndpointsView = serde_json::from_value(json!({"metadata": {"name": "e", "uid": "u"},
+            "subsets": [{"addresses": many, "ports": [{"port": 80}]}]}))
+        .unwrap();
+        let actions = plan(&family(&endpoints, 1000), wanted(&endpoints, 1000).0, &[]);
+        let [Action::Create { body, .. }] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(body["endpoints"].as_array().map(Vec::len), Some(300));
+        let mut body = body.clone();
+        body["metadata"]["ownerReferences"][0]["uid"] = json!("u");
+        let slice = |body: &serde_json::Value| vec![Arc::new(serde_json::from_value(body.clone()).unwrap())];
+        assert_eq!(plan(&family(&endpoints, 1000), wanted(&endpoints, 1000).0, &slice(&body)), []);
+        body["metadata"]["annotations"] = json!({"gone": "from the Endpoints"});
+        let actions = plan(&family(&endpoints, 1000), wanted(&endpoints, 1000).0, &slice(&body));
+        let [Action::Change { change, .. }] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(change["metadata"]["annotations"], json!({"gone": null}));
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -150,12 +151,15 @@ impl Pool {
     }
 }
 
+/// A node for which there is no range is looked at again after this time.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// Registers `node-ipam-controller`, if nodes' ranges are to be allocated at all.
 pub fn register(setup: &mut Setup) {
     if setup.config.cidr_pools.is_empty() {
         return;
     }
-    let queue = setup.queue("node_ipam");
+    let queue = setup.queue("cidrallocator_node");
     let nodes = setup.stores.of::<NodeView>();
     nodes.wakes(&queue);
     let executor = setup.executor("node-controller");
@@ -240,6 +244,8 @@ impl NodeIpam {
             let subject = node.subject();
             let note = format!("Node {} status is now: CIDRNotAvailable", key.name);
             plan.event(&subject, EventKind::Normal, "CIDRNotAvailable", note);
+            // Another node may give one back.
+            plan.again(RETRY);
             return plan;
         };
         let texts: Vec<String> = ranges.iter().map(ToString::to_string).collect();
@@ -250,8 +256,10 @@ impl NodeIpam {
 
 impl Controller for NodeIpam {
     async fn sync(&self, key: &Key) -> SyncResult {
-        self.executor.run(self.plan(key)).await?;
-        Ok(None)
+        let plan = self.plan(key);
+        let again = plan.again_after;
+        self.executor.run(plan).await?;
+        Ok(again)
     }
 }
 

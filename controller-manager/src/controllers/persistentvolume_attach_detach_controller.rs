@@ -33,7 +33,7 @@ const FORCE_AFTER_SECONDS: i64 = 360;
 
 /// Registers `persistentvolume-attach-detach-controller`.
 pub fn register(setup: &mut Setup<'_>) {
-    let queue = setup.queue("attachdetach");
+    let queue = setup.queue("pvcs");
     let pods = setup.stores.of::<PodView>();
     let nodes = setup.stores.of::<NodeView>();
     let claims = setup.stores.of::<ClaimView>();

@@ -31,8 +31,8 @@ pub struct Family {
     pub owner: Subject,
     /// Their labels.
     pub labels: BTreeMap<String, String>,
-    /// Their annotations; only set by mirroring.
-    pub annotations: BTreeMap<String, String>,
+    /// All of their annotations; None leaves them alone.
+    pub annotations: Option<BTreeMap<String, String>>,
     /// At most so many endpoints in one slice.
     pub max_endpoints: usize,
 }
@@ -119,7 +119,7 @@ fn spread<'a>(
 fn has_other_metadata(family: &Family, slice: &EndpointSliceView) -> bool {
     slice.metadata.labels != family.labels
         || slice.metadata.owner_references.iter().all(|owner| owner.uid != family.owner.uid)
-        || family.annotations.iter().any(|(name, value)| slice.metadata.annotations.get(name) != Some(value))
+        || family.annotations.as_ref().is_some_and(|all| *all != slice.metadata.annotations)
 }
 
 fn creation(family: &Family, group: &PortGroup, endpoints: &[Endpoint]) -> Action {
@@ -136,33 +136,40 @@ fn creation(family: &Family, group: &PortGroup, endpoints: &[Endpoint]) -> Actio
         "endpoints": endpoints.iter().map(to_value).collect::<Vec<_>>(),
         "ports": group.ports.iter().map(to_value).collect::<Vec<_>>(),
     });
-    if !family.annotations.is_empty() {
-        body["metadata"]["annotations"] = json!(family.annotations);
+    if let Some(annotations) = &family.annotations {
+        body["metadata"]["annotations"] = json!(annotations);
     }
     Action::Create { resource: EndpointSliceView::RESOURCE, namespace: family.owner.key.namespace.clone(), body }
 }
 
 fn update(family: &Family, slot: &Slot<'_>) -> Action {
-    let mut labels = json!(family.labels);
-    for stale in slot.slice.metadata.labels.keys().filter(|name| !family.labels.contains_key(*name)) {
-        labels[stale] = Value::Null;
-    }
+    let meta = &slot.slice.metadata;
     let mut change = json!({
         "metadata": {
-            "resourceVersion": slot.slice.metadata.resource_version,
-            "labels": labels,
+            "resourceVersion": meta.resource_version,
+            "labels": replaced(&meta.labels, &family.labels),
             "ownerReferences": [family.owner.controller_reference()],
         },
         "endpoints": slot.endpoints.iter().map(to_value).collect::<Vec<_>>(),
     });
-    if !family.annotations.is_empty() {
-        change["metadata"]["annotations"] = json!(family.annotations);
+    if let Some(annotations) = &family.annotations {
+        change["metadata"]["annotations"] = replaced(&meta.annotations, annotations);
     }
     let target = slot.slice.target();
     target.change(change)
 }
 
-fn deletion(slice: &EndpointSliceView) -> Action {
+/// A merge that leaves `new` of `old`.
+fn replaced(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Value {
+    let mut merge = json!(new);
+    for stale in old.keys().filter(|name| !new.contains_key(*name)) {
+        merge[stale] = Value::Null;
+    }
+    merge
+}
+
+/// The end of a slice.
+pub fn deletion(slice: &EndpointSliceView) -> Action {
     slice.target().delete(&slice.metadata.uid)
 }
 

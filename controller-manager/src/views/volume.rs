@@ -69,6 +69,8 @@ pub struct ClaimStatus {
     pub access_modes: Vec<String>,
     /// Size of its volume.
     pub capacity: BTreeMap<String, String>,
+    /// Size that its volume has been promised.
+    pub allocated_resources: BTreeMap<String, String>,
     /// Attributes that its volume has.
     pub current_volume_attributes_class_name: String,
     /// Attributes that its volume is being given.

@@ -206,11 +206,7 @@ impl Class {
             self.rows[id].image = image_score(&self.template, cluster, id);
         }
         let (t, usage, row) = (&self.template, cluster.nodes.usage(id), &mut self.rows[id]);
-        let on = |p: Plugin| profile.filters.contains(p);
-        row.usage = on(Plugin::NodePorts)
-            .then(|| fit::ports(t, usage))
-            .flatten()
-            .or_else(|| on(Plugin::NodeResourcesFit).then(|| fit::filter(t, profile, info, usage)).flatten());
+        row.usage = fit::room(t, profile, info, usage);
         if profile.weight(Plugin::NodeResourcesFit) != 0 {
             row.fit = fit::score(t, profile, info, usage);
         }

@@ -18,7 +18,7 @@ use crate::config::profile::Profile;
 use crate::model::pod::PodInfo;
 use crate::plugins::devices::{self, Grant};
 use crate::plugins::volumes::{Need, Unready, VolumePlan};
-use crate::plugins::{Plugin, Rejection, inter_pod, score};
+use crate::plugins::{Plugin, Rejection, fit, inter_pod, score};
 
 /// Rows (classes times nodes) that may be kept, of about 200 bytes each.
 const MAX_CACHED_ROWS: usize = 400_000;
@@ -62,7 +62,8 @@ impl Evaluator {
         let cluster = &*cluster;
         let devices = devices_of(cluster, profile, &pod.template)?;
         let judge = Judge { class, cluster, profile, pod, need, devices, minima: &minima, state: OnceCell::new() };
-        let nodes: Vec<NodeId> = cluster.nodes.ids().filter(|id| judge.rejection(*id).is_none()).collect();
+        let nodes: Vec<NodeId> =
+            cluster.nodes.ids().filter(|id| class.alone(*id).is_none() && judge.rejection(*id).is_none()).collect();
         let totals = if nodes.len() > 1 { totals(class, cluster, profile, &nodes) } else { Vec::new() };
         Ok(Ranking { nodes, totals })
     }
@@ -98,6 +99,7 @@ impl Evaluator {
             }
         };
         let judge = Judge { class, cluster, profile, pod, need, devices, minima: &minima, state: OnceCell::new() };
+        out.rejections.reserve(out.nodes);
         for id in cluster.nodes.ids() {
             let elsewhere = names.as_ref().is_some_and(|n| !n.contains(&**cluster.nodes.name(id)));
             let rejection = if elsewhere {
@@ -173,23 +175,20 @@ fn only_names(pod: &PodInfo, profile: &Profile) -> Option<std::collections::BTre
 fn rank_few(cluster: &Cluster, profile: &Profile, pod: &PodInfo, ids: &[NodeId]) -> Result<Ranking, Unready> {
     let state = CycleState::new(cluster, profile, &pod.template)?;
     let views = ids.iter().filter_map(|id| NodeView::of(cluster, *id));
-    let fits = |v: &NodeView<'_>| state.filter(v).is_ok() && by_nominated(&state, cluster, pod, v).is_none();
+    let fits = |v: &NodeView<'_>| {
+        let first = cluster.nominated_before(&v.info.name, pod);
+        state.filter(v).is_ok() && by_nominated(&state, &first, v.clone()).is_none()
+    };
     let feasible: Vec<NodeView<'_>> = views.filter(fits).collect();
     let totals =
         if feasible.len() > 1 { state.score(&feasible).into_iter().map(|s| s.total).collect() } else { vec![] };
     Ok(Ranking { nodes: feasible.iter().map(|v| v.id).collect(), totals })
 }
 
-/// Why a node does not take a pod once the pods nominated to it that come first are on it.
-fn by_nominated(state: &CycleState<'_>, cluster: &Cluster, pod: &PodInfo, view: &NodeView<'_>) -> Option<Rejection> {
-    let first: Vec<Arc<PodInfo>> = cluster.nominated_before(&view.info.name, pod);
-    if first.is_empty() {
-        return None;
-    }
-    let (mut state, mut view) = (state.clone(), view.clone());
-    for p in &first {
-        state.add(&mut view, p);
-    }
+/// Why a node does not take a pod once these are on it.
+fn by_nominated(state: &CycleState<'_>, first: &[Arc<PodInfo>], mut view: NodeView<'_>) -> Option<Rejection> {
+    let mut state = state.clone();
+    first.iter().for_each(|p| state.add(&mut view, p));
     state.filter(&view).err()
 }
 
@@ -223,12 +222,24 @@ impl Judge<'_> {
         together.or_else(devices).or_else(|| self.by_nominated(id))
     }
 
+    /// Why a node does not take the pod once the pods nominated to it that come first are on it.
     fn by_nominated(&self, id: NodeId) -> Option<Rejection> {
-        if self.cluster.nominated.is_empty() || !self.cluster.nominated.contains_key(&**self.cluster.nodes.name(id)) {
+        if self.cluster.nominated.is_empty() {
             return None;
         }
-        let state = self.state.get_or_init(|| CycleState::new(self.cluster, self.profile, &self.pod.template).ok());
-        by_nominated(state.as_ref()?, self.cluster, self.pod, &NodeView::of(self.cluster, id)?)
+        let first = self.cluster.nominated_before(self.cluster.nodes.name(id), self.pod);
+        if first.is_empty() {
+            return None;
+        }
+        // Mostly it is the room that they take, which the node's sums tell without a look at its pods.
+        let mut usage = self.cluster.nodes.usage(id).clone();
+        first.iter().for_each(|p| usage.add(&p.template));
+        let template = &self.pod.template;
+        if let Some(r) = fit::room(template, self.profile, self.cluster.nodes.info(id)?, &usage) {
+            return Some(r);
+        }
+        let state = self.state.get_or_init(|| CycleState::new(self.cluster, self.profile, template).ok());
+        by_nominated(state.as_ref()?, &first, NodeView::of(self.cluster, id)?)
     }
 }
 

@@ -76,8 +76,9 @@ impl Diagnosis {
 /// `0/N nodes are available: count reason, ….`, sorted as text.
 pub fn histogram<'a>(nodes: usize, reasons: impl Iterator<Item = &'a str>) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for r in reasons {
-        *counts.entry(r).or_default() += 1;
+    // Neighbours mostly say the same.
+    for same in reasons.collect::<Vec<_>>().chunk_by(|a, b| a == b) {
+        *counts.entry(same[0]).or_default() += same.len();
     }
     let mut parts: Vec<String> = counts.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
     parts.sort();

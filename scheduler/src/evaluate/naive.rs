@@ -203,8 +203,7 @@ impl<'a> CycleState<'a> {
         first(Plugin::NodeUnschedulable, &|| taints::unschedulable(t, node))?;
         first(Plugin::TaintToleration, &|| taints::filter(t, node))?;
         first(Plugin::NodeAffinity, &|| affinity::filter(t, profile, node))?;
-        first(Plugin::NodePorts, &|| fit::ports(t, &view.usage))?;
-        first(Plugin::NodeResourcesFit, &|| fit::filter(t, profile, node, &view.usage))?;
+        fit::room(t, profile, node, &view.usage).map_or(Ok(()), Err)?;
         let plan = match &self.need {
             Some(need) => {
                 let pods = view.pods.iter().map(|p| &*p.template);

@@ -78,6 +78,13 @@ pub fn filter(template: &Template, profile: &Profile, node: &NodeInfo, usage: &U
     Some(Rejection { plugin: Plugin::NodeResourcesFit, unresolvable, reason, more: reasons.collect() })
 }
 
+/// Rejects a node for what its pods use: by NodePorts, then NodeResourcesFit, where the profile has them.
+pub fn room(template: &Template, profile: &Profile, node: &NodeInfo, usage: &Usage) -> Option<Rejection> {
+    let on = |p: Plugin| profile.filters.contains(p);
+    let ports = on(Plugin::NodePorts).then(|| ports(template, usage)).flatten();
+    ports.or_else(|| on(Plugin::NodeResourcesFit).then(|| filter(template, profile, node, usage)).flatten())
+}
+
 /// Raw and final score of NodeResourcesFit by the profile's strategy.
 pub fn score(template: &Template, profile: &Profile, node: &NodeInfo, usage: &Usage) -> i64 {
     let fit = &profile.fit;

@@ -13,6 +13,7 @@ use crate::config::profile::Profile;
 use crate::evaluate::naive::{CycleState, NodeView};
 use crate::evaluate::{Diagnosis, histogram};
 use crate::model::pod::PodInfo;
+use crate::plugins::{Plugin, Rejection};
 
 /// What to do for a pod that fits nowhere.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,15 +53,18 @@ pub fn plan(cluster: &Cluster, profile: &Profile, pod: &PodInfo, diagnosis: &Dia
     let args = &profile.preemption_args;
     let share = i64::try_from(diagnosis.nodes).unwrap_or(i64::MAX) * args.min_candidate_nodes_percentage / 100;
     let wanted = usize::try_from(share.max(args.min_candidate_nodes_absolute)).unwrap_or(usize::MAX);
-    let mut reasons = vec![NOT_HELPFUL.to_string(); diagnosis.nodes - potential.len()];
-    let mut candidates: Vec<Candidate> = Vec::new();
+    let (mut refused, mut candidates, mut harmless) = (Vec::new(), Vec::new(), false);
     let offset = start % potential.len().max(1);
     for id in potential[offset..].iter().chain(&potential[..offset]) {
         match victims_on(cluster, &state, pod, *id) {
-            Ok(c) => candidates.push(c),
-            Err(why) => reasons.extend(why),
+            Ok(c) => {
+                harmless |= c.violations == 0;
+                candidates.push(c);
+            }
+            Err(why) => refused.push(why),
         }
-        if candidates.len() >= wanted {
+        // Upstream goes on while every candidate breaks a budget.
+        if harmless && candidates.len() >= wanted {
             break;
         }
     }
@@ -69,7 +73,11 @@ pub fn plan(cluster: &Cluster, profile: &Profile, pod: &PodInfo, diagnosis: &Dia
             let node = cluster.nodes.name(c.node).clone();
             Plan::Preempt { displaced: displaced(cluster, pod, &node), node, victims: c.victims }
         }
-        None => Plan::Nothing(histogram(diagnosis.nodes, reasons.iter().map(String::as_str))),
+        None => {
+            let reasons = refused.iter().flat_map(|r| r.reasons().map(AsRef::as_ref));
+            let hopeless = std::iter::repeat_n(NOT_HELPFUL, diagnosis.nodes - potential.len());
+            Plan::Nothing(histogram(diagnosis.nodes, reasons.chain(hopeless)))
+        }
     }
 }
 
@@ -94,8 +102,8 @@ fn displaced(cluster: &Cluster, pod: &PodInfo, node: &str) -> Vec<Arc<PodInfo>> 
 }
 
 /// The pods to remove from a node, or why that does not help.
-fn victims_on(cluster: &Cluster, state: &CycleState<'_>, pod: &PodInfo, id: NodeId) -> Result<Candidate, Vec<String>> {
-    let none = || vec![NO_VICTIMS.to_string()];
+fn victims_on(cluster: &Cluster, state: &CycleState<'_>, pod: &PodInfo, id: NodeId) -> Result<Candidate, Rejection> {
+    let none = || Rejection::resolvable(Plugin::DefaultPreemption, NO_VICTIMS);
     let mut view = NodeView::of(cluster, id).ok_or_else(none)?;
     let mut state = state.clone();
     let mut lower: Vec<Arc<PodInfo>> = view.pods.iter().filter(|p| p.priority() < pod.priority()).cloned().collect();
@@ -108,9 +116,7 @@ fn victims_on(cluster: &Cluster, state: &CycleState<'_>, pod: &PodInfo, id: Node
     for p in cluster.nominated_before(&view.info.name, pod) {
         state.add(&mut view, &p);
     }
-    if let Err(r) = state.filter(&view) {
-        return Err(r.reasons().map(ToString::to_string).collect());
-    }
+    state.filter(&view)?;
     lower.sort_by(|a, b| importance(b).cmp(&importance(a)));
     let (breaking, harmless) = by_budget(cluster, &lower);
     let mut out = Candidate { node: id, victims: Vec::new(), violations: 0 };
@@ -163,7 +169,7 @@ fn choose(candidates: Vec<Candidate>) -> Option<Candidate> {
     let shifted = |p: &Arc<PodInfo>| i64::from(p.priority()) + i64::from(i32::MAX) + 1;
     let earliest = |c: &Candidate| {
         let top = c.victims.iter().filter(|p| p.priority() == highest(c));
-        top.map(|p| started(p).to_string()).min().unwrap_or_default()
+        top.map(|p| started(p)).min().unwrap_or_default().to_owned()
     };
     let key = |c: &Candidate| {
         let sum: i64 = c.victims.iter().map(shifted).sum();

@@ -162,12 +162,8 @@ impl Controller for Slices {
         existing.retain(|slice| managed_by(slice, MANAGER) && !is_deleting(&slice.metadata));
         let owner = service.subject();
         self.share_out(&service, &owner, &mut groups, &existing);
-        let family = Family {
-            owner,
-            labels: slice_labels(&service),
-            annotations: std::collections::BTreeMap::new(),
-            max_endpoints: self.max_endpoints,
-        };
+        let family =
+            Family { owner, labels: slice_labels(&service), annotations: None, max_endpoints: self.max_endpoints };
         let mut actions = plan(&family, groups, &existing);
         let cause = self.triggers.changed(key, &service, &pods);
         actions.iter_mut().for_each(|action| stamp(action, cause));

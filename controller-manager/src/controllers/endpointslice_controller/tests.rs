@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -42,7 +41,7 @@ fn node(name: &str) -> Option<Arc<NodeView>> {
 }
 
 fn family(service: &ServiceView, max_endpoints: usize) -> Family {
-    Family { owner: service.subject(), labels: slice_labels(service), annotations: BTreeMap::new(), max_endpoints }
+    Family { owner: service.subject(), labels: slice_labels(service), annotations: None, max_endpoints }
 }
 
 /// What the server would hold after the actions.

@@ -152,7 +152,8 @@ pub fn of_claim(claim: &ClaimView) -> Amounts {
     let names = ["persistentvolumeclaims", "count/persistentvolumeclaims"];
     let mut used: Amounts = names.map(|name| (name.to_owned(), number(1))).into();
     let amount = |texts: &BTreeMap<String, String>| parsed(texts).remove("storage");
-    let storage = amount(&claim.spec.resources.requests);
+    let (asked, has) = (amount(&claim.spec.resources.requests), amount(&claim.status.allocated_resources));
+    let storage = asked.map(|asked| has.map_or(asked, |has| has.max(asked)));
     if let Some(storage) = storage {
         used.insert("requests.storage".to_owned(), storage);
     }
@@ -267,6 +268,17 @@ mod tests {
             ("pods", Some("1")),
         ] {
             assert_eq!(text(&used, name).as_deref(), wanted, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_claim_counts_with_the_larger_of_asked_and_allocated() {
+        for (allocated, wanted) in
+            [(json!({}), "2Gi"), (json!({"storage": "3Gi"}), "3Gi"), (json!({"storage": "1"}), "2Gi")]
+        {
+            let claim = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}, "status": {"allocatedResources": allocated}});
+            let used = of_claim(&serde_json::from_value(claim).unwrap());
+            assert_eq!(text(&used, "requests.storage").as_deref(), Some(wanted));
         }
     }
 
