@@ -24,8 +24,9 @@ impl Default for Options {
     }
 }
 
-/// What only the start needed is given back so long after it: daemons are ready in less than a second.
-const STARTED: Duration = Duration::from_secs(5);
+/// What only the start needed is given back so long after it (daemons are ready in less than a second), and once more when
+/// the first rounds of what is done now and then are over.
+const STARTED: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(55)];
 
 /// Runs a daemon with the default [`Options`].
 pub fn main<F, Fut>(name: &str, run: F) -> ExitCode
@@ -59,8 +60,10 @@ where
         let shutdown = CancellationToken::new();
         tokio::spawn(signals(shutdown.clone()));
         tokio::spawn(async {
-            tokio::time::sleep(STARTED).await;
-            give_back_startup_memory();
+            for wait in STARTED {
+                tokio::time::sleep(wait).await;
+                give_back_startup_memory();
+            }
         });
         run(shutdown).await
     });
