@@ -65,3 +65,29 @@ fn write(writer: usize, raw: &Raw, acknowledged: &Mutex<BTreeSet<String>>, stop:
         }
     }
 }
+
+/// A status written to a pod that is marked for immediate deletion removes it; the one who asked for the deletion is told of
+/// success nevertheless.
+#[test]
+fn an_immediate_deletion_succeeds_whoever_removes_the_pod() {
+    const PODS: &str = "/api/v1/namespaces/default/pods";
+    let plane = ControlPlane::start(Options::default());
+    let raw = plane.raw();
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+    raw.post("/api/v1/namespaces/default/serviceaccounts", &account).unwrap();
+    for round in 0..60 {
+        let spec = json!({"nodeName": "n", "containers": [{"name": "c", "image": "i"}]});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("p{round}")}, "spec": spec});
+        assert_eq!(raw.post(PODS, &pod), Ok(201));
+        let path = format!("{PODS}/p{round}");
+        let writers: [_; WRITERS] = std::array::from_fn(|writer| {
+            let (raw, path) = (raw.clone(), format!("{path}/status"));
+            let change = move |n: u32| json!({"status": {"message": format!("{writer} {n}")}});
+            std::thread::spawn(move || (0..).find(|n| raw.merge(&path, &change(*n)) != Ok(200)))
+        });
+        assert_eq!(raw.delete_now(&path), Ok(200), "round {round}");
+        for writer in writers {
+            writer.join().unwrap();
+        }
+    }
+}

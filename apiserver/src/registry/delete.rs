@@ -31,6 +31,8 @@ enum Step {
     Done(Deleted),
     /// Somebody wrote meanwhile; this is there now.
     Again(Option<Current>),
+    /// The same, after the deletion was marked as this: who saw the mark may remove the object too.
+    Marked(Current, Option<Current>),
 }
 
 impl Registry {
@@ -46,8 +48,12 @@ impl Registry {
         let mut now = self.cached(target).await?;
         let mut fresh = false;
         let mut admitted = false;
+        let mut marked: Option<Current> = None;
         for _ in 0..MAX_ATTEMPTS {
             let Some(object) = &now else {
+                if let Some(last) = &marked {
+                    return gone(target, &last.value, last.revision);
+                }
                 if fresh {
                     return Err(target.not_found());
                 }
@@ -68,6 +74,10 @@ impl Registry {
             match self.carry_out(target, &cache, &key, object, planned?).await? {
                 Step::Done(deleted) => return Ok(deleted),
                 Step::Again(newer) => (now, fresh) = (newer, true),
+                Step::Marked(last, newer) => {
+                    let same = |newer: &Current| meta::uid(&newer.value) == meta::uid(&last.value);
+                    (now, fresh, marked) = (newer.filter(same), true, Some(last));
+                }
             }
         }
         Err(Status::conflict(&target.resource.group_resource(), target.name, "the object changes all the time"))
@@ -93,7 +103,10 @@ impl Registry {
                 Err(newer) => Ok(Step::Again(newer)),
             },
             Plan::MarkThenRemove(object) => match self.mark(target, &key, now, &object).await? {
-                Ok(revision) => self.remove(target, &key, &object, revision).await,
+                Ok(revision) => Ok(match self.remove(target, &key, &object, revision).await? {
+                    Step::Again(newer) => Step::Marked(Current { value: object, revision, stale: false }, newer),
+                    step => step,
+                }),
                 Err(newer) => Ok(Step::Again(newer)),
             },
             Plan::Remove => self.remove(target, &key, &now.value, now.revision).await,
@@ -129,19 +142,7 @@ impl Registry {
                 Written::Refused(there) => return Ok(Step::Again(self.found(target, there.as_ref()).await?)),
             }
         }
-        if target.behaviour().return_deleted_object {
-            let object = Object::at(last, at)?;
-            return Ok(Step::Done(Deleted::Object { object, gone: true }));
-        }
-        let mut status = Status { status: "Success".to_owned(), ..Status::default() };
-        status.details = Some(Box::new(Details {
-            name: meta::name(last).to_owned(),
-            group: target.resource.group.clone(),
-            kind: target.resource.plural.clone(),
-            uid: meta::uid(last).to_owned(),
-            ..Details::default()
-        }));
-        Ok(Step::Done(Deleted::Gone(Box::new(status))))
+        gone(target, last, at).map(Step::Done)
     }
 
     /// Deletes every object of a collection that is selected; gives them as they were.
@@ -172,6 +173,22 @@ impl Registry {
         }
         Ok(Listing::fixed(revision, entries))
     }
+}
+
+/// What is told of an object that was removed at a revision.
+fn gone(target: &Target<'_>, last: &Value, at: u64) -> Result<Deleted, Status> {
+    if target.behaviour().return_deleted_object {
+        return Ok(Deleted::Object { object: Object::at(last, at)?, gone: true });
+    }
+    let mut status = Status { status: "Success".to_owned(), ..Status::default() };
+    status.details = Some(Box::new(Details {
+        name: meta::name(last).to_owned(),
+        group: target.resource.group.clone(),
+        kind: target.resource.plural.clone(),
+        uid: meta::uid(last).to_owned(),
+        ..Details::default()
+    }));
+    Ok(Deleted::Gone(Box::new(status)))
 }
 
 /// Jobs keep their pods by default, which surprises; upstream warns of it.
