@@ -156,9 +156,10 @@ pub fn generate(types: &Value) -> Fallible<String> {
         let count = list(ty, "fields").len();
         writeln!(out, "static F{number}: [Field; {count}] = [\n{rows}];")?;
         writeln!(out, "static K{number}: [u16; {count}] = marks(&F{number});")?;
+        writeln!(out, "static P{number}: [u16; {count}] = order(&F{number});")?;
         writeln!(
             out,
-            "static T{number}: Type = Type {{ name: Held::Static({:?}), gvk: Held::Static(&G{number}), fields: Held::Static(&F{number}), marks: &K{number}, \
+            "static T{number}: Type = Type {{ name: Held::Static({:?}), gvk: Held::Static(&G{number}), fields: Held::Static(&F{number}), marks: &K{number}, order: &P{number}, \
              map_type: MapType::{}, special: Special::{}, unions: {}, proto: {}, published: {}, custom: None }};",
             text(ty, "name"),
             if text(ty, "map") == "atomic" { "Atomic" } else { "Unset" },

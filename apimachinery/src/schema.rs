@@ -76,6 +76,8 @@ pub struct Type {
     pub fields: Held<[Field]>,
     /// The [`mark`] of each field: to look for a name in them touches a tenth of the memory that the fields take.
     marks: &'static [u16],
+    /// The fields in the order of protobuf; see [`Type::records`].
+    order: &'static [u16],
     /// Whether server-side apply treats the whole struct as one value.
     pub map_type: MapType,
     /// JSON form that is not an object of its fields.
@@ -101,6 +103,7 @@ impl Type {
             gvk: gvk.into(),
             fields: Vec::new().into(),
             marks: &[],
+            order: &[],
             map_type: MapType::Unset,
             special: Special::No,
             unions: &[],
@@ -112,11 +115,24 @@ impl Type {
 
     /// The field with this JSON name, also when it comes from an inlined struct.
     pub fn field(&self, json: &str) -> Option<&Field> {
-        let wanted = mark(json);
+        let wanted = mark(json.as_bytes());
         self.marks.iter().zip(self.fields.iter()).find_map(|(mark, field)| match &field.slot.kind {
             Kind::Ref(ty) if *mark == INLINE => ty.field(json),
             _ => (*mark == wanted && *field.json == *json).then_some(field),
         })
+    }
+
+    /// The position among [`Type::fields`] of the field with this JSON name; those of inlined structs are not looked at.
+    pub(crate) fn position(&self, json: &[u8]) -> Option<usize> {
+        let wanted = mark(json);
+        let mut marks = self.marks.iter().enumerate().filter(|(_, mark)| **mark == wanted);
+        marks.find_map(|(at, _)| self.fields.get(at).filter(|field| field.json.as_bytes() == json).map(|_| at))
+    }
+
+    /// Positions of the fields that have a protobuf form, ascending by number, and whether an absent one is left out.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (usize, bool)> {
+        let numbered = self.order.iter().filter(|position| **position != NO_RECORD);
+        numbered.map(|position| (usize::from(position & !LEFT_OUT), position & LEFT_OUT != 0))
     }
 
     /// Calls `visit` for every JSON field, inlined ones included, in declaration order.
@@ -356,8 +372,8 @@ const fn field(
 const INLINE: u16 = 0;
 
 /// Tells most names of a type apart: the length and the last byte.
-const fn mark(name: &str) -> u16 {
-    match name.as_bytes().last() {
+const fn mark(name: &[u8]) -> u16 {
+    match name.last() {
         Some(last) => (name.len() as u16) << 8 | *last as u16,
         None => INLINE,
     }
@@ -367,11 +383,39 @@ const fn marks<const N: usize>(fields: &[Field; N]) -> [u16; N] {
     let (mut marks, mut at) = ([INLINE; N], 0);
     while at < N {
         if let (false, Held::Static(name)) = (fields[at].inline, &fields[at].json) {
-            marks[at] = mark(name);
+            marks[at] = mark(name.as_bytes());
         }
         at += 1;
     }
     marks
+}
+
+/// An entry of [`Type::order`] for a field without a number.
+const NO_RECORD: u16 = u16::MAX;
+/// Set in [`Type::order`] when an absent field is left out; another one is written as its zero value.
+const LEFT_OUT: u16 = 1 << 15;
+
+const fn order<const N: usize>(fields: &[Field; N]) -> [u16; N] {
+    let (mut order, mut filled, mut above) = ([NO_RECORD; N], 0, 0);
+    while filled < N {
+        let (mut at, mut next) = (0, N);
+        while at < N {
+            if fields[at].pb > above && (next == N || fields[at].pb < fields[next].pb) {
+                next = at;
+            }
+            at += 1;
+        }
+        if next == N {
+            break;
+        }
+        let field = &fields[next];
+        above = field.pb;
+        let Held::Static(slot) = &field.slot else { break };
+        let many = matches!(slot.kind, Kind::List(_) | Kind::Map(_) | Kind::Bytes | Kind::WrappedList(_));
+        order[filled] = next as u16 | if !field.inline && (many || field.ptr) { LEFT_OUT } else { 0 };
+        filled += 1;
+    }
+    order
 }
 
 const fn slot(

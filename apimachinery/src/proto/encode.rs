@@ -54,18 +54,21 @@ pub fn nested(number: u32, out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
         out[at] = short;
         return;
     }
-    let mut prefix = Vec::with_capacity(5);
-    varint(length as u64, &mut prefix);
-    out.splice(at..=at, prefix);
+    let more = (usize::BITS - 1 - length.leading_zeros()) as usize / 7;
+    out.resize(out.len() + more, 0);
+    out.copy_within(at + 1..at + 1 + length, at + 1 + more);
+    for (place, byte) in out[at..=at + more].iter_mut().enumerate() {
+        *byte = (length >> (7 * place)) as u8 | if place < more { 0x80 } else { 0 };
+    }
 }
 
 /// An envelope up to the first bytes of the object, of which `more_bytes` are to follow.
-pub(super) fn open_envelope(api_version: &str, kind: &str, raw: &[u8], more_bytes: usize) -> Vec<u8> {
+pub(super) fn open_envelope(api_version: &[u8], kind: &[u8], raw: &[u8], more_bytes: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() + 64);
     out.extend_from_slice(MAGIC);
     nested(1, &mut out, |meta| {
-        bytes(1, api_version.as_bytes(), meta);
-        bytes(2, kind.as_bytes(), meta);
+        bytes(1, api_version, meta);
+        bytes(2, kind, meta);
     });
     tag(2, 2, &mut out);
     varint((raw.len() + more_bytes) as u64, &mut out);
@@ -78,86 +81,85 @@ pub(super) fn message(ty: &Type, object: Option<At<'_>>, out: &mut Vec<u8>, dept
     if depth > MAX_DEPTH_LEVELS {
         return;
     }
-    if ty.fields.is_sorted_by_key(|field| field.pb) {
-        return ty.fields.iter().for_each(|field| field_of(field, object, out, depth));
+    let mut values: SmallVec<[Option<At<'_>>; 48]> = SmallVec::from_elem(None, ty.fields.len());
+    for (key, value) in object.into_iter().flat_map(At::members) {
+        if let Some(at) = ty.position(&key.text()) {
+            values[at] = values[at].or(value.given());
+        }
     }
-    let mut fields: SmallVec<[&Field; 32]> = ty.fields.iter().collect();
-    fields.sort_unstable_by_key(|field| field.pb);
-    fields.into_iter().for_each(|field| field_of(field, object, out, depth));
+    for (at, left_out) in ty.records() {
+        let (field, value) = (&ty.fields[at], values[at]);
+        match &field.slot.kind {
+            _ if left_out && value.is_none() => {}
+            // The struct's fields stand in this object, but it is a message of its own.
+            Kind::Ref(inner) if field.inline => nested(field.pb, out, |out| message(inner, object, out, depth + 1)),
+            _ => record(field, value, out, depth),
+        }
+    }
 }
 
-fn field_of(field: &Field, object: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
-    match &field.slot.kind {
-        _ if field.pb == 0 => {}
-        // The struct's fields stand in this object, but it is a message of its own.
-        Kind::Ref(inner) if field.inline => nested(field.pb, out, |out| message(inner, object, out, depth + 1)),
-        _ => record(field, object.and_then(|object| object.get(&field.json)), out, depth),
-    }
-}
-
+/// A field that is given, or whose zero value is to be told.
 fn record(field: &Field, value: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
     match (&field.slot.kind, value) {
         (Kind::List(element), Some(items)) => {
             items.elements().for_each(|item| single(field.pb, element, item.given(), out, depth));
         }
         (Kind::Map(entry), Some(members)) => {
-            let mut members: Vec<_> = members.members().map(|(key, value)| (key.text(), value)).collect();
-            members.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+            let mut members: SmallVec<[_; 16]> = members.members().map(|(key, value)| (key.text(), value)).collect();
+            members.sort_by(|(a, _), (b, _)| a.cmp(b));
             for (key, value) in members {
                 nested(field.pb, out, |out| {
-                    bytes(1, key.as_bytes(), out);
+                    bytes(1, &key, out);
                     single(2, entry, value.given(), out, depth);
                 });
             }
         }
-        (Kind::List(_) | Kind::Map(_) | Kind::Bytes | Kind::WrappedList(_), None) => {}
-        (_, None) if field.ptr => {}
         _ => single(field.pb, &field.slot, value, out, depth),
     }
 }
 
-fn integer(value: Option<At<'_>>) -> i64 {
-    value.and_then(|value| value.raw().parse().ok()).unwrap_or_default()
+fn number<T: std::str::FromStr + Default>(value: Option<At<'_>>) -> T {
+    value.and_then(|value| std::str::from_utf8(value.raw()).ok()?.parse().ok()).unwrap_or_default()
 }
 
 fn truth(value: Option<At<'_>>) -> i64 {
-    i64::from(value.is_some_and(|value| value.raw() == "true"))
+    i64::from(value.is_some_and(|value| value.raw() == b"true"))
 }
 
 /// One value under a number; nothing given is the zero value.
-fn single(number: u32, slot: &Slot, value: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
+fn single(pb: u32, slot: &Slot, value: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
     let text = || value.map(At::text).unwrap_or_default();
     let raw = value.map(At::raw);
     match &slot.kind {
-        Kind::String => bytes(number, text().as_bytes(), out),
-        Kind::Bool => signed(number, truth(value), out),
-        Kind::Int32 | Kind::Int64 => signed(number, integer(value), out),
-        Kind::Float64 => double(number, raw.and_then(|raw| raw.parse().ok()).unwrap_or_default(), out),
+        Kind::String => bytes(pb, &text(), out),
+        Kind::Bool => signed(pb, truth(value), out),
+        Kind::Int32 | Kind::Int64 => signed(pb, number(value), out),
+        Kind::Float64 => double(pb, number(value), out),
         Kind::Bytes => {
             let decoded = base64::engine::general_purpose::STANDARD.decode(&*text()).unwrap_or_default();
-            bytes(number, &decoded, out);
+            bytes(pb, &decoded, out);
         }
-        Kind::Any => bytes(number, raw.unwrap_or("null").as_bytes(), out),
+        Kind::Any => bytes(pb, raw.unwrap_or(b"null"), out),
         Kind::Quantity => {
             let text = text();
-            nested(number, out, |out| bytes(1, if text.is_empty() { b"0" } else { text.as_bytes() }, out));
+            nested(pb, out, |out| bytes(1, if text.is_empty() { b"0" } else { &text }, out));
         }
-        Kind::Time => nested(number, out, |out| moment(&text(), false, out)),
-        Kind::MicroTime => nested(number, out, |out| moment(&text(), true, out)),
+        Kind::Time => nested(pb, out, |out| moment(&text(), false, out)),
+        Kind::MicroTime => nested(pb, out, |out| moment(&text(), true, out)),
         Kind::Duration => {
-            nested(number, out, |out| signed(1, time::parse_duration(&text()).unwrap_or_default(), out));
+            nested(pb, out, |out| signed(1, time::parse_duration(utf8(&text())).unwrap_or_default(), out));
         }
-        Kind::IntOrString => nested(number, out, |out| {
+        Kind::IntOrString => nested(pb, out, |out| {
             signed(1, i64::from(value.is_some_and(At::is_string)), out);
-            signed(2, integer(value), out);
-            bytes(3, text().as_bytes(), out);
+            signed(2, number(value), out);
+            bytes(3, &text(), out);
         }),
-        Kind::FieldsV1 | Kind::RawExtension => nested(number, out, |out| {
-            raw.into_iter().for_each(|raw| bytes(1, raw.as_bytes(), out));
+        Kind::FieldsV1 | Kind::RawExtension => nested(pb, out, |out| {
+            raw.into_iter().for_each(|raw| bytes(1, raw, out));
         }),
-        Kind::Ref(ty) if ty.special == Special::No => nested(number, out, |out| message(ty, value, out, depth + 1)),
-        Kind::Ref(ty) => nested(number, out, |out| special(ty, value, out, depth + 1)),
-        Kind::WrappedList(element) => nested(number, out, |out| {
+        Kind::Ref(ty) if ty.special == Special::No => nested(pb, out, |out| message(ty, value, out, depth + 1)),
+        Kind::Ref(ty) => nested(pb, out, |out| special(ty, value, out, depth + 1)),
+        Kind::WrappedList(element) => nested(pb, out, |out| {
             for item in value.into_iter().flat_map(At::elements) {
                 single(1, element, item.given(), out, depth + 1);
             }
@@ -166,9 +168,13 @@ fn single(number: u32, slot: &Slot, value: Option<At<'_>>, out: &mut Vec<u8>, de
     }
 }
 
+fn utf8(text: &[u8]) -> &str {
+    std::str::from_utf8(text).unwrap_or_default()
+}
+
 /// Seconds and nanoseconds since 1970; nothing for what is no time.
-fn moment(text: &str, with_parts: bool, out: &mut Vec<u8>) {
-    let Some(at) = time::parse_time(text) else { return };
+fn moment(text: &[u8], with_parts: bool, out: &mut Vec<u8>) {
+    let Some(at) = time::parse_time(utf8(text)) else { return };
     let whole = at.as_nanosecond().div_euclid(1_000_000_000);
     let nanos = at.as_nanosecond().rem_euclid(1_000_000_000);
     signed(1, i64::try_from(whole).unwrap_or_default(), out);
@@ -177,7 +183,7 @@ fn moment(text: &str, with_parts: bool, out: &mut Vec<u8>) {
 
 fn special(ty: &Type, value: Option<At<'_>>, out: &mut Vec<u8>, depth: usize) {
     if ty.special == Special::Json {
-        return value.into_iter().for_each(|value| bytes(1, value.raw().as_bytes(), out));
+        return value.into_iter().for_each(|value| bytes(1, value.raw(), out));
     }
     let (is_object, is_list) = (value.is_some_and(At::is_object), value.is_some_and(At::is_list));
     for field in ty.fields.iter() {

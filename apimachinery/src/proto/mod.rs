@@ -107,7 +107,7 @@ pub fn list_head(api_version: &str, kind: &str, metadata: &Value, items_bytes: u
         let tape = Tape::read(text.as_bytes());
         encode::nested(1, &mut message, |out| encode::message(ty, tape.as_ref().map(Tape::root), out, 0));
     }
-    encode::open_envelope(api_version, kind, &message, items_bytes)
+    encode::open_envelope(api_version.as_bytes(), kind.as_bytes(), &message, items_bytes)
 }
 
 /// An event of a watch as a frame of its stream: the length, then a bare `WatchEvent` with the object in its envelope.

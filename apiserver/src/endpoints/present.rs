@@ -225,7 +225,7 @@ impl Presenter {
         if !self.is_as_stored() || !all_shown || self.include != IncludeObject::Metadata {
             return false;
         }
-        let object = skim::without_owners(&entry.bytes);
+        let object = skim::shown(&entry.bytes);
         let row = table::row(&object, IncludeObject::None, beta, &self.hooks()).to_string();
         // The object is the last member, and null.
         let Some(head) = row.strip_suffix("null}") else { return false };

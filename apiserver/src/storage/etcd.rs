@@ -15,6 +15,7 @@ use etcd_client::{
 };
 
 use futures::FutureExt as _;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::transform::Transform;
 use super::{StorageError, diagnose, measure};
@@ -267,15 +268,16 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer, or it compacted the revision meanwhile.
     pub async fn list(&self, prefix: &str, mut visit: impl FnMut(&str, &[u8], u64)) -> Result<u64, StorageError> {
-        let end = prefix_end(prefix);
-        let (mut from, mut at) = (prefix.as_bytes().to_vec(), 0);
-        loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_KEYS).with_revision(signed(at));
-            let page = limited("range", || self.range(from.clone(), options.clone()));
-            let answer = measure::call("list", self.about(prefix), page).await?;
-            if at == 0 {
-                at = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
-            }
+        let first = self.page(prefix, prefix.as_bytes().to_vec(), 0).await?;
+        let at = first.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
+        let mut page = Some(first);
+        while let Some(answer) = page {
+            let rest = answer.kvs().last().filter(|_| answer.more()).map(|last| [last.key(), b"\0"].concat());
+            // On its way while this page is looked at.
+            let next = rest.map(|from| {
+                let (etcd, prefix) = (self.clone(), prefix.to_owned());
+                AbortOnDropHandle::new(tokio::spawn(async move { etcd.page(&prefix, from, at).await }))
+            });
             for kv in answer.kvs() {
                 match std::str::from_utf8(kv.key()) {
                     Ok(key) => visit(key, kv.value(), revision(kv)),
@@ -284,11 +286,24 @@ impl Etcd {
                     }
                 }
             }
-            match answer.kvs().last() {
-                Some(last) if answer.more() => from = [last.key(), b"\0"].concat(),
-                _ => return Ok(at),
-            }
+            drop(answer);
+            page = match next {
+                Some(next) => {
+                    let ended =
+                        |error: tokio::task::JoinError| StorageError::Call { call: "range", why: error.to_string() };
+                    Some(next.await.map_err(ended)??)
+                }
+                None => None,
+            };
         }
+        Ok(at)
+    }
+
+    /// Keys from one on below a prefix, at a revision (0: now).
+    async fn page(&self, prefix: &str, from: Vec<u8>, at: u64) -> Result<GetResponse, StorageError> {
+        let options = GetOptions::new().with_range(prefix_end(prefix)).with_limit(PAGE_KEYS).with_revision(signed(at));
+        let page = limited("range", || self.range(from.clone(), options.clone()));
+        measure::call("list", self.about(prefix), page).await
     }
 
     /// Writes a new key.
