@@ -15,6 +15,8 @@ pub mod patch;
 pub mod proto;
 pub mod quantity;
 pub mod resources;
+#[cfg(test)]
+mod samples;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -623,5 +623,34 @@ mod tests {
             let second = LabelSelector::parse(&first.to_string()).unwrap();
             prop_assert_eq!(first.to_string(), second.to_string());
         }
+
+        #[test]
+        fn matching_is_what_the_words_say(
+            labels in prop::collection::btree_map("[a-c]", "[x-z1-3]?", 0..3),
+            terms in prop::collection::vec(("[a-d]", 0..8usize, prop::collection::vec("[x-z]", 1..3), 0..4i64), 0..4),
+        ) {
+            let mut wanted = true;
+            let mut text = Vec::new();
+            for (key, operator, values, bound) in &terms {
+                let label = labels.get(key);
+                let (first, list, number) = (&values[0], values.join(","), label.and_then(|l| l.parse::<i64>().ok()));
+                let (holds, term) = match operator {
+                    0 => (label == Some(first), format!("{key}={first}")),
+                    1 => (label != Some(first), format!("{key}!={first}")),
+                    2 => (label.is_some_and(|l| values.contains(l)), format!("{key} in ({list})")),
+                    3 => (label.is_none_or(|l| !values.contains(l)), format!("{key} notin ({list})")),
+                    4 => (label.is_some(), key.clone()),
+                    5 => (label.is_none(), format!("!{key}")),
+                    6 => (number.is_some_and(|n| n > *bound), format!("{key}>{bound}")),
+                    _ => (number.is_some_and(|n| n < *bound), format!("{key} < {bound}")),
+                };
+                wanted &= holds;
+                text.push(term);
+            }
+            let text = text.join(",");
+            let selector = LabelSelector::parse(&text).unwrap();
+            prop_assert_eq!(selector.matches(&json!(labels)), wanted, "{}", text);
+            prop_assert_eq!(LabelSelector::parse(&selector.to_string()).unwrap().matches(&json!(labels)), wanted);
+        }
     }
 }

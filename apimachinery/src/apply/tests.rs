@@ -1,3 +1,5 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -195,5 +197,44 @@ proptest! {
         prop_assert!(set.clone().difference(&set).is_empty());
         prop_assert_eq!(set.intersection(&set).paths(), set.paths());
         let _ = FieldSet::from_value(&value);
+    }
+
+    /// Against a model: who owns which key, and what the keys are.
+    #[test]
+    fn owners_are_those_who_applied_what_stands(steps in prop::collection::vec((prop::sample::select(vec!["m", "n", "o"]), prop::collection::btree_map("[a-c]", "[12]", 1..3)), 1..8)) {
+        let mut owned: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let mut data: BTreeMap<String, String> = BTreeMap::new();
+        let mut live = None;
+        for (manager, config) in steps {
+            let before = owned.remove(manager).unwrap_or_default();
+            for (key, value) in &config {
+                if data.insert(key.clone(), value.clone()).as_ref() != Some(value) {
+                    for keys in owned.values_mut() {
+                        keys.remove(key);
+                    }
+                }
+            }
+            for key in before.iter().filter(|key| !config.contains_key(*key)) {
+                if owned.values().all(|keys| !keys.contains(key)) {
+                    data.remove(key);
+                }
+            }
+            owned.insert(manager, config.keys().cloned().collect());
+            owned.retain(|_, keys| !keys.is_empty());
+            let config = json!(config);
+            let applied = apply_data(live.as_ref(), manager, &config, true).unwrap();
+            let again = apply_data(Some(&applied), manager, &config, false).unwrap();
+            prop_assert_eq!(&again, &applied);
+            let stands: BTreeMap<String, String> = serde_json::from_value(applied.get("data").cloned().unwrap_or_else(|| json!({}))).unwrap();
+            prop_assert_eq!(&stands, &data);
+            let mut recorded: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+            for (manager, _, fields) in owners(&applied) {
+                let keys = fields["f:data"].as_object().into_iter().flatten().map(|(key, _)| key.trim_start_matches("f:").to_owned());
+                recorded.insert(manager, keys.filter(|key| key != ".").collect());
+            }
+            recorded.retain(|_, keys| !keys.is_empty());
+            prop_assert_eq!(&recorded, &owned);
+            live = Some(applied);
+        }
     }
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::samples;
 use crate::schema::lookup;
 use crate::status::Status;
 
@@ -186,6 +187,48 @@ fn any_value() -> impl Strategy<Value = Value> {
     })
 }
 
+fn pod(bytes: &[u8]) -> Value {
+    samples::object(lookup("", "v1", "Pod").unwrap(), &mut samples::Dice(bytes.iter()))
+}
+
+/// The merge patch that makes `to` of `from`, neither with nulls.
+fn merge_diff(from: &Value, to: &Value) -> Value {
+    let (Value::Object(old), Value::Object(new)) = (from, to) else { return to.clone() };
+    let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+    let changed = new.iter().filter(|(key, value)| old.get(*key) != Some(*value));
+    let changed = changed
+        .map(|(key, value)| (key.clone(), old.get(key).map_or_else(|| value.clone(), |was| merge_diff(was, value))));
+    Value::Object(gone.chain(changed).collect())
+}
+
+/// The operations that make `to` of `from`.
+fn operations(from: &Value, to: &Value, path: &str, out: &mut Vec<Value>) {
+    let at = |key: &str| format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
+    match (from, to) {
+        _ if from == to => {}
+        (Value::Object(old), Value::Object(new)) => {
+            let gone = old.keys().filter(|key| !new.contains_key(*key));
+            out.extend(gone.map(|key| json!({"op": "remove", "path": at(key)})));
+            for (key, value) in new {
+                match old.get(key) {
+                    Some(was) => operations(was, value, &at(key), out),
+                    None => out.push(json!({"op": "add", "path": at(key), "value": value})),
+                }
+            }
+        }
+        _ => out.push(json!({"op": "replace", "path": path, "value": to})),
+    }
+}
+
+/// Containers by name: the image of each, or that it is to go.
+fn containers(of: &std::collections::BTreeMap<String, Option<u8>>) -> Value {
+    let item = |(name, image): (&String, &Option<u8>)| match image {
+        Some(image) => json!({"name": name, "image": format!("i{image}")}),
+        None => json!({"name": name, "$patch": "delete"}),
+    };
+    json!({"spec": {"containers": of.iter().map(item).collect::<Vec<_>>()}})
+}
+
 proptest! {
     #[test]
     fn patches_never_panic(object in any_value(), patch in any_value()) {
@@ -203,5 +246,36 @@ proptest! {
         if object.is_object() {
             prop_assert_eq!(smp("Deployment", &object, &json!({})).unwrap(), object);
         }
+    }
+
+    #[test]
+    fn differences_lead_from_one_object_to_the_other(from in prop::collection::vec(any::<u8>(), 0..300), to in prop::collection::vec(any::<u8>(), 0..300)) {
+        let (from, to) = (pod(&from), pod(&to));
+        let mut merged = from.clone();
+        merge_patch(&mut merged, &merge_diff(&from, &to));
+        prop_assert_eq!(&merged, &to);
+        let mut steps = Vec::new();
+        operations(&from, &to, "", &mut steps);
+        prop_assert_eq!(json_patch(&from, Value::from(steps).to_string().as_bytes()).unwrap(), to.clone());
+        // Where there is no list yet, elements are taken as they are, without keys or with the same one; then they are merged.
+        let twice = smp("Pod", &from, &to).and_then(|once| smp("Pod", &once, &to));
+        if let Ok(twice) = twice {
+            prop_assert_eq!(smp("Pod", &twice, &to).unwrap(), twice);
+        }
+    }
+
+    #[test]
+    fn elements_are_merged_and_deleted_by_key(
+        live in prop::collection::btree_map("[a-d]", (0..3u8).prop_map(Some), 0..4),
+        patch in prop::collection::btree_map("[a-d]", prop::option::of(0..3u8), 0..4),
+    ) {
+        let mut wanted = live.clone();
+        wanted.extend(patch.clone());
+        let wanted: Vec<Value> =
+            containers(&wanted)["spec"]["containers"].as_array().unwrap().iter().filter(|c| c.get("image").is_some()).cloned().collect();
+        let merged = smp("Pod", &containers(&live), &containers(&patch)).unwrap();
+        let mut merged = merged["spec"]["containers"].as_array().unwrap().clone();
+        merged.sort_by_key(|container| container["name"].to_string());
+        prop_assert_eq!(merged, wanted);
     }
 }

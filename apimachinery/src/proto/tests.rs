@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::codec;
+use crate::samples;
 use crate::schema::lookup;
 
 fn encode_value(ty: &Type, value: &Value) -> Vec<u8> {
@@ -107,6 +108,25 @@ fn lists_and_events_are_framed() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn objects_of_every_kind_come_back(which in any::<prop::sample::Index>(), bytes in prop::collection::vec(any::<u8>(), 0..600), damage in any::<[prop::sample::Index; 2]>()) {
+        let kinds: Vec<&Type> = schema::all().filter(|ty| ty.proto && ty.is_kind()).collect();
+        let ty = kinds[which.index(kinds.len())];
+        let mut object = samples::object(ty, &mut samples::Dice(bytes.iter()));
+        codec::canonicalize(ty, &mut object);
+        let mut wire = encode_value(ty, &object);
+        let mut decoded = decode(ty, &wire).unwrap();
+        codec::canonicalize(ty, &mut decoded);
+        prop_assert_eq!(&decoded, &object, "{}", &*ty.name);
+        prop_assert_eq!(&encode_value(ty, &decoded), &wire, "{}", &*ty.name);
+        let (cut, at) = (damage[0].index(wire.len()), damage[1].index(wire.len()));
+        let _ = decode(ty, &wire[..cut]);
+        wire[at] ^= 0x11;
+        let _ = decode(ty, &wire);
+    }
+
     #[test]
     fn arbitrary_bytes_are_safe(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let ty = lookup("", "v1", "Pod").unwrap();
