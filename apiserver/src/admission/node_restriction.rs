@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use apimachinery::gvk::GroupResource;
 use apimachinery::status::Status;
 use futures::future::BoxFuture;
 use serde_json::Value;
@@ -85,11 +86,11 @@ impl NodeRestriction {
             ("", "pods", other) => {
                 refuse(&format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
             }
-            ("", "nodes", sub) => own_node(request, object, node, sub),
+            ("", "nodes", _) => own_node(request, object, node),
             ("", "persistentvolumeclaims", "status") => claim_status(request, object),
             ("", "persistentvolumeclaims", _) => refuse("may only update PVC status"),
             ("", "serviceaccounts", "token") => self.token(request, object, node).await,
-            ("coordination.k8s.io", "leases", _) => own_named(request, object, node, "lease"),
+            ("coordination.k8s.io", "leases", _) => own_named(request, object, node, "node lease"),
             ("storage.k8s.io", "csinodes", _) => own_named(request, object, node, "CSINode"),
             ("resource.k8s.io", "resourceslices", _) => own_slice(request, object, node),
             ("certificates.k8s.io", "certificatesigningrequests", "") => own_certificate(request, object, node),
@@ -109,17 +110,22 @@ impl NodeRestriction {
                 let found = find(&*self.objects, ("", "nodes"), "", node).await?;
                 match found {
                     Some(found) if found["metadata"]["uid"] == owner["uid"] => Ok(()),
-                    Some(_) => refuse(&format!("UID of node {node} does not match the pod's owner reference")),
-                    None => refuse(&format!("node {node} is not known, so its mirror pod cannot be owned by it")),
+                    Some(found) => refuse(&format!(
+                        "node {node} UID mismatch: expected {} got {}",
+                        text(&owner["uid"]),
+                        text(&found["metadata"]["uid"])
+                    )),
+                    None => Err(Status::not_found(&GroupResource::new("", "nodes"), node)),
                 }
             }
             Operation::Delete => match request.old {
                 Some(pod) if pod["spec"]["nodeName"] == node => Ok(()),
                 _ => refuse(&format!("node {node:?} can only delete pods with spec.nodeName set to itself")),
             },
-            Operation::Update | Operation::Connect => {
-                refuse("unexpected operation; a node may only create and delete pods")
-            }
+            Operation::Update | Operation::Connect => refuse(&format!(
+                "unexpected operation {:?}, node {node:?} can only create and delete mirror pods",
+                request.operation.as_str()
+            )),
         }
     }
 
@@ -146,10 +152,13 @@ impl NodeRestriction {
             return refuse("node requested token with a pod binding without a uid");
         }
         let Some(pod) = find(&*self.objects, ("", "pods"), request.namespace, text(&bound["name"])).await? else {
-            return refuse(&format!("pod {:?} not found", text(&bound["name"])));
+            return Err(Status::not_found(&GroupResource::new("", "pods"), text(&bound["name"])));
         };
         if pod["metadata"]["uid"] != bound["uid"] {
-            return refuse("the UID in the bound object reference does not match the UID of the pod");
+            return refuse(&format!(
+                "the UID in the bound object reference ({}) does not match the UID in record. The object might have been deleted and then recreated",
+                text(&bound["uid"])
+            ));
         }
         if pod["spec"]["nodeName"] != node {
             return refuse("node requested token bound to a pod scheduled on a different node");
@@ -224,7 +233,8 @@ fn mirror_pod_refusal(pod: &Value, node: &str) -> Option<String> {
     }
     let owners = pod["metadata"]["ownerReferences"].as_array().map_or(&[][..], Vec::as_slice);
     let [owner] = owners else {
-        return Some(format!("node {node:?} can only create pods with a single owner reference set to itself"));
+        let which = if owners.is_empty() { "an" } else { "a single" };
+        return Some(format!("node {node:?} can only create pods with {which} owner reference set to itself"));
     };
     if owner["apiVersion"] != "v1" || owner["kind"] != "Node" || owner["name"] != node {
         return Some(format!("node {node:?} can only create pods with an owner reference set to itself"));
@@ -304,7 +314,7 @@ fn pod_status(request: &Request<'_>, object: Option<&Value>, node: &str) -> Resu
     Ok(())
 }
 
-fn own_node(request: &Request<'_>, object: Option<&Value>, node: &str, subresource: &str) -> Result<(), Status> {
+fn own_node(request: &Request<'_>, object: Option<&Value>, node: &str) -> Result<(), Status> {
     let refuse = |why: &str| Err(request.forbidden(object, why));
     // CONNECT (nodes/proxy) is the authorizer's alone.
     if request.operation == Operation::Connect {
@@ -320,7 +330,13 @@ fn own_node(request: &Request<'_>, object: Option<&Value>, node: &str, subresour
     }
     if request.operation == Operation::Update {
         let old = request.old.unwrap_or(&Value::Null);
-        if subresource.is_empty() && old["spec"]["taints"] != new["spec"]["taints"] {
+        let source = &new["spec"]["configSource"];
+        if !source.is_null() && *source != old["spec"]["configSource"] {
+            return refuse(&format!(
+                "node {node:?} is not allowed to update configSource to a new non-nil configSource"
+            ));
+        }
+        if old["spec"]["taints"] != new["spec"]["taints"] {
             return refuse(&format!("node {node:?} is not allowed to modify taints"));
         }
         if old["metadata"]["ownerReferences"] != new["metadata"]["ownerReferences"] {
@@ -328,10 +344,13 @@ fn own_node(request: &Request<'_>, object: Option<&Value>, node: &str, subresour
         }
     }
     let labels = forbidden_labels(request.old, new);
-    if !labels.is_empty() {
-        return refuse(&format!("is not allowed to modify labels: {}", labels.join(", ")));
+    match labels.join(", ").as_str() {
+        "" => Ok(()),
+        labels if request.operation == Operation::Create => {
+            refuse(&format!("node {node:?} is not allowed to set the following labels: {labels}"))
+        }
+        labels => refuse(&format!("is not allowed to modify labels: {labels}")),
     }
-    Ok(())
 }
 
 fn claim_status(request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
@@ -373,7 +392,7 @@ fn claim_status(request: &Request<'_>, object: Option<&Value>) -> Result<(), Sta
 }
 
 fn own_named(request: &Request<'_>, object: Option<&Value>, node: &str, what: &str) -> Result<(), Status> {
-    if what == "lease" && request.namespace != "kube-node-lease" {
+    if what == "node lease" && request.namespace != "kube-node-lease" {
         return Err(request.forbidden(object, "can only access leases in the \"kube-node-lease\" system namespace"));
     }
     if request.display_name(object) == node {
@@ -519,6 +538,24 @@ mod tests {
                 "n1",
                 Some(node("n1", json!({}), json!([]))),
                 Some(node("n1", json!({}), json!([{"key": "a"}]))),
+                false,
+            ),
+            (
+                "taints by the status",
+                Update,
+                ("", "nodes", "status"),
+                "n1",
+                Some(node("n1", json!({}), json!([{"key": "b"}]))),
+                Some(node("n1", json!({}), json!([{"key": "a"}]))),
+                false,
+            ),
+            (
+                "a configuration source",
+                Update,
+                ("", "nodes", ""),
+                "n1",
+                Some(json!({"metadata": {"name": "n1"}, "spec": {"configSource": {}}})),
+                Some(node("n1", json!({}), json!(null))),
                 false,
             ),
             ("lease", Update, ("coordination.k8s.io", "leases", ""), "n2", Some(json!({})), None, false),
