@@ -212,10 +212,20 @@ fn validate(options: &ReadOptions) -> Result<(), Status> {
         return Err(invalid_options(&errors));
     }
     let version = options.resource_version.as_str();
-    if !version.is_empty() && options.continue_token.is_empty() && !version.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(Status::bad_request(format!("invalid resource version: {version:?} is no number")));
+    if !version.is_empty() && options.continue_token.is_empty() && version.parse::<u64>().is_err() {
+        return Err(Status::bad_request(format!("invalid resource version: {version:?} is no number of 64 bits")));
     }
     Ok(())
+}
+
+/// The one revision that a list is to show; 0, however it is written, is none.
+fn exact(options: &ReadOptions) -> Option<u64> {
+    let is_exact = match options.resource_version_match.as_str() {
+        "Exact" => true,
+        "NotOlderThan" => false,
+        _ => options.limit > 0,
+    };
+    options.resource_version.parse().ok().filter(|revision| is_exact && *revision > 0)
 }
 
 /// The 422 about query options.
@@ -320,17 +330,11 @@ impl Registry {
     }
 
     async fn snapshot_for(&self, cache: &ResourceCache, options: &ReadOptions) -> Result<Snapshot, Status> {
-        let text = options.resource_version.as_str();
-        let exact = match options.resource_version_match.as_str() {
-            "Exact" => true,
-            "NotOlderThan" => false,
-            _ => options.limit > 0 && !matches!(text, "" | "0"),
-        };
-        let reached = self.reach(text).await?;
-        if exact {
-            return Ok(cache.snapshot_at(parse_version(text)?)?);
-        }
-        Ok(cache.snapshot(reached))
+        let reached = self.reach(&options.resource_version).await?;
+        Ok(match exact(options) {
+            Some(revision) => cache.snapshot_at(revision)?,
+            None => cache.snapshot(reached),
+        })
     }
 }
 
@@ -418,8 +422,27 @@ mod tests {
             ("0", "Exact", false),
             ("", "Exact", false),
             ("1", "Other", false),
+            ("x", "", false),
+            ("18446744073709551615", "", true),
+            ("18446744073709551616", "", false),
+            ("00", "Exact", true),
         ] {
             assert_eq!(validate(&of(version, matching)).is_ok(), good, "{version} {matching}");
+        }
+        for (version, matching, limit, revision) in [
+            ("7", "", 0, None),
+            ("7", "", 5, Some(7)),
+            ("7", "NotOlderThan", 5, None),
+            ("7", "Exact", 0, Some(7)),
+            ("00", "Exact", 0, None),
+            ("00", "", 5, None),
+            ("", "", 5, None),
+        ] {
+            assert_eq!(
+                exact(&ReadOptions { limit, ..of(version, matching) }),
+                revision,
+                "{version} {matching} {limit}"
+            );
         }
     }
 }

@@ -100,11 +100,10 @@ impl Registry {
         let (filter, late) = Self::split(target.resource, list::filter(target, &cache, &options.read)?);
         let scope = list::scope(target, &filter, &cache);
         let version = options.read.resource_version.as_str();
-        let present_first = options.send_initial_events.unwrap_or(matches!(version, "" | "0"));
-        let since = match version {
-            "" | "0" => None,
-            text => Some(list::parse_version(text)?),
-        };
+        let since = if version.is_empty() { 0 } else { list::parse_version(version)? };
+        // Upstream reads `00` as 0 too.
+        let since = (since > 0).then_some(since);
+        let present_first = options.send_initial_events.unwrap_or(since.is_none());
         if options.send_initial_events == Some(true) {
             self.reach(version).await?;
         } else if version.is_empty() && present_first {

@@ -141,8 +141,12 @@ pub fn from_v1(scaler: &mut Value) {
         behavior.into_iter().for_each(|b| set(spec, "behavior", lower(&b)));
     });
     at_mut(scaler, "status", |status| {
-        remove(status, "currentCPUUtilizationPercentage");
-        current.into_iter().for_each(|metrics| set(status, "currentMetrics", metrics));
+        let percent = remove(status, "currentCPUUtilizationPercentage").filter(|percent| !percent.is_null());
+        // What the annotation says is more exact.
+        let told = percent.map(|percent| {
+            json!([{"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": percent}}}])
+        });
+        current.or(told).into_iter().for_each(|metrics| set(status, "currentMetrics", metrics));
         conditions.into_iter().for_each(|conditions| set(status, "conditions", conditions));
     });
 }
@@ -420,4 +424,23 @@ fn targets(specs: &At, current: &At) -> String {
     let more = list.len().saturating_sub(SHOWN);
     list.truncate(SHOWN);
     if more > 0 { format!("{} + {more} more...", list.join(", ")) } else { list.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: what a client of v1 said of the measured percentage was dropped.
+    #[test]
+    fn the_measured_percentage_of_v1_is_kept() {
+        let mut scaler = json!({"metadata": {}, "spec": {}, "status": {"currentCPUUtilizationPercentage": 7}});
+        from_v1(&mut scaler);
+        let metric = json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 7}}});
+        assert_eq!(scaler["status"], json!({"currentMetrics": [metric]}));
+        to_v1(&mut scaler);
+        assert_eq!(scaler["status"]["currentCPUUtilizationPercentage"], 7);
+        scaler["status"]["currentCPUUtilizationPercentage"] = 8.into();
+        from_v1(&mut scaler);
+        assert_eq!(scaler["status"]["currentMetrics"][0]["resource"]["current"]["averageUtilization"], 7);
+    }
 }
