@@ -27,8 +27,8 @@ const CALL_SECONDS: u64 = 10;
 const MAX_ATTEMPTS: u32 = 20;
 /// Until another server is tried.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
-/// Keys per page of a list.
-const PAGE_KEYS: i64 = 1000;
+/// Keys per page of a list; two pages are held at a time.
+const PAGE_KEYS: i64 = 500;
 
 /// A key as it lies in etcd.
 #[derive(Clone, Debug)]
