@@ -30,6 +30,7 @@ impl<'j> Tape<'j> {
     /// Reads a text; `None` for what is not JSON, is nested too deeply or larger than 4 GiB.
     pub(super) fn read(json: &'j [u8]) -> Option<Self> {
         u32::try_from(json.len()).ok()?;
+        std::str::from_utf8(json).ok()?;
         let nodes = Vec::with_capacity(json.len() / TYPICAL_VALUE_BYTES);
         let mut reader = Reader { bytes: json, at: 0, nodes };
         reader.value(Place::Object, 0)?;
@@ -303,5 +304,6 @@ mod tests {
             assert!(Tape::read(&whole[..end]).is_none(), "{end}");
         }
         assert!(Tape::read(&[b'['; 500]).is_none());
+        assert!(Tape::read(b"\xff").is_none());
     }
 }

@@ -1,6 +1,5 @@
 //! The verbs of resources: decode what came, let the registry do it, present what it answers.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use apimachinery::codec::{self, FieldValidation, Media};
@@ -26,7 +25,9 @@ use super::route::Endpoints;
 use super::watch_stream::{WatchStream, single};
 use crate::http::request::{Query, RequestContext};
 use crate::registry::list::invalid_options;
-use crate::registry::{DeleteOptions, Deleted, Object, ReadOptions, Target, UpdateOptions, named_as_url, ownership};
+use crate::registry::{
+    DeleteOptions, Deleted, Object, ReadOptions, Target, UpdateOptions, Wanted, named_as_url, ownership,
+};
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
@@ -238,13 +239,9 @@ impl Call<'_> {
         let options = options::write(&self.query, "UpdateOptions", None)?;
         let object = self.object_of(request, options).await?;
         named_as_url(&self.target()?, &object)?;
-        // Kept as text in case somebody else writes meanwhile: a tree would cost more to copy and to hold.
-        let text = serde_json::to_vec(&object).map_err(Status::internal)?;
-        let tree = Mutex::new(Some(object));
-        let change = |_: Option<&Value>| match tree.lock().ok().and_then(|mut tree| tree.take()) {
-            Some(object) => Ok(object),
-            None => serde_json::from_slice(&text).map_err(Status::internal),
-        };
+        // Again when somebody else writes meanwhile.
+        let wanted = Wanted::new(object)?;
+        let change = |_: Option<&Value>| wanted.take();
         let registry = &self.endpoints.registry;
         let (object, created) = registry.update(&self.target()?, &change, UpdateOptions::default()).await?;
         self.present(if created { StatusCode::CREATED } else { StatusCode::OK }, &object)

@@ -7,7 +7,7 @@ use apimachinery::status::Status;
 use apimachinery::validation;
 use serde_json::Value;
 
-use super::{Object, Registry, Target, canonicalize, metadata, ownership};
+use super::{Object, Registry, Target, Wanted, canonicalize, metadata, ownership};
 use crate::admission::Operation;
 use crate::resources::Rollback;
 use crate::storage::etcd::Written;
@@ -69,17 +69,15 @@ impl Registry {
         if !generated {
             return self.create_named(target, object).await;
         }
-        // Kept as text until the outcome is known: a tree would cost more to copy and to hold.
-        let unnamed = serde_json::to_vec(&object).map_err(Status::internal)?;
+        let unnamed = Wanted::new(object)?;
         let mut attempts = MAX_NAME_ATTEMPTS;
         loop {
+            let mut object = unnamed.take()?;
             let name = metadata::generate_name(meta::generate_name(&object));
             meta::set_name(&mut object, &name);
             attempts -= 1;
             match self.create_named(target, object).await {
-                Err(taken) if attempts > 0 && taken.reason == "AlreadyExists" => {
-                    object = serde_json::from_slice(&unnamed).map_err(Status::internal)?;
-                }
+                Err(taken) if attempts > 0 && taken.reason == "AlreadyExists" => {}
                 outcome => return outcome,
             }
         }
@@ -134,7 +132,8 @@ impl Registry {
             let there = self.live(target, &cache, &key).await?;
             return if there.is_some() { Err(taken()) } else { Ok(Object::of(&object)) };
         }
-        let outgoing = self.outgoing(target, object).await?;
+        let outgoing = self.outgoing(target, &object).await?;
+        drop(object);
         let lease = self.lease(target.resource).await?;
         match self.etcd.create(&format!("{}{key}", cache.prefix()), outgoing.json(), lease).await? {
             Written::Done(revision) => Ok(outgoing.written(revision)),

@@ -125,7 +125,7 @@ impl Registry {
             return Ok(Ok(now.revision));
         }
         let lease = self.lease(target.resource).await?;
-        match self.etcd.update(key, now.revision, self.outgoing(target, object.clone()).await?.json(), lease).await? {
+        match self.etcd.update(key, now.revision, self.outgoing(target, object).await?.json(), lease).await? {
             Written::Done(revision) => Ok(Ok(revision)),
             Written::Refused(there) => Ok(Err(self.found(target, there.as_ref()).await?)),
         }

@@ -20,7 +20,7 @@ mod update;
 mod watch;
 
 use std::borrow::Cow;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use apimachinery::codec;
@@ -160,11 +160,38 @@ fn stored_type<'a>(target: &Target<'a>, object: &Value) -> &'a Type {
     known.unwrap_or(&target.version.ty)
 }
 
-/// An object on its way to storage. Its tree is gone by then: what waits for etcd are bytes, and the next request finds the
-/// tree's memory still warm.
+/// An object that may be asked for several times and mostly is once: after the first time it is text, for a tree would cost
+/// more to copy and to hold.
+pub struct Wanted {
+    tree: Mutex<Option<Value>>,
+    text: Vec<u8>,
+}
+
+impl Wanted {
+    /// # Errors
+    /// The object cannot be encoded.
+    pub fn new(object: Value) -> Result<Self, Status> {
+        let text = serde_json::to_vec(&object).map_err(Status::internal)?;
+        Ok(Self { tree: Mutex::new(Some(object)), text })
+    }
+
+    /// The object.
+    ///
+    /// # Errors
+    /// None that can happen: the text is our own.
+    pub fn take(&self) -> Result<Value, Status> {
+        match self.tree.lock().ok().and_then(|mut tree| tree.take()) {
+            Some(object) => Ok(object),
+            None => serde_json::from_slice(&self.text).map_err(Status::internal),
+        }
+    }
+}
+
+/// An object on its way to storage. Who has made it lets go of the tree: what waits for etcd are bytes, and the next request
+/// finds the tree's memory still warm.
 struct Outgoing {
     stored: Encoded,
-    /// What the client is told, when that is in another version: of a custom object.
+    /// What the client is told, when that is in another version.
     told: Option<Encoded>,
 }
 
@@ -334,13 +361,14 @@ impl Registry {
     }
 
     /// What is to be stored of an object.
-    async fn outgoing(&self, target: &Target<'_>, object: Value) -> Result<Outgoing, Status> {
-        let encoded = Encoded::of(&object).map_err(Status::internal)?;
-        if target.resource.custom.is_none() {
+    async fn outgoing(&self, target: &Target<'_>, object: &Value) -> Result<Outgoing, Status> {
+        let encoded = Encoded::of(object).map_err(Status::internal)?;
+        let custom = target.resource.custom.as_ref();
+        if custom.is_none_or(|custom| custom.storage_api_version == meta::api_version(object)) {
             return Ok(Outgoing { stored: encoded, told: None });
         }
-        let stored = Encoded::of(&self.to_storage(target.resource, object).await?).map_err(Status::internal)?;
-        Ok(Outgoing { stored, told: Some(encoded) })
+        let stored = self.to_storage(target.resource, object.clone()).await?;
+        Ok(Outgoing { stored: Encoded::of(&stored).map_err(Status::internal)?, told: Some(encoded) })
     }
 
     /// A lease for objects that expire by themselves.

@@ -124,10 +124,10 @@ impl Registry {
             }
             Plan::Put(object, rollback) => {
                 let lease = self.lease(target.resource).await?;
-                // Only who has something to give back needs the trees after the write.
+                let outgoing = self.outgoing(target, &object).await?;
                 let Current { value: old, revision, .. } = now;
-                let kept = target.resource.strategy.release.map(|_| object.clone()).map(|new| (old, new));
-                let outgoing = self.outgoing(target, object).await?;
+                // Only who has something to give back needs the trees after the write; they are dropped otherwise.
+                let kept = target.resource.strategy.release.map(move |_| (old, object));
                 match self.etcd.update(&key, revision, outgoing.json(), lease).await? {
                     Written::Done(revision) => {
                         if let Some((old, new)) = &kept {
