@@ -1,6 +1,4 @@
-//! Keeps the RBAC index and the node graph current from cache events.
-//!
-//! Called within the clock, so it must be quick: of a pod only what decides the graph is read.
+//! Keeps the RBAC index and the node graph current from cache events. Called within the clock, so it must be quick.
 
 use std::sync::Arc;
 
@@ -51,12 +49,8 @@ impl Union {
                 }),
             );
         }
-        let node = Arc::clone(&self.node);
-        registry.subscribe(
-            ("", "pods"),
-            Box::new(move |event| {
-                node.apply_pod(&event.entry.key, (!event.deleted).then_some(&*event.entry));
-            }),
-        );
+        if let Some(pods) = registry.cache_of(("", "pods")) {
+            self.node.look_into(pods);
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! The Node authorizer: a kubelet may read only what its own pods use.
 //!
-//! A graph of counted edges object → node is kept from pods, persistent volumes, volume attachments and resource slices.
+//! What a node's pods use is read out of them when the node asks; of persistent volumes, volume attachments and resource
+//! slices an index is kept.
 //! Follows upstream's rules per resource; what is left is answered by the fixed rules of the `system:node` cluster role.
 //! Static (mirror) pods give a node nothing, otherwise a kubelet could read any secret by inventing a pod.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::future::BoxFuture;
@@ -15,7 +17,7 @@ use super::rules::{PolicyRule, rules_of};
 use super::{Attributes, Authorizer, Decision};
 use crate::bootstrap::policy;
 use crate::http::request::UserInfo;
-use crate::storage::entry::Entry;
+use crate::storage::cache::ResourceCache;
 
 const NODE_USER_PREFIX: &str = "system:node:";
 const NODES_GROUP: &str = "system:nodes";
@@ -30,7 +32,7 @@ pub fn node_of(user: &UserInfo) -> Option<&str> {
 /// Pods made from files on the node carry this annotation; they give their node nothing.
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
-/// Which kinds of object hang in the graph.
+/// Which kinds of object a node may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Vertex {
     /// `secrets`
@@ -68,12 +70,10 @@ pub enum NodeKind {
 /// Who uses what.
 #[derive(Debug, Default)]
 pub struct Graph {
-    /// object → node → number of pods there that use it.
-    uses: HashMap<Key, HashMap<Arc<str>, u32>>,
-    /// pod (`namespace/name`) → its node and what it uses: what to take back when it changes.
-    pods: HashMap<Arc<str>, PodUses>,
-    /// volume → the claim that holds it and the secrets its driver needs.
-    volumes: HashMap<String, (Key, Vec<Key>)>,
+    /// All pods, indexed by node.
+    pods: Option<Arc<ResourceCache>>,
+    /// volume → the claim that holds it (`namespace/name`) and the secrets its driver needs.
+    volumes: HashMap<String, (String, Vec<Key>)>,
     /// secret → volumes that name it.
     volume_secrets: HashMap<Key, HashSet<String>>,
     attachments: HashMap<String, String>,
@@ -87,39 +87,6 @@ impl Graph {
             NodeKind::Volume => self.apply_volume(name, object),
             NodeKind::Attachment => apply_name(&mut self.attachments, name, object),
             NodeKind::Slice => apply_name(&mut self.slices, name, object),
-        }
-    }
-
-    /// Takes in a pod (`namespace/name`), or its absence.
-    pub fn apply_pod(&mut self, pod: &Arc<str>, wanted: Option<PodUses>) {
-        if wanted.is_some() && self.pods.get(pod) == wanted.as_ref() {
-            return;
-        }
-        let namespace = pod.split_once('/').map_or("", |(namespace, _)| namespace);
-        if let Some(before) = self.pods.remove(pod) {
-            for (vertex, name) in &before.objects {
-                self.release(&key(*vertex, namespace, name), &before.node);
-            }
-        }
-        let Some(mut wanted) = wanted.filter(|wanted| !wanted.node.is_empty()) else { return };
-        for (vertex, name) in &wanted.objects {
-            let nodes = self.uses.entry(key(*vertex, namespace, name)).or_default();
-            *nodes.entry(wanted.node.as_str().into()).or_default() += 1;
-        }
-        wanted.objects.shrink_to_fit();
-        self.pods.insert(Arc::clone(pod), wanted);
-    }
-
-    fn release(&mut self, key: &Key, node: &str) {
-        let Some(nodes) = self.uses.get_mut(key) else { return };
-        if let Some(count) = nodes.get_mut(node) {
-            *count -= 1;
-            if *count == 0 {
-                nodes.remove(node);
-            }
-        }
-        if nodes.is_empty() {
-            self.uses.remove(key);
         }
     }
 
@@ -145,28 +112,31 @@ impl Graph {
         for secret in &secrets {
             self.volume_secrets.entry(secret.clone()).or_default().insert(name.to_owned());
         }
-        self.volumes.insert(name.to_owned(), (key(Vertex::Claim, &claim_namespace, &claim_name), secrets));
+        self.volumes.insert(name.to_owned(), ([&claim_namespace, "/", &*claim_name].concat(), secrets));
     }
 
     /// Whether a pod on the node uses the object, directly or through a volume.
     pub fn reaches(&self, vertex: Vertex, namespace: &str, name: &str, node: &str) -> bool {
-        let key = key(vertex, namespace, name);
-        if vertex == Vertex::Pod {
-            return self.pods.get(&key.1).is_some_and(|uses| uses.node == node);
-        }
-        self.used_on(&key, node)
-            || self
-                .volume_secrets
-                .get(&key)
-                .is_some_and(|volumes| volumes.iter().any(|volume| self.reaches_volume(volume, node)))
+        let secret = || self.volume_secrets.get(&key(vertex, namespace, name));
+        self.used_on(vertex, namespace, name, node)
+            || vertex == Vertex::Secret
+                && secret().is_some_and(|volumes| volumes.iter().any(|volume| self.reaches_volume(volume, node)))
     }
 
-    fn used_on(&self, key: &Key, node: &str) -> bool {
-        self.uses.get(key).is_some_and(|nodes| nodes.contains_key(node))
+    fn used_on(&self, vertex: Vertex, namespace: &str, name: &str, node: &str) -> bool {
+        let pods = self.pods.as_ref().map(|pods| pods.indexed_as(node)).unwrap_or_default();
+        let within = [namespace, "/"].concat();
+        if vertex == Vertex::Pod {
+            return pods.contains_key([&within, name].concat().as_str());
+        }
+        let from = (Bound::Included(within.as_str()), Bound::Unbounded);
+        let mut pods = pods.range::<_, str>(from).take_while(|(key, _)| key.starts_with(&within));
+        pods.any(|(_, pod)| pod.memo(PodUses::read).contains(vertex, name))
     }
 
     fn reaches_volume(&self, volume: &str, node: &str) -> bool {
-        self.volumes.get(volume).is_some_and(|(claim, _)| self.used_on(claim, node))
+        let claim = self.volumes.get(volume).and_then(|(claim, _)| claim.split_once('/'));
+        claim.is_some_and(|(namespace, name)| self.used_on(Vertex::Claim, namespace, name, node))
     }
 }
 
@@ -222,10 +192,9 @@ impl NodeAuthorizer {
         self.graph.write().unwrap_or_else(PoisonError::into_inner).apply(kind, name, object);
     }
 
-    /// Takes in a pod (`namespace/name`), or its absence.
-    pub fn apply_pod(&self, key: &Arc<str>, pod: Option<&Entry>) {
-        let uses = pod.and_then(PodUses::read);
-        self.graph.write().unwrap_or_else(PoisonError::into_inner).apply_pod(key, uses);
+    /// Looks into these pods from now on.
+    pub fn look_into(&self, pods: Arc<ResourceCache>) {
+        self.graph.write().unwrap_or_else(PoisonError::into_inner).pods = Some(pods);
     }
 
     fn decide(&self, request: &Attributes) -> Decision {
@@ -422,11 +391,12 @@ fn own_pods(graph: &Graph, node: &str, request: &Attributes) -> Decision {
 
 #[cfg(test)]
 mod tests {
-    use crate::storage::probe::Probe;
     use serde_json::json;
 
     use super::*;
     use crate::authz::tests::resource;
+    use crate::storage::entry::Entry;
+    use crate::storage::probe::{FieldPath, Probe, Zero};
 
     fn ask(verb: &str, namespace: &str, group: &str, res: &str, sub: &str, name: &str) -> Attributes {
         let mut request = resource("system:node:n1", verb, namespace, group, res, sub, name);
@@ -438,32 +408,36 @@ mod tests {
         request
     }
 
-    fn entry(key: &str, pod: &Value) -> Entry {
-        Entry::new(key.into(), &serde_json::to_vec(pod).unwrap(), 1, &Probe::default()).unwrap()
+    fn put(pods: &ResourceCache, key: &str, pod: &Value) {
+        let entry = Entry::new(key.into(), &serde_json::to_vec(pod).unwrap(), 1, pods.probe()).unwrap();
+        pods.apply(key, Some(entry), 1);
     }
 
-    fn authorizer() -> NodeAuthorizer {
+    fn authorizer() -> (NodeAuthorizer, Arc<ResourceCache>) {
         let auth = NodeAuthorizer::new();
+        let field = FieldPath { name: "node".into(), paths: vec!["spec.nodeName".into()], zero: Zero::Empty };
+        let pods = Arc::new(ResourceCache::new("/pods/".into(), Probe::new(vec![field]), Some("node")));
+        auth.look_into(Arc::clone(&pods));
         let pod = json!({"metadata": {}, "spec": {"nodeName": "n1", "serviceAccountName": "sa",
             "volumes": [{"name": "a", "secret": {"secretName": "s1"}},
                 {"name": "b", "persistentVolumeClaim": {"claimName": "c1"}},
                 {"name": "k", "projected": {"sources": [{"configMap": {"name": "ca"}}]}}],
             "containers": [{"envFrom": [{"configMapRef": {"name": "cm"}}]}]}});
-        auth.apply_pod(&"ns/p1".into(), Some(&entry("ns/p1", &pod)));
+        put(&pods, "ns/p1", &pod);
         let mut other = pod.clone();
         other["spec"]["nodeName"] = "n2".into();
         other["spec"]["volumes"][0]["secret"]["secretName"] = "s2".into();
-        auth.apply_pod(&"ns/p2".into(), Some(&entry("ns/p2", &other)));
+        put(&pods, "ns/p2", &other);
         let volume = json!({"spec": {"claimRef": {"namespace": "ns", "name": "c1"},
             "csi": {"nodeStageSecretRef": {"name": "csi", "namespace": "kube-system"}}}});
         auth.apply(NodeKind::Volume, "pv1", Some(&volume));
         auth.apply(NodeKind::Attachment, "va1", Some(&json!({"spec": {"nodeName": "n1"}})));
-        auth
+        (auth, pods)
     }
 
     #[test]
     fn table() {
-        let auth = authorizer();
+        let (auth, _) = authorizer();
         let cases = [
             (ask("get", "ns", "", "secrets", "", "s1"), true),
             (ask("get", "ns", "", "secrets", "", "s2"), false),
@@ -506,9 +480,13 @@ mod tests {
 
     #[test]
     fn pod_gone_takes_its_secrets_along() {
-        let auth = authorizer();
-        auth.apply_pod(&"ns/p1".into(), None);
+        let (auth, pods) = authorizer();
+        assert!(auth.decide(&ask("get", "ns", "", "secrets", "", "s1")).is_allowed());
+        pods.apply("ns/p1", None, 2);
         assert!(!auth.decide(&ask("get", "ns", "", "secrets", "", "s1")).is_allowed());
         assert!(!auth.decide(&ask("get", "", "", "persistentvolumes", "", "pv1")).is_allowed());
+        put(&pods, "ns/p1", &json!({"metadata": {}, "spec": {"nodeName": "n1", "serviceAccountName": "s1"}}));
+        assert!(!auth.decide(&ask("get", "ns", "", "secrets", "", "s1")).is_allowed());
+        assert!(auth.decide(&ask("get", "ns", "", "serviceaccounts", "", "s1")).is_allowed());
     }
 }

@@ -3,7 +3,7 @@
 //! Follows upstream's visitors of pod secrets, config maps and claims. Expects an object as the caches hold it: members in
 //! alphabetical order, so that a volume's name comes after what it is.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use memchr::memmem;
 
@@ -14,7 +14,6 @@ use crate::storage::probe::Paths;
 /// What a path's value is the name of.
 #[derive(Clone, Copy)]
 enum Names {
-    Node,
     Object(Vertex),
     /// The volume is made from a claim template.
     Ephemeral,
@@ -23,7 +22,6 @@ enum Names {
 }
 
 const PATHS: &[(&[&str], Names)] = &[
-    (&["spec", "nodeName"], Names::Node),
     (&["spec", "serviceAccountName"], Names::Object(Vertex::ServiceAccount)),
     (&["spec", "imagePullSecrets", "name"], Names::Object(Vertex::Secret)),
     (&["spec", "volumes", "ephemeral"], Names::Ephemeral),
@@ -60,40 +58,38 @@ static WANTED: LazyLock<(Paths, Vec<Names>)> = LazyLock::new(|| {
     (Paths::new(&paths), all.iter().map(|(_, names)| *names).collect())
 });
 
-/// What a pod uses: sorted, each once.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct PodUses {
-    /// Where it runs; empty while it is not bound.
-    pub node: String,
-    /// Objects of its namespace, by kind and name.
-    pub objects: Vec<(Vertex, Arc<str>)>,
-}
+/// What a pod uses of its namespace, by kind and name: sorted, each once.
+#[derive(Debug)]
+pub struct PodUses(Box<[(Vertex, Box<str>)]>);
 
 impl PodUses {
-    /// Reads a pod; `None` when it is no JSON.
-    pub fn read(pod: &Entry) -> Option<Self> {
+    /// Reads a pod. What is no JSON uses nothing.
+    pub fn read(pod: &Entry) -> Self {
         let (paths, names) = &*WANTED;
-        let (mut uses, mut is_ephemeral) = (Self::default(), false);
+        let (mut uses, mut is_ephemeral) = (Vec::new(), false);
         // Most of the metadata tells who owns which field.
         let visited = paths.visit(&pod.without_metadata(), &mut |slot, value| {
             let name = value.to_string();
             match names[slot] {
-                Names::Node => uses.node = name,
                 Names::Ephemeral => is_ephemeral = true,
                 Names::Volume if std::mem::take(&mut is_ephemeral) => {
-                    uses.objects.push((Vertex::Claim, [pod.name(), "-", &name].concat().into()));
+                    uses.push((Vertex::Claim, [pod.name(), "-", &name].concat().into()));
                 }
-                Names::Object(vertex) if !name.is_empty() => uses.objects.push((vertex, name.into())),
+                Names::Object(vertex) if !name.is_empty() => uses.push((vertex, name.into())),
                 Names::Volume | Names::Object(_) => {}
             }
         });
-        visited.ok()?;
-        if uses.node.is_empty() || is_mirror(pod.metadata()) {
-            uses.objects.clear();
+        if visited.is_err() || is_mirror(pod.metadata()) {
+            uses.clear();
         }
-        uses.objects.sort_unstable();
-        uses.objects.dedup();
-        Some(uses)
+        uses.sort_unstable();
+        uses.dedup();
+        Self(uses.into())
+    }
+
+    /// Whether an object is among them.
+    pub fn contains(&self, vertex: Vertex, name: &str) -> bool {
+        self.0.binary_search_by(|(kind, used)| (*kind, &**used).cmp(&(vertex, name))).is_ok()
     }
 }
 
@@ -123,8 +119,8 @@ mod tests {
             "volumes": [{"name": "plain", "secret": {"secretName": "s1"}}, {"ephemeral": {"volumeClaimTemplate": {}}, "name": "scratch"},
                 {"name": "p", "projected": {"sources": [{"configMap": {"name": "c2"}}]}}, {"name": "i", "iscsi": {"secretRef": {"name": "s2"}}}]},
             "status": {"resourceClaimStatuses": [{"name": "g", "resourceClaimName": "gpu"}]}});
-        let uses = PodUses::read(&entry(&pod)).unwrap();
-        let found: Vec<(Vertex, &str)> = uses.objects.iter().map(|(vertex, name)| (*vertex, &**name)).collect();
+        let uses = PodUses::read(&entry(&pod));
+        let found: Vec<(Vertex, &str)> = uses.0.iter().map(|(vertex, name)| (*vertex, &**name)).collect();
         let wanted = [
             (Vertex::Secret, "s1"),
             (Vertex::Secret, "s2"),
@@ -134,9 +130,9 @@ mod tests {
             (Vertex::ServiceAccount, "sa"),
             (Vertex::ResourceClaim, "gpu"),
         ];
-        assert_eq!((uses.node.as_str(), found), ("n", wanted.to_vec()));
+        assert_eq!(found, wanted);
+        assert!(uses.contains(Vertex::ConfigMap, "c2") && !uses.contains(Vertex::Secret, "c2"));
         pod["metadata"] = json!({"annotations": {MIRROR_ANNOTATION: "x"}});
-        let mirror = PodUses::read(&entry(&pod)).unwrap();
-        assert_eq!((mirror.node.as_str(), mirror.objects.len()), ("n", 0));
+        assert!(PodUses::read(&entry(&pod)).0.is_empty());
     }
 }

@@ -18,7 +18,8 @@ fn key(namespace: &str, name: &str) -> String {
 }
 
 impl Registry {
-    fn cache_of(&self, (group, plural): ResourceName<'_>) -> Option<Arc<ResourceCache>> {
+    /// The cache of a resource.
+    pub fn cache_of(&self, (group, plural): ResourceName<'_>) -> Option<Arc<ResourceCache>> {
         let table = self.table.load();
         self.cache(table.by_plural(group, plural)?).ok()
     }

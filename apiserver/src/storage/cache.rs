@@ -124,6 +124,11 @@ impl ResourceCache {
         self.read().map.get(key).cloned()
     }
 
+    /// The objects whose indexed field has this value, which is not empty.
+    pub fn indexed_as(&self, value: &str) -> Map {
+        self.read().terms.with_field(value)
+    }
+
     /// All objects now. `clock` is the revision that the clock had published before.
     pub fn snapshot(&self, clock: u64) -> Snapshot {
         let state = self.read();
@@ -236,7 +241,7 @@ impl ResourceCache {
     }
 
     /// The object at `key` is now this (`None`: gone), as of `revision`.
-    pub(super) fn apply(&self, key: &str, entry: Option<Entry>, revision: u64) {
+    pub(crate) fn apply(&self, key: &str, entry: Option<Entry>, revision: u64) {
         let mut state = self.write();
         if let Some(waiting) = &mut state.waiting {
             return waiting.push((key.to_owned(), entry, revision));

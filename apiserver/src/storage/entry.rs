@@ -1,5 +1,6 @@
 //! One stored object as the caches hold it: its bytes, ready to send, and what selectors ask.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -33,6 +34,8 @@ pub struct Entry {
     fields: Box<str>,
     /// The tree of a small object that was looked up, so that the next lookup need not decode it.
     tree: OnceLock<Arc<Value>>,
+    /// See [`Entry::memo`].
+    memo: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// What the object takes as an item of a protobuf list, once somebody has measured it.
     pub protobuf_bytes: OnceLock<usize>,
 }
@@ -64,6 +67,7 @@ impl Entry {
             labels: found.labels,
             fields: found.fields,
             tree: OnceLock::new(),
+            memo: OnceLock::new(),
             protobuf_bytes: OnceLock::new(),
         })
     }
@@ -106,8 +110,8 @@ impl Entry {
         let bytes = self.bytes_at(revision);
         let metadata = self.metadata.start..self.metadata.end + bytes.len() - self.bytes.len();
         let (key, labels, fields) = (Arc::clone(&self.key), self.labels.clone(), self.fields.clone());
-        let (tree, protobuf_bytes) = (OnceLock::new(), OnceLock::new());
-        Self { key, bytes, revision, type_bytes: self.type_bytes, metadata, labels, fields, tree, protobuf_bytes }
+        let (tree, memo, protobuf_bytes) = Default::default();
+        Self { key, bytes, revision, type_bytes: self.type_bytes, metadata, labels, fields, tree, memo, protobuf_bytes }
     }
 
     /// The bytes as of a later revision, for events that tell of its end to those who no longer see it.
@@ -144,6 +148,12 @@ impl Entry {
             return Arc::new(self.value());
         }
         Arc::clone(self.tree.get_or_init(|| Arc::new(self.value())))
+    }
+
+    /// What is worked out of the object, kept with it; for one type only.
+    pub fn memo<T: Send + Sync + 'static>(&self, work_out: impl Fn(&Self) -> T) -> Arc<T> {
+        let kept = self.memo.get_or_init(|| Arc::new(work_out(self)));
+        Arc::clone(kept).downcast().unwrap_or_else(|_| Arc::new(work_out(self)))
     }
 
     /// Bytes that this entry keeps in memory, roughly.

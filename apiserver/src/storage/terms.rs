@@ -56,6 +56,11 @@ impl Terms {
         }
     }
 
+    /// The objects whose indexed field has this value.
+    pub fn with_field(&self, value: &str) -> Map {
+        self.0.get(of_field(value).as_str()).cloned().unwrap_or_default()
+    }
+
     /// The fewest objects among which are all that a filter selects; `None` when that takes all of them.
     pub fn narrowed(&self, filter: &Filter, indexed: Option<FieldRef>) -> Option<Map> {
         let field = indexed.and_then(|field| filter.required(field)).filter(|value| !value.is_empty()).map(of_field);
