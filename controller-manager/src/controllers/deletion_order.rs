@@ -2,10 +2,12 @@
 //!
 //! Unassigned before assigned, pending before unknown before running, unready before ready, cheaper deletion cost first,
 //! more siblings on the node first, then shorter ready, more restarts, and younger. Ages are compared by order of
-//! magnitude, so that among pods of like age chance (the uid) decides and no node is favoured.
+//! magnitude, so that among pods of like age chance decides and no node is favoured. Upstream takes the uid for chance, but
+//! only between unequal times, which is no order (a before b before c before a); here a time's hash is its chance.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -24,23 +26,22 @@ pub fn choose(pods: &[Arc<PodView>], related: &[Arc<PodView>], excess: usize, no
             *on_node.entry(pod.spec.node_name.as_str()).or_default() += 1;
         }
         let rank = |pod: &PodView| on_node.get(pod.spec.node_name.as_str()).copied().unwrap_or(0);
-        candidates.sort_by(|a, b| order(a, b, rank(a), rank(b), now));
+        candidates.sort_by_cached_key(|pod| order(pod, rank(pod), now));
         candidates.truncate(excess);
     }
     candidates
 }
 
-fn order(a: &PodView, b: &PodView, rank_a: usize, rank_b: usize, now: Timestamp) -> Ordering {
-    let assigned = |pod: &PodView| !pod.spec.node_name.is_empty();
-    assigned(a)
-        .cmp(&assigned(b))
-        .then_with(|| phase(a).cmp(&phase(b)))
-        .then_with(|| a.is_ready().cmp(&b.is_ready()))
-        .then_with(|| cost(a).cmp(&cost(b)))
-        .then_with(|| rank_b.cmp(&rank_a))
-        .then_with(|| ready_time(a, b, now))
-        .then_with(|| restarts(b).cmp(&restarts(a)))
-        .then_with(|| by_age(created(&a.metadata), created(&b.metadata), a, b, now))
+/// Smaller goes first.
+fn order(pod: &PodView, rank: usize, now: Timestamp) -> impl Ord + use<> {
+    let age = |since: Timestamp| {
+        let mut chance = DefaultHasher::new();
+        since.hash(&mut chance);
+        (magnitude(since, now), chance.finish())
+    };
+    let usefulness = (!pod.spec.node_name.is_empty(), phase(pod), pod.is_ready(), cost(pod), Reverse(rank));
+    let ages = (pod.ready_since().map(age), Reverse(restarts(pod)), age(created(&pod.metadata)));
+    (usefulness, ages, pod.metadata.uid.clone())
 }
 
 fn phase(pod: &PodView) -> u8 {
@@ -53,21 +54,6 @@ fn phase(pod: &PodView) -> u8 {
 
 fn cost(pod: &PodView) -> i32 {
     pod.metadata.annotations.get(DELETION_COST).and_then(|text| text.parse().ok()).unwrap_or(0)
-}
-
-fn ready_time(a: &PodView, b: &PodView, now: Timestamp) -> Ordering {
-    match (a.ready_since(), b.ready_since()) {
-        (Some(since_a), Some(since_b)) => by_age(since_a, since_b, a, b, now),
-        _ => Ordering::Equal,
-    }
-}
-
-/// Younger first by order of magnitude; the uid decides within one.
-fn by_age(since_a: Timestamp, since_b: Timestamp, a: &PodView, b: &PodView, now: Timestamp) -> Ordering {
-    if since_a == since_b {
-        return Ordering::Equal;
-    }
-    magnitude(since_a, now).cmp(&magnitude(since_b, now)).then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
 }
 
 fn magnitude(since: Timestamp, now: Timestamp) -> i32 {

@@ -93,6 +93,28 @@ fn the_least_useful_pod_goes_first() {
 }
 
 #[test]
+fn many_pods_of_like_age_have_an_order() {
+    // Times and restarts that, taken pair by pair with the uid between unequal times only, go round in circles.
+    let pods: Vec<_> = (0..200_i32)
+        .map(|i| {
+            pod(&format!("{:03}", i * 77 % 200), |p| {
+                let ready = format!("2026-01-01T00:{:02}:00Z", i % 3);
+                p["status"]["conditions"][0]["lastTransitionTime"] = json!(ready);
+                p["status"]["containerStatuses"] = json!([{"name": "c", "restartCount": i * 31 % 7}]);
+            })
+        })
+        .collect();
+    let mut turned = pods.clone();
+    turned.reverse();
+    for count in [1, 50, 199] {
+        let names = |all: &[Arc<PodView>]| -> Vec<String> {
+            choose(all, &pods, count, now()).iter().map(|pod| pod.metadata.name.clone()).collect()
+        };
+        assert_eq!(names(&pods), names(&turned));
+    }
+}
+
+#[test]
 fn the_status_counts_and_tells_of_failures_once() {
     let set = set(2);
     let subject = set.subject();
