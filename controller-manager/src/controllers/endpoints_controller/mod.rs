@@ -2,10 +2,13 @@
 
 pub mod reconcile;
 
+use std::time::Instant;
+
 use client::informer::Delta;
 
 use self::reconcile::{MANAGED_BY, MANAGER, reconcile};
 use super::endpointslice_controller::watch_pods_of_services;
+use super::slices::Pace;
 use super::trigger_time::{TriggerTimes, stamp};
 use crate::framework::{Controller, Executor, Key, Setup, Store, SyncResult, View};
 use crate::views::meta::is_deleting;
@@ -32,7 +35,7 @@ pub fn register(setup: &mut Setup) {
     setup.workers(
         queue,
         workers,
-        EndpointsOf { services, pods, endpoints, triggers: TriggerTimes::default(), executor },
+        EndpointsOf { services, pods, endpoints, triggers: TriggerTimes::default(), pace: Pace::default(), executor },
     );
 }
 
@@ -41,8 +44,12 @@ struct EndpointsOf {
     pods: Store<PodView>,
     endpoints: Store<EndpointsView>,
     triggers: TriggerTimes,
+    pace: Pace,
     executor: Executor,
 }
+
+/// Endpoints of so many addresses rest as long as a slice.
+const ADDRESSES_PER_REST: usize = 100;
 
 impl Controller for EndpointsOf {
     async fn sync(&self, key: &Key) -> SyncResult {
@@ -60,11 +67,16 @@ impl Controller for EndpointsOf {
         if service.spec.selector.is_absent() || is_deleting(&service.metadata) {
             return Ok(None);
         }
+        let began = Instant::now();
+        if let Some(rest) = self.pace.rest(key, began) {
+            return Ok(Some(rest));
+        }
         let mut pods = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
         pods.retain(|pod| service.spec.selector.matches(&pod.metadata.labels));
         let cause = self.triggers.changed(key, &service, &pods);
         if let Some(mut action) = reconcile(&service, &pods, current.as_deref()) {
             stamp(&mut action, cause);
+            self.pace.wrote(key, 1 + pods.len() / ADDRESSES_PER_REST, began);
             match self.executor.apply(action).await {
                 Err(error) if error.is_namespace_terminating() => {}
                 result => result?,

@@ -6,11 +6,12 @@ pub mod reconcile;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use client::informer::Delta;
 
 use self::reconcile::{MANAGER, slice_labels, wanted};
-use super::slices::{Family, PortGroup, managed_by, plan};
+use super::slices::{Family, Pace, PortGroup, managed_by, plan};
 use super::trigger_time::{TriggerTimes, stamp};
 use crate::framework::Action;
 use crate::framework::{
@@ -37,8 +38,8 @@ pub fn register(setup: &mut Setup) {
     let executor = setup.executor("endpointslice-controller");
     let max_endpoints = setup.config.max_endpoints_per_slice;
     let workers = setup.config.concurrent.service_endpoint;
-    let triggers = TriggerTimes::default();
-    let controller = Slices { services, pods, nodes, slices, expectations, triggers, executor, max_endpoints };
+    let (triggers, pace) = (TriggerTimes::default(), Pace::default());
+    let controller = Slices { services, pods, nodes, slices, expectations, triggers, pace, executor, max_endpoints };
     setup.workers(queue, workers, controller);
 }
 
@@ -139,6 +140,7 @@ struct Slices {
     slices: Store<EndpointSliceView>,
     expectations: Arc<Expectations>,
     triggers: TriggerTimes,
+    pace: Pace,
     executor: Executor,
     max_endpoints: usize,
 }
@@ -154,6 +156,10 @@ impl Controller for Slices {
         if service.spec.selector.is_absent() || is_deleting(&service.metadata) || !self.expectations.satisfied(key) {
             return Ok(None);
         }
+        let began = Instant::now();
+        if let Some(rest) = self.pace.rest(key, began) {
+            return Ok(Some(rest));
+        }
         let mut pods = self.pods.by_index(pod::BY_NAMESPACE, &key.namespace);
         pods.retain(|pod| service.spec.selector.matches(&pod.metadata.labels));
         pods.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
@@ -167,6 +173,9 @@ impl Controller for Slices {
         let mut actions = plan(&family, groups, &existing);
         let cause = self.triggers.changed(key, &service, &pods);
         actions.iter_mut().for_each(|action| stamp(action, cause));
+        if !actions.is_empty() {
+            self.pace.wrote(key, actions.len(), began);
+        }
         run_expected(&self.executor, &self.expectations, key, actions).await?;
         match missing_nodes.first() {
             None => Ok(None),

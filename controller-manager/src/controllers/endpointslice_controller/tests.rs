@@ -1,10 +1,11 @@
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::reconcile::{slice_labels, wanted};
-use crate::controllers::slices::{Family, plan};
-use crate::framework::{Action, View};
+use crate::controllers::slices::{Family, Pace, plan};
+use crate::framework::{Action, Key, View};
 use crate::views::discovery::EndpointSliceView;
 use crate::views::node::NodeView;
 use crate::views::pod::PodView;
@@ -57,6 +58,9 @@ fn apply(actions: Vec<Action>, mut slices: Vec<Arc<EndpointSliceView>>) -> Vec<A
                 let slot = slices.iter_mut().find(|slice| slice.metadata.name == target.key.name).unwrap();
                 let mut slice = (**slot).clone();
                 slice.endpoints = serde_json::from_value(change["endpoints"].clone()).unwrap();
+                if let Some(ports) = change.get("ports") {
+                    slice.ports = serde_json::from_value(ports.clone()).unwrap();
+                }
                 *slot = Arc::new(slice);
             }
             Action::Delete { target, .. } => slices.retain(|slice| slice.metadata.name != target.key.name),
@@ -126,4 +130,45 @@ fn slices_change_as_little_as_possible() {
 
     let relabelled = EndpointSliceView { metadata: Default::default(), ..(*slices[0]).clone() };
     assert_eq!(plan(&family, of(&pods[..3]), &[Arc::new(relabelled)]).len(), 1, "labels and owner are put right");
+}
+
+#[test]
+fn a_slice_that_nothing_is_left_in_takes_what_needs_a_new_one() {
+    let service = service(|_| {});
+    let family = family(&service, 2);
+    let of = |pods: &[Arc<PodView>]| wanted(&service, pods, node).0;
+    let both = |names: [&str; 2], port: i32| {
+        names.map(|name| pod(name, |p| p["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(port)))
+    };
+    let owned = |slices: Vec<Arc<EndpointSliceView>>| -> Vec<Arc<EndpointSliceView>> {
+        let own = |slice: Arc<EndpointSliceView>| {
+            let mut slice = (*slice).clone();
+            slice.metadata.owner_references = service_owner();
+            Arc::new(slice)
+        };
+        slices.into_iter().map(own).collect()
+    };
+    let slices = owned(apply(plan(&family, of(&both(["a", "bb"], 80)), &[]), Vec::new()));
+    for next in [both(["ccc", "dddd"], 80), both(["eeeee", "ffffff"], 81)] {
+        let actions = plan(&family, of(&next), &slices);
+        assert!(matches!(&actions[..], [Action::Change { .. }]), "{actions:?}");
+        assert!(plan(&family, of(&next), &apply(actions, slices.clone())).is_empty());
+    }
+}
+
+fn service_owner() -> Vec<apimachinery::meta::OwnerReference> {
+    serde_json::from_value(json!([{"apiVersion": "v1", "kind": "Service", "name": "svc", "uid": "s"}])).unwrap()
+}
+
+#[test]
+fn slices_rest_as_long_as_their_writes_would_take_at_the_default_limit() {
+    let (pace, key, start) = (Pace::default(), Key::new("ns", "svc"), Instant::now());
+    assert_eq!(pace.rest(&key, start), None, "the first change is not held up");
+    let at = |ms| start + Duration::from_millis(ms);
+    pace.wrote(&key, 4, start);
+    assert_eq!(pace.rest(&key, at(100)), Some(Duration::from_millis(300)));
+    assert_eq!(pace.rest(&Key::new("ns", "other"), at(100)), None);
+    assert_eq!(pace.rest(&key, at(400)), None);
+    pace.wrote(&key, 50, start);
+    assert_eq!(pace.rest(&key, at(400)), Some(Duration::from_millis(600)), "never longer than kube-proxy waits");
 }
