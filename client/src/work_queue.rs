@@ -12,6 +12,8 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use component_base::metrics::{self, Counter, Family, Gauge, Histogram};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -332,7 +334,8 @@ pub enum Requeue {
     Now,
 }
 
-/// Runs `workers` workers until shutdown. A key whose work fails is logged and comes back with back-off.
+/// Works on up to `workers` keys at once until shutdown. A key whose work fails is logged and comes back with back-off. What work
+/// needs is only held while there is some.
 pub async fn run<K, F, Fut, E>(queue: &WorkQueue<K>, workers: usize, shutdown: &CancellationToken, work: F)
 where
     K: Key,
@@ -340,34 +343,38 @@ where
     Fut: Future<Output = Result<Requeue, E>>,
     E: Display,
 {
-    let worker = || async {
-        while let Some(key) = queue.next().await {
-            match work(key.clone()).await {
-                Ok(Requeue::Done) => queue.forget(&key),
-                Ok(Requeue::After(delay)) => {
-                    queue.forget(&key);
-                    queue.add_after(key.clone(), delay);
-                }
-                Ok(Requeue::Now) => queue.add_rate_limited(key.clone()),
-                Err(error) => {
-                    let failures = queue.failures(&key) + 1;
-                    tracing::warn!(?key, failures, %error, "work failed, trying again");
-                    queue.add_rate_limited(key.clone());
-                }
+    let work = &work;
+    let one = |key: K| async move {
+        match work(key.clone()).await {
+            Ok(Requeue::Done) => queue.forget(&key),
+            Ok(Requeue::After(delay)) => {
+                queue.forget(&key);
+                queue.add_after(key.clone(), delay);
             }
-            queue.done(&key);
+            Ok(Requeue::Now) => queue.add_rate_limited(key.clone()),
+            Err(error) => {
+                let failures = queue.failures(&key) + 1;
+                tracing::warn!(?key, failures, %error, "work failed, trying again");
+                queue.add_rate_limited(key.clone());
+            }
         }
+        queue.done(&key);
     };
-    let all = futures::future::join_all((0..workers.max(1)).map(|_| worker()));
-    tokio::pin!(all);
-    tokio::select! {
-        _ = &mut all => {}
-        () = shutdown.cancelled() => {
-            queue.close();
-            // What is being worked on may finish; the daemon's own bound on shutdown cuts it otherwise.
-            all.await;
+    let mut busy = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            Some(()) = busy.next() => {}
+            key = queue.next(), if busy.len() < workers.max(1) => match key {
+                Some(key) => busy.push(one(key)),
+                None => break,
+            }
         }
     }
+    queue.close();
+    // What is being worked on may finish; the daemon's own bound on shutdown cuts it otherwise.
+    busy.collect::<()>().await;
 }
 
 #[cfg(test)]
