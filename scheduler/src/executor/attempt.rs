@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use serde_json::Value;
 
 use super::Scheduler;
-use super::extender::{self, Extender};
+use super::extender::{self, Extender, MetaVictims};
 use super::stats::Attempt;
 use super::tasks::{Binding, Eviction};
 use crate::cluster::nodes::NodeId;
@@ -16,7 +16,7 @@ use crate::evaluate::incremental::node_plan;
 use crate::evaluate::{Diagnosis, Ranking};
 use crate::model::pod::PodInfo;
 use crate::plugins::{Plugin, Rejection};
-use crate::preemption::{self, Plan};
+use crate::preemption::{self, Candidate, Plan};
 use crate::queue::Entry;
 
 impl Scheduler {
@@ -44,7 +44,7 @@ impl Scheduler {
         let chosen = ranking.best().choose(&mut rand::rng()).copied();
         match chosen {
             Some(node) => self.assume(&entry, profile, node, began),
-            None => self.reject(&entry, profile, refused, began),
+            None => self.reject(&entry, profile, refused, began).await,
         }
         true
     }
@@ -96,6 +96,56 @@ impl Scheduler {
         Ok(refused)
     }
 
+    /// Asks extenders about nodes where preemption would help: they may strike out some, or name other victims there.
+    async fn extend_preemption(&self, pod: &PodInfo, mut left: Vec<Candidate>) -> Result<Vec<Candidate>, String> {
+        let asked: Vec<&Extender> = self.extenders.iter().filter(|e| e.preempts() && e.is_interested(pod)).collect();
+        if asked.is_empty() {
+            return Ok(left);
+        }
+        let whole = asked.iter().any(|e| e.wants_objects());
+        let (object, pods) = extender::pods(&self.client, pod, whole).await?;
+        for e in asked {
+            if left.is_empty() {
+                break;
+            }
+            let shown = |c: &Candidate| (self.cluster.nodes.name(c.node).to_string(), e.victims(c, &pods));
+            let answer = e.preempt(&object, left.iter().map(shown).collect()).await;
+            match answer.and_then(|nodes| nodes.into_iter().map(|(n, v)| self.candidate(&n, &v)).collect()) {
+                Ok(nodes) => left = nodes,
+                Err(why) if e.is_ignorable() => {
+                    tracing::warn!(pod = %pod.key, why, "an extender is ignored");
+                    continue;
+                }
+                Err(why) => return Err(why),
+            }
+            if let Some(none) = left.iter().find(|c| c.victims.is_empty() && !e.is_ignorable()) {
+                let name = self.cluster.nodes.name(none.node);
+                return Err(format!("expected at least one victim pod on node {name:?}"));
+            }
+            left.retain(|c| !c.victims.is_empty());
+        }
+        Ok(left)
+    }
+
+    /// What an extender means by pods' uids on a node.
+    fn candidate(&self, node: &str, victims: &MetaVictims) -> Result<Candidate, String> {
+        let id = self
+            .cluster
+            .nodes
+            .id(node)
+            .ok_or_else(|| format!("an extender names node {node:?}, which is not there"))?;
+        let pods = self.cluster.nodes.pods(id);
+        let find = |uid: &str| {
+            let found = pods.iter().find(|p| *p.uid == *uid).cloned();
+            found.ok_or_else(|| {
+                format!("an extender claims to preempt pod (UID: {uid}) on node {node}, where it is not found")
+            })
+        };
+        let mut found: Vec<Arc<PodInfo>> = victims.uids().map(find).collect::<Result<_, String>>()?;
+        found.sort_by(|a, b| preemption::importance(b).cmp(&preemption::importance(a)));
+        Ok(Candidate { node: id, victims: found, violations: victims.violations() })
+    }
+
     fn assume(&mut self, entry: &Entry, profile: usize, node: NodeId, began: Instant) {
         let pod = &entry.info;
         let name = self.cluster.nodes.name(node).clone();
@@ -126,7 +176,7 @@ impl Scheduler {
         });
     }
 
-    fn reject(&mut self, entry: &Entry, profile: usize, refused: Vec<(NodeId, Rejection)>, began: Instant) {
+    async fn reject(&mut self, entry: &Entry, profile: usize, refused: Vec<(NodeId, Rejection)>, began: Instant) {
         let pod = &entry.info;
         let mut diagnosis = self.evaluator.diagnose(&mut self.cluster, &self.profiles, profile, pod);
         diagnosis.extended = !refused.is_empty();
@@ -137,7 +187,14 @@ impl Scheduler {
         if settings.preemption && diagnosis.nodes > 0 {
             self.stats.preemption_attempts.inc();
             let start = rand::random::<u32>() as usize;
-            plan = Some(preemption::plan(&self.cluster, settings, pod, &diagnosis, start));
+            let candidates = match preemption::candidates(&self.cluster, settings, pod, &diagnosis, start) {
+                Ok(candidates) => self.extend_preemption(pod, candidates).await,
+                Err(why) => Err(why),
+            };
+            plan = Some(match candidates {
+                Ok(candidates) => preemption::decide(&self.cluster, pod, candidates),
+                Err(why) => Plan::Nothing(why),
+            });
         }
         let name = settings.scheduler_name.clone();
         self.stats.attempt(&name, Attempt::Unschedulable, began.elapsed());

@@ -2,7 +2,6 @@
 //!
 //! Contract: upstream's extender v1 wire format. An extender is given the pod and the nodes (whole objects, or names when
 //! it is `nodeCacheCapable`) as the API has them now; what fails at an `ignorable` one is as if it had not been asked.
-//! Preempting through an extender is not done: `preemptVerb` is refused with the configuration.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::config::file::{ExtenderFile, ExtenderTls};
 use crate::model::pod::PodInfo;
+use crate::preemption::Candidate;
 
 /// Scores of extenders go to 10, those of plugins to 100.
 const SCALE: i64 = 10;
@@ -55,7 +55,7 @@ struct FilterResult {
     error: String,
 }
 
-fn null_is_none<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
+fn null_is_none<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
 
@@ -73,6 +73,39 @@ struct HostPriority {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
+struct PreemptionResult {
+    #[serde(rename = "nodenametometavictims", deserialize_with = "null_is_none")]
+    nodes: BTreeMap<String, Option<MetaVictims>>,
+}
+
+/// Pods to remove from a node, as an extender names them.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub struct MetaVictims {
+    pods: Option<Vec<MetaPod>>,
+    #[serde(rename = "numpdbviolations")]
+    violations: i64,
+}
+
+#[derive(Deserialize)]
+struct MetaPod {
+    uid: String,
+}
+
+impl MetaVictims {
+    /// Their uids.
+    pub fn uids(&self) -> impl Iterator<Item = &str> {
+        self.pods.iter().flatten().map(|pod| pod.uid.as_str())
+    }
+
+    /// How many of them break a disruption budget.
+    pub fn violations(&self) -> usize {
+        usize::try_from(self.violations).unwrap_or(0)
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
 struct BindResult {
     error: String,
 }
@@ -80,7 +113,7 @@ struct BindResult {
 /// Names of fields in small letters: Go's decoder does not mind their case, and extenders rely on that.
 fn small(value: Value) -> Value {
     match value {
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name.to_lowercase(), value)).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name.to_lowercase(), small(value))).collect(),
         Value::Array(items) => items.into_iter().map(small).collect(),
         other => other,
     }
@@ -115,9 +148,6 @@ impl Extender {
     /// In words, what is wrong with it.
     pub fn new(file: ExtenderFile) -> Result<Self, String> {
         let url = file.url_prefix.trim_end_matches('/');
-        if !file.preempt_verb.is_empty() {
-            return Err(format!("extender {url}: preemptVerb is not supported"));
-        }
         if !file.prioritize_verb.is_empty() && file.weight <= 0 {
             return Err(format!("extender {url}: weight must be positive with a prioritizeVerb"));
         }
@@ -220,6 +250,41 @@ impl Extender {
         Ok(list.into_iter().map(|p| (p.host, p.score.saturating_mul(self.file.weight.saturating_mul(SCALE)))).collect())
     }
 
+    /// Whether it is asked before pods are removed.
+    pub fn preempts(&self) -> bool {
+        !self.file.preempt_verb.is_empty()
+    }
+
+    /// Whether it is shown whole objects.
+    pub fn wants_objects(&self) -> bool {
+        !self.file.node_cache_capable
+    }
+
+    /// A candidate as this extender is shown it. `pods` has all pods by uid, for those that want whole ones.
+    pub fn victims(&self, candidate: &Candidate, pods: &BTreeMap<String, Value>) -> Value {
+        let uids = candidate.victims.iter().map(|p| &*p.uid);
+        let pods: Vec<Value> = if self.file.node_cache_capable {
+            uids.map(|uid| json!({"UID": uid})).collect()
+        } else {
+            uids.filter_map(|uid| pods.get(uid).cloned()).collect()
+        };
+        json!({"Pods": pods, "NumPDBViolations": candidate.violations})
+    }
+
+    /// What remains of nodes where preemption would help, and who is to go there.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub async fn preempt(
+        &self,
+        pod: &Value,
+        nodes: BTreeMap<String, Value>,
+    ) -> Result<BTreeMap<String, MetaVictims>, String> {
+        let shown = if self.file.node_cache_capable { "NodeNameToMetaVictims" } else { "NodeNameToVictims" };
+        let result: PreemptionResult = self.ask(&self.file.preempt_verb, &json!({"Pod": pod, shown: nodes})).await?;
+        Ok(result.nodes.into_iter().map(|(node, victims)| (node, victims.unwrap_or_default())).collect())
+    }
+
     /// Has a pod bound.
     ///
     /// # Errors
@@ -240,4 +305,20 @@ pub async fn objects(client: &Client, pod: &PodInfo) -> Result<(Value, Vec<Value
     let object = client.get::<Value>(&resources::PODS, Some(&pod.key.namespace), &pod.key.name).await;
     let nodes = client.list::<Value>(&resources::NODES, None, &ListOptions::default()).await;
     Ok((object.map_err(|e| e.to_string())?, nodes.map_err(|e| e.to_string())?.items))
+}
+
+/// The pod, and if `all` every pod by uid, as the API has them.
+///
+/// # Errors
+/// When they cannot be read.
+pub async fn pods(client: &Client, pod: &PodInfo, all: bool) -> Result<(Value, BTreeMap<String, Value>), String> {
+    let object = client.get::<Value>(&resources::PODS, Some(&pod.key.namespace), &pod.key.name).await;
+    let object = object.map_err(|e| e.to_string())?;
+    if !all {
+        return Ok((object, BTreeMap::new()));
+    }
+    let pods =
+        client.list::<Value>(&resources::PODS, None, &ListOptions::default()).await.map_err(|e| e.to_string())?;
+    let uid = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+    Ok((object, pods.items.into_iter().map(|pod| (uid(&pod), pod)).collect()))
 }

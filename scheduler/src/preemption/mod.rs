@@ -31,22 +31,36 @@ pub enum Plan {
     },
 }
 
-struct Candidate {
-    node: NodeId,
-    victims: Vec<Arc<PodInfo>>,
-    violations: usize,
+/// A node on which the removal of pods makes room.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// The node.
+    pub node: NodeId,
+    /// Pods to remove; the most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// How many of them break a disruption budget.
+    pub violations: usize,
 }
 
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
-/// Decides. `start` (any number) rotates the nodes, so that not always the first ones are tried.
-pub fn plan(cluster: &Cluster, profile: &Profile, pod: &PodInfo, diagnosis: &Diagnosis, start: usize) -> Plan {
+/// Where removing pods would help. `start` (any number) rotates the nodes, so that not always the first ones are tried.
+///
+/// # Errors
+/// Why it helps nowhere.
+pub fn candidates(
+    cluster: &Cluster,
+    profile: &Profile,
+    pod: &PodInfo,
+    diagnosis: &Diagnosis,
+    start: usize,
+) -> Result<Vec<Candidate>, String> {
     if let Some(why) = not_eligible(cluster, pod, diagnosis) {
-        return Plan::Nothing(why.into());
+        return Err(why.into());
     }
     let Ok(state) = CycleState::new(cluster, profile, &pod.template) else {
-        return Plan::Nothing(histogram(diagnosis.nodes, std::iter::repeat_n(NOT_HELPFUL, diagnosis.nodes)));
+        return Err(histogram(diagnosis.nodes, std::iter::repeat_n(NOT_HELPFUL, diagnosis.nodes)));
     };
     let resolvable = diagnosis.rejections.iter().filter(|(_, r)| !r.unresolvable);
     let potential: Vec<NodeId> = resolvable.map(|(id, _)| *id).collect();
@@ -68,17 +82,19 @@ pub fn plan(cluster: &Cluster, profile: &Profile, pod: &PodInfo, diagnosis: &Dia
             break;
         }
     }
-    match choose(candidates) {
-        Some(c) => {
-            let node = cluster.nodes.name(c.node).clone();
-            Plan::Preempt { displaced: displaced(cluster, pod, &node), node, victims: c.victims }
-        }
-        None => {
-            let reasons = refused.iter().flat_map(|r| r.reasons().map(AsRef::as_ref));
-            let hopeless = std::iter::repeat_n(NOT_HELPFUL, diagnosis.nodes - potential.len());
-            Plan::Nothing(histogram(diagnosis.nodes, reasons.chain(hopeless)))
-        }
+    if candidates.is_empty() {
+        let reasons = refused.iter().flat_map(|r| r.reasons().map(AsRef::as_ref));
+        let hopeless = std::iter::repeat_n(NOT_HELPFUL, diagnosis.nodes - potential.len());
+        return Err(histogram(diagnosis.nodes, reasons.chain(hopeless)));
     }
+    Ok(candidates)
+}
+
+/// Decides among the nodes where it would help.
+pub fn decide(cluster: &Cluster, pod: &PodInfo, candidates: Vec<Candidate>) -> Plan {
+    let Some(c) = choose(candidates) else { return Plan::Nothing("no candidate node for preemption".into()) };
+    let node = cluster.nodes.name(c.node).clone();
+    Plan::Preempt { displaced: displaced(cluster, pod, &node), node, victims: c.victims }
 }
 
 fn not_eligible(cluster: &Cluster, pod: &PodInfo, diagnosis: &Diagnosis) -> Option<&'static str> {
@@ -135,7 +151,7 @@ fn victims_on(cluster: &Cluster, state: &CycleState<'_>, pod: &PodInfo, id: Node
 }
 
 /// Greater is more important: higher priority, then the earlier start.
-fn importance(p: &PodInfo) -> (i32, Reverse<&str>) {
+pub fn importance(p: &PodInfo) -> (i32, Reverse<&str>) {
     (p.priority(), Reverse(started(p)))
 }
 

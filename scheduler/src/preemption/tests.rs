@@ -32,7 +32,7 @@ fn cluster(nodes: &[&str], pods: &[Arc<PodInfo>]) -> Cluster {
 fn decide(c: &mut Cluster, p: &Arc<PodInfo>) -> Result<(String, Vec<String>), String> {
     let profiles = [Profile::default_for("default-scheduler")];
     let diagnosis = Evaluator::default().diagnose(c, &profiles, 0, p);
-    match plan(c, &profiles[0], p, &diagnosis, 0) {
+    match super::decide(c, p, candidates(c, &profiles[0], p, &diagnosis, 0)?) {
         Plan::Nothing(why) => Err(why),
         Plan::Preempt { node, victims, .. } => {
             Ok((node.to_string(), victims.iter().map(|v| v.key.name.to_string()).collect()))

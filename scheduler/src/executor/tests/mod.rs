@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::file::ExtenderFile;
 use crate::config::profile::Profile;
 use fake::Fake;
 use http::Method;
@@ -158,27 +159,35 @@ async fn a_claim_is_bound_before_its_pod() {
     shutdown.cancel();
 }
 
-#[tokio::test]
-async fn extenders_refuse_score_and_are_ignored_when_they_may_be() {
-    use crate::config::file::ExtenderFile;
+/// An extender that answers by the path's last part, and its URL.
+fn extender(shutdown: &CancellationToken, answer: fn(&str, &Value) -> Value) -> String {
     use component_base::serving::{Server, full, service_fn};
-    let shutdown = CancellationToken::new();
     let server = Server::bind("127.0.0.1".parse().unwrap(), 0).unwrap();
     let url = format!("http://{}/sched", server.local_addr());
-    let service = service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| async move {
         assert_eq!(request.version(), http::Version::HTTP_11, "most extenders speak nothing else without TLS");
         let path = request.uri().path().to_owned();
         let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
         let asked: Value = serde_json::from_slice(&body).unwrap();
-        assert!(asked["Pod"]["metadata"]["name"].is_string() && asked["NodeNames"].is_array(), "{asked}");
-        let answer = match path.as_str() {
-            "/sched/filter" => json!({"NodeNames": ["n1", "n2"], "FailedNodes": {"n3": "too far"}, "Nodes": null}),
-            "/sched/prioritize" => json!([{"Host": "n2", "Score": 10}, {"host": "n3", "score": 10}]),
-            other => json!({"error": other}),
-        };
+        assert!(asked["Pod"]["metadata"]["name"].is_string(), "{asked}");
+        let answer = answer(path.strip_prefix("/sched/").unwrap(), &asked);
         Ok::<_, std::convert::Infallible>(http::Response::new(full(answer.to_string())))
     });
     tokio::spawn(server.serve(None, service, shutdown.clone()));
+    url
+}
+
+#[tokio::test]
+async fn extenders_refuse_score_and_are_ignored_when_they_may_be() {
+    let shutdown = CancellationToken::new();
+    let url = extender(&shutdown, |verb, asked| {
+        assert!(asked["NodeNames"].is_array(), "{asked}");
+        match verb {
+            "filter" => json!({"NodeNames": ["n1", "n2"], "FailedNodes": {"n3": "too far"}, "Nodes": null}),
+            "prioritize" => json!([{"Host": "n2", "Score": 10}, {"host": "n3", "score": 10}]),
+            other => json!({"error": other}),
+        }
+    });
     let asked = ExtenderFile {
         url_prefix: url,
         filter_verb: "filter".into(),
@@ -210,5 +219,65 @@ async fn extenders_refuse_score_and_are_ignored_when_they_may_be() {
             .starts_with("0/3 nodes are available: 1 too far, 2 Insufficient cpu.")
     );
     stop.cancel();
+    shutdown.cancel();
+}
+
+/// Two nodes, each full of a pod that may go; the lesser one is on n1, and extenders decide.
+async fn preempt_beside(extenders: Vec<ExtenderFile>) -> (Fake, CancellationToken) {
+    let (fake, stop) = start_with(extenders.into_iter().map(|file| Extender::new(file).unwrap()).collect());
+    for (name, lesser, priority) in [("n1", "least", 1), ("n2", "less", 2)] {
+        node(&fake, name, "1");
+        pod(&fake, lesser, "1", &json!({"priority": priority, "nodeName": name}));
+    }
+    pod(&fake, "high", "1", &json!({"priority": 10}));
+    (fake, stop)
+}
+
+#[tokio::test]
+async fn extenders_choose_where_pods_are_preempted() {
+    let shutdown = CancellationToken::new();
+    let url = extender(&shutdown, |verb, asked| match verb {
+        "names" => {
+            let mut nodes = asked["NodeNameToMetaVictims"].clone();
+            assert!(nodes["n1"]["Pods"][0]["UID"].is_string() && nodes["n1"]["NumPDBViolations"] == 0, "{asked}");
+            nodes.as_object_mut().unwrap().remove("n1");
+            json!({"NodeNameToMetaVictims": nodes})
+        }
+        "objects" => {
+            let victim = &asked["NodeNameToVictims"]["n2"]["Pods"][0];
+            assert_eq!(victim["spec"]["priority"], 2, "{asked}");
+            let pods = json!([{"uid": victim["metadata"]["uid"]}]);
+            json!({"nodeNameToMetaVictims": {"n2": {"pods": pods, "numPDBViolations": 0}}})
+        }
+        "nobody" => json!({"NodeNameToMetaVictims": {"n2": {"Pods": null}}}),
+        "nowhere" => json!({"NodeNameToMetaVictims": null}),
+        _ => json!({"NodeNameToMetaVictims": {"n1": {"Pods": [{"UID": "of no pod"}]}}}),
+    });
+    let asked = |verb: &str, ignorable: bool| ExtenderFile {
+        url_prefix: url.clone(),
+        preempt_verb: verb.into(),
+        node_cache_capable: verb != "objects",
+        ignorable,
+        ..ExtenderFile::default()
+    };
+    for verb in ["names", "objects"] {
+        let (fake, stop) = preempt_beside(vec![asked("nonsense", true), asked(verb, false)]).await;
+        fake.until(look("high"), |p| p["status"]["nominatedNodeName"] == "n2").await;
+        fake.until(look("less"), |p| p["metadata"]["deletionTimestamp"].is_string()).await;
+        assert!(look("least")(&fake)["metadata"]["deletionTimestamp"].is_null());
+        stop.cancel();
+    }
+    let refused = [
+        (asked("nobody", false), "preemption: expected at least one victim pod on node \"n2\""),
+        (asked("nobody", true), "preemption: no candidate node for preemption"),
+        (asked("nowhere", false), "preemption: no candidate node for preemption"),
+        (asked("nonsense", false), "(UID: of no pod) on node n1, where it is not found"),
+    ];
+    for (extender, why) in refused {
+        let (fake, stop) = preempt_beside(vec![extender]).await;
+        let high = fake.until(look("high"), |p| condition(p)["reason"] == "Unschedulable").await;
+        assert!(condition(&high)["message"].as_str().unwrap().ends_with(why), "{high}");
+        stop.cancel();
+    }
     shutdown.cancel();
 }
