@@ -65,6 +65,7 @@ fn usage(group: &str, resource: &str, object: &Value) -> Usage {
         ("", "pods") => pod_usage(object, &mut used),
         ("", "services") => service_usage(object, &mut used),
         ("", "persistentvolumeclaims") => claim_usage(object, &mut used),
+        ("resource.k8s.io", "resourceclaims") => device_usage(object, &mut used),
         _ => {}
     }
     used
@@ -116,6 +117,27 @@ fn claim_usage(claim: &Value, used: &mut Usage) {
             used.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage);
         }
         used.insert("requests.storage".to_owned(), storage);
+    }
+}
+
+/// Of each request the most that it can be given of each class; all devices of a class are at most 32.
+fn device_usage(claim: &Value, used: &mut Usage) {
+    for request in claim["spec"]["devices"]["requests"].as_array().into_iter().flatten() {
+        let several = request["firstAvailable"].as_array().into_iter().flatten();
+        let mut most = BTreeMap::new();
+        for wish in request.get("exactly").into_iter().chain(several) {
+            let devices = match wish["allocationMode"].as_str() {
+                Some("ExactCount") => wish["count"].as_i64().unwrap_or(0),
+                Some("All") => 32,
+                _ => 0,
+            };
+            let class = most.entry(wish["deviceClassName"].as_str().unwrap_or_default()).or_insert(0);
+            *class = devices.max(*class);
+        }
+        for (class, devices) in most {
+            let sum = used.entry(format!("{class}.deviceclass.resource.k8s.io/devices")).or_insert(number(0));
+            *sum = *sum + number(devices);
+        }
     }
 }
 
@@ -428,5 +450,11 @@ mod tests {
                 .contains_key("fast.storageclass.storage.k8s.io/requests.storage")
         );
         assert!(usage("apps", "deployments", &json!({})).contains_key("count/deployments.apps"));
+        let wish = |mode: &str, count: i64| json!({"deviceClassName": "gpu", "allocationMode": mode, "count": count});
+        let requests = json!([{"exactly": wish("ExactCount", 2)},
+            {"firstAvailable": [wish("ExactCount", 1), wish("ExactCount", 4)]}, {"exactly": wish("All", 0)}]);
+        let claim = json!({"spec": {"devices": {"requests": requests}}});
+        let used = usage("resource.k8s.io", "resourceclaims", &claim);
+        assert_eq!(used["gpu.deviceclass.resource.k8s.io/devices"], number(2 + 4 + 32));
     }
 }

@@ -15,17 +15,60 @@ pub const BY_OWNER: &str = "owner";
 /// Slices by driver and pool.
 pub const BY_POOL: &str = "pool";
 
+/// Claims by namespace.
+pub const BY_NAMESPACE: &str = "namespace";
+
 /// A claim of devices.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ResourceClaimView {
     /// Metadata.
     pub metadata: ObjectMeta,
+    /// What is claimed.
+    pub spec: ResourceClaimSpec,
     /// Who has what.
     pub status: ResourceClaimStatus,
 }
 
-crate::view!(ResourceClaimView, resources::RESOURCE_CLAIMS, [(BY_OWNER, owner_index), ("namespace", namespace_index)]);
+crate::view!(ResourceClaimView, resources::RESOURCE_CLAIMS, [(BY_OWNER, owner_index), (BY_NAMESPACE, namespace_index)]);
+
+/// What is claimed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ResourceClaimSpec {
+    /// Devices.
+    pub devices: DeviceClaim,
+}
+
+/// Claimed devices.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DeviceClaim {
+    /// Each of them.
+    pub requests: Vec<DeviceRequest>,
+}
+
+/// A request for devices of one kind, or for the first of several kinds that is to be had.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeviceRequest {
+    /// One kind.
+    pub exactly: Option<DeviceWish>,
+    /// Several kinds.
+    pub first_available: Vec<DeviceWish>,
+}
+
+/// Devices of a class.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DeviceWish {
+    /// The class.
+    pub device_class_name: String,
+    /// `ExactCount` or `All`.
+    pub allocation_mode: String,
+    /// How many, for `ExactCount`.
+    pub count: usize,
+}
 
 /// Who has what.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
 //! `resourcequota-controller`: says in each quota's status what is used of it. The API server charges creations itself; this
 //! loop counts anew when something is given back, when a quota changes, and once per `--resource-quota-sync-period`.
 //!
-//! Pods, services and claims come from the caches; other objects are counted by the server (a list of one says how many
+//! Pods, services and claims (of volumes and devices) come from the caches; other objects are counted by the server (a list of one says how many
 //! more there are). That those are deleted is known from the garbage collector's watches; without it only the period helps.
 
 pub mod usage;
@@ -16,9 +16,12 @@ use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
-use self::usage::{Amounts, Kind, claim_in, counted, is_charged, kind_of, of_claim, of_pod, of_service, pod_in, sum};
+use self::usage::{
+    Amounts, Kind, claim_in, counted, is_charged, kind_of, of_claim, of_devices, of_pod, of_service, pod_in, sum,
+};
 use crate::framework::discovery::Kinds;
 use crate::framework::{Action, Controller, Executor, Key, Queue, Setup, Store, SyncError, SyncResult, View};
+use crate::views::devices::{self, ResourceClaimView};
 use crate::views::pod::{self, PodView};
 use crate::views::quota::{BY_NAMESPACE, QuotaView};
 use crate::views::service::{self, ServiceView};
@@ -52,19 +55,11 @@ pub fn register(setup: &mut Setup) {
         }
     });
     let services = setup.stores.of::<ServiceView>();
-    let given_back = replenish(Kind::Services);
-    services.on(move |delta| match delta {
-        Delta::Updated { old, new } if of_service(old) == of_service(new) => {}
-        Delta::Added(_) => {}
-        _ => given_back.namespace(&delta.object().metadata.namespace, None),
-    });
+    watch(&services, replenish(Kind::Services), of_service);
     let claims = setup.stores.of::<ClaimView>();
-    let given_back = replenish(Kind::Claims);
-    claims.on(move |delta| match delta {
-        Delta::Updated { old, new } if of_claim(old) == of_claim(new) => {}
-        Delta::Added(_) => {}
-        _ => given_back.namespace(&delta.object().metadata.namespace, None),
-    });
+    watch(&claims, replenish(Kind::Claims), of_claim);
+    let devices = setup.stores.of::<ResourceClaimView>();
+    watch(&devices, replenish(Kind::Devices), of_devices);
     let given_back = replenish(Kind::Objects);
     // Set once, here: no other controller asks for it.
     let _ = setup.on_deleted.set(Box::new(move |resource, namespace| given_back.namespace(namespace, Some(resource))));
@@ -72,7 +67,16 @@ pub fn register(setup: &mut Setup) {
     let kinds = Kinds::new(executor.client().clone());
     let period = setup.config.quota_sync_period;
     let workers = setup.config.concurrent.resource_quota;
-    setup.workers(queue, workers, Quotas { quotas, pods, services, claims, kinds, executor, period });
+    setup.workers(queue, workers, Quotas { quotas, pods, services, claims, devices, kinds, executor, period });
+}
+
+/// Something is given back when an object goes or uses something else from now on.
+fn watch<T: View>(objects: &Store<T>, given_back: Replenish, of: fn(&T) -> Amounts) {
+    objects.on(move |delta| match delta {
+        Delta::Updated { old, new } if of(old) == of(new) => {}
+        Delta::Added(_) => {}
+        _ => given_back.namespace(&delta.object().meta().namespace, None),
+    });
 }
 
 /// Wakes the quotas that something given back matters to.
@@ -101,6 +105,7 @@ struct Quotas {
     pods: Store<PodView>,
     services: Store<ServiceView>,
     claims: Store<ClaimView>,
+    devices: Store<ResourceClaimView>,
     kinds: Kinds,
     executor: Executor,
     period: Duration,
@@ -125,6 +130,10 @@ impl Quotas {
         if let names @ [_, ..] = names(Kind::Claims).as_slice() {
             let claims = self.claims.by_index(volume::BY_NAMESPACE, namespace);
             used.extend(sum(names, &claims, &scopes, claim_in, of_claim));
+        }
+        if let names @ [_, ..] = names(Kind::Devices).as_slice() {
+            let devices = self.devices.by_index(devices::BY_NAMESPACE, namespace);
+            used.extend(sum(names, &devices, &scopes, |_, _| false, of_devices));
         }
         for name in names(Kind::Objects) {
             let (group, plural) = counted(name);

@@ -8,6 +8,7 @@ use apimachinery::quantity::{Format, Quantity};
 use jiff::Timestamp;
 
 use crate::framework::backoff::remaining;
+use crate::views::devices::ResourceClaimView;
 use crate::views::pod::{Container, PodView, Resources};
 use crate::views::quota::Scope;
 use crate::views::service::ServiceView;
@@ -17,6 +18,9 @@ use crate::views::volume::ClaimView;
 pub type Amounts = BTreeMap<String, Quantity>;
 
 const STORAGE_CLASS: &str = ".storageclass.storage.k8s.io/";
+const DEVICE_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
+/// The most that a claim may be given: what is charged for all devices of a class.
+const MAX_DEVICES: usize = 32;
 const COMPUTE: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
 /// Whose usage a name of a quota speaks of.
@@ -28,6 +32,8 @@ pub enum Kind {
     Services,
     /// Claims.
     Claims,
+    /// Claims of devices.
+    Devices,
     /// Objects of a resource, counted.
     Objects,
 }
@@ -43,6 +49,7 @@ pub fn kind_of(name: &str) -> Option<Kind> {
         "persistentvolumeclaims" | "count/persistentvolumeclaims" | "requests.storage" => Some(Kind::Claims),
         "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => Some(Kind::Objects),
         _ if name.starts_with("count/") => Some(Kind::Objects),
+        _ if name.ends_with(DEVICE_CLASS) => Some(Kind::Devices),
         _ if name.contains(STORAGE_CLASS) => Some(Kind::Claims),
         _ if compute(name) || requested.is_some_and(|name| compute(name) || extended(name)) => Some(Kind::Pods),
         _ if name.strip_prefix("limits.").is_some_and(|name| COMPUTE.contains(&name)) => Some(Kind::Pods),
@@ -167,6 +174,24 @@ pub fn of_claim(claim: &ClaimView) -> Amounts {
     used
 }
 
+/// What a claim of devices uses: of each request the most that it can be given of each class.
+pub fn of_devices(claim: &ResourceClaimView) -> Amounts {
+    let mut used = Amounts::new();
+    for request in &claim.spec.devices.requests {
+        let mut most = Amounts::new();
+        for wish in request.exactly.iter().chain(&request.first_available) {
+            let devices = match wish.allocation_mode.as_str() {
+                "ExactCount" => wish.count,
+                "All" => MAX_DEVICES,
+                _ => 0,
+            };
+            raise(&mut most, [(format!("{}{DEVICE_CLASS}", wish.device_class_name), number(devices))].into());
+        }
+        add(&mut used, &most);
+    }
+    used
+}
+
 fn by_value(scope: &Scope, actual: &str) -> bool {
     let listed = scope.values.iter().any(|value| value == actual);
     match scope.operator.as_str() {
@@ -283,6 +308,20 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_charged_by_class_for_the_worst_case() {
+        let wish = |class: &str, mode: &str, count: i32| json!({"deviceClassName": class, "allocationMode": mode, "count": count});
+        let requests = json!([
+            {"name": "a", "exactly": wish("gpu", "ExactCount", 2)},
+            {"name": "b", "firstAvailable": [wish("gpu", "ExactCount", 1), wish("gpu", "ExactCount", 4), wish("nic", "All", 0)]},
+            {"name": "c", "exactly": wish("gpu", "of the future", 9)},
+        ]);
+        let claim = json!({"spec": {"devices": {"requests": requests}}});
+        let used = of_devices(&serde_json::from_value(claim).unwrap());
+        assert_eq!(text(&used, "gpu.deviceclass.resource.k8s.io/devices").as_deref(), Some("6"));
+        assert_eq!(text(&used, "nic.deviceclass.resource.k8s.io/devices").as_deref(), Some("32"));
+    }
+
+    #[test]
     fn names_and_scopes() {
         for (name, kind) in [
             ("pods", Some(Kind::Pods)),
@@ -291,6 +330,8 @@ mod tests {
             ("hugepages-2Mi", Some(Kind::Pods)),
             ("requests.storage", Some(Kind::Claims)),
             ("gold.storageclass.storage.k8s.io/requests.storage", Some(Kind::Claims)),
+            ("gpu.deviceclass.resource.k8s.io/devices", Some(Kind::Devices)),
+            ("count/resourceclaims.resource.k8s.io", Some(Kind::Objects)),
             ("count/jobs.batch", Some(Kind::Objects)),
             ("secrets", Some(Kind::Objects)),
             ("nonsense", None),
