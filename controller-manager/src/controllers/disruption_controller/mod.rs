@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::reconcile::{evicted, expected, failed, needs_scale, stale_in, status};
+use self::reconcile::{evicted, expected, failed, needs_scale, of_replica_set, stale_in, status};
 use crate::framework::discovery::Kinds;
 use crate::framework::plan::controller_of;
 use crate::framework::{Controller, EventKind, Executor, Key, Setup, Store, Subject, SyncError, SyncResult, View};
@@ -93,18 +93,10 @@ impl Owners {
     /// The controller that decides how many pods there are. None when it is gone (or another one by now).
     async fn scale(&self, namespace: &str, owner: &OwnerReference) -> Result<Scale, SyncError> {
         let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let scale = match (group, owner.kind.as_str()) {
+        let cached = match (group, owner.kind.as_str()) {
             ("apps" | "extensions", "ReplicaSet") => {
                 let set = self.replica_sets.get(namespace, &owner.name).filter(|set| set.metadata.uid == owner.uid);
-                let above = set.as_ref().and_then(|set| controller_of(&set.metadata));
-                match above.filter(|above| above.kind == "Deployment") {
-                    None => set.map(|set| (owner.uid.clone(), set.spec.replicas)),
-                    Some(above) => self
-                        .deployments
-                        .get(namespace, &above.name)
-                        .filter(|deployment| deployment.metadata.uid == above.uid)
-                        .map(|deployment| (above.uid.clone(), deployment.spec.replicas)),
-                }
+                set.map(|set| of_replica_set(&set, |name| self.deployments.get(namespace, name)))
             }
             ("", "ReplicationController") => self
                 .replication_controllers
@@ -116,9 +108,10 @@ impl Owners {
                 .get(namespace, &owner.name)
                 .filter(|set| set.metadata.uid == owner.uid)
                 .map(|set| (owner.uid.clone(), set.spec.replicas.unwrap_or(1))),
-            _ => self.by_subresource(namespace, owner).await?,
+            _ => None,
         };
-        Ok(scale)
+        // As upstream: what the caches do not have is asked for.
+        if cached.is_some() { Ok(cached) } else { self.by_subresource(namespace, owner).await }
     }
 
     async fn by_subresource(&self, namespace: &str, owner: &OwnerReference) -> Result<Scale, SyncError> {

@@ -9,9 +9,11 @@ use apimachinery::int_or_string::IntOrString;
 use jiff::Timestamp;
 
 use crate::framework::backoff::remaining;
+use crate::framework::plan::controller_of;
 use crate::views::meta::{Condition, Time, condition, count, is_deleting};
 use crate::views::pod::PodView;
 use crate::views::policy::{BudgetStatus, BudgetView};
+use crate::views::workloads::{DeploymentView, ReplicaSetView};
 
 /// An evicted pod that has not begun to end after so long is counted again.
 const EVICTION_SECONDS: i64 = 120;
@@ -21,6 +23,19 @@ const ALLOWED: &str = "DisruptionAllowed";
 /// Whether the budget speaks of what the pods' controllers want, which must then be found out.
 pub fn needs_scale(budget: &BudgetView) -> bool {
     budget.spec.max_unavailable.is_some() || matches!(budget.spec.min_available, Some(IntOrString::Text(_)))
+}
+
+/// Who decides on the pods of a replica set, and how many it wants: the deployment above it, or the set itself where that is gone.
+pub fn of_replica_set(
+    set: &ReplicaSetView,
+    deployment: impl FnOnce(&str) -> Option<Arc<DeploymentView>>,
+) -> (String, i32) {
+    let above = controller_of(&set.metadata).filter(|above| above.kind == "Deployment");
+    let above = above.and_then(|above| deployment(&above.name).filter(|it| it.metadata.uid == above.uid));
+    above.map_or_else(
+        || (set.metadata.uid.clone(), set.spec.replicas),
+        |above| (above.metadata.uid.clone(), above.spec.replicas),
+    )
 }
 
 /// How many pods there should be, and how many of them healthy. `scale` is what the controllers want, where needed.
@@ -157,6 +172,20 @@ mod tests {
             json!({"metadata": {"generation": 3}, "spec": spec, "status": {"disruptedPods": evicted}}),
         )
         .unwrap()
+    }
+
+    #[test]
+    fn a_replica_set_speaks_for_itself_where_its_deployment_is_gone() {
+        let set = json!({"metadata": {"uid": "set", "ownerReferences": [{"kind": "Deployment", "name": "web", "uid": "d", "controller": true}]},
+            "spec": {"replicas": 3}});
+        let set = serde_json::from_value(set).unwrap();
+        let deployment = |uid: &str| -> Option<Arc<DeploymentView>> {
+            serde_json::from_value(json!({"metadata": {"uid": uid}, "spec": {"replicas": 5}})).ok().map(Arc::new)
+        };
+        assert_eq!(of_replica_set(&set, |_| deployment("d")), ("d".to_owned(), 5));
+        for gone in [None, deployment("a later one of that name")] {
+            assert_eq!(of_replica_set(&set, |_| gone), ("set".to_owned(), 3));
+        }
     }
 
     #[test]
