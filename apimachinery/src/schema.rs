@@ -115,18 +115,29 @@ impl Type {
 
     /// The field with this JSON name, also when it comes from an inlined struct.
     pub fn field(&self, json: &str) -> Option<&Field> {
-        let wanted = mark(json.as_bytes());
-        self.marks.iter().zip(self.fields.iter()).find_map(|(mark, field)| match &field.slot.kind {
-            Kind::Ref(ty) if *mark == INLINE => ty.field(json),
-            _ => (*mark == wanted && *field.json == *json).then_some(field),
-        })
+        match self.position(json.as_bytes()) {
+            Some(at) => self.fields.get(at),
+            None => self.marked(|mark| mark == INLINE).find_map(|field| match &field.slot.kind {
+                Kind::Ref(ty) => ty.field(json),
+                _ => None,
+            }),
+        }
     }
 
     /// The position among [`Type::fields`] of the field with this JSON name; those of inlined structs are not looked at.
     pub(crate) fn position(&self, json: &[u8]) -> Option<usize> {
         let wanted = mark(json);
-        let mut marks = self.marks.iter().enumerate().filter(|(_, mark)| **mark == wanted);
+        let mut marks = self.marks.iter().enumerate().filter(|(_, mark)| **mark & !ZEROED == wanted);
         marks.find_map(|(at, _)| self.fields.get(at).filter(|field| field.json.as_bytes() == json).map(|_| at))
+    }
+
+    /// The fields that may have to be written when nothing was given, and the inlined ones: the others never have to.
+    pub(crate) fn zeroed(&self) -> impl Iterator<Item = &Field> {
+        self.marked(|mark| mark & ZEROED != 0)
+    }
+
+    fn marked(&self, wanted: impl Fn(u16) -> bool) -> impl Iterator<Item = &Field> {
+        self.marks.iter().zip(self.fields.iter()).filter_map(move |(mark, field)| wanted(*mark).then_some(field))
     }
 
     /// Positions of the fields that have a protobuf form, ascending by number, and whether an absent one is left out.
@@ -368,22 +379,34 @@ const fn field(
     }
 }
 
+/// Set in the [`mark`] of a field that is in [`Type::zeroed`].
+const ZEROED: u16 = 1 << 15;
 /// The [`mark`] of a struct whose fields stand between those of the outer one; its own name is empty.
-const INLINE: u16 = 0;
+const INLINE: u16 = ZEROED;
 
 /// Tells most names of a type apart: the length and the last byte.
 const fn mark(name: &[u8]) -> u16 {
     match name.last() {
-        Some(last) => (name.len() as u16) << 8 | *last as u16,
-        None => INLINE,
+        Some(last) => (name.len() as u16 & 0x7f) << 8 | *last as u16,
+        None => 0,
     }
 }
 
 const fn marks<const N: usize>(fields: &[Field; N]) -> [u16; N] {
     let (mut marks, mut at) = ([INLINE; N], 0);
     while at < N {
-        if let (false, Held::Static(name)) = (fields[at].inline, &fields[at].json) {
-            marks[at] = mark(name.as_bytes());
+        let field = &fields[at];
+        if let (false, Held::Static(name), Held::Static(slot)) = (field.inline, &field.json, &field.slot) {
+            let scalar = matches!(
+                slot.kind,
+                Kind::String | Kind::Bytes | Kind::Bool | Kind::Int32 | Kind::Int64 | Kind::Float64
+            );
+            let zeroed = match field.omit {
+                Omit::Never | Omit::Kept => true,
+                Omit::Empty => !field.ptr && !scalar && !matches!(slot.kind, Kind::List(_) | Kind::Map(_)),
+                Omit::Zero | Omit::Nil | Omit::Off => false,
+            };
+            marks[at] = mark(name.as_bytes()) | if zeroed { ZEROED } else { 0 };
         }
         at += 1;
     }

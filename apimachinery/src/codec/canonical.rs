@@ -142,7 +142,7 @@ fn canonical_special(ty: &Type, value: &mut Value, depth: usize) {
 
 /// Adds the fields that are written even when nothing was given.
 fn add_always_written(ty: &Type, map: &mut Map<String, Value>, depth: usize) {
-    for field in ty.fields.iter() {
+    for field in ty.zeroed() {
         if field.inline {
             if let Kind::Ref(inner) = &field.slot.kind {
                 add_always_written(inner, map, depth);

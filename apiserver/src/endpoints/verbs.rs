@@ -73,9 +73,33 @@ pub fn decode(
     media: Media,
     validation: FieldValidation,
 ) -> Result<Value, Status> {
-    let given = type_meta(bytes, media);
-    let given_kind = given.kind.unwrap_or_default();
-    let given_version = given.api_version.unwrap_or_default();
+    // Nothing is an object without fields, too.
+    let hollow = matches!((media, bytes.trim_ascii()), (Media::Json | Media::Yaml, b"null") | (Media::Yaml, b""));
+    let decoded = codec::decode(ty, if hollow { b"{}" } else { bytes }, media, validation);
+    let given = match &decoded {
+        // Read once: most bodies are what they should be.
+        Ok(decoded) if media != Media::Protobuf => {
+            let text = |key: &str| decoded.value.get(key).and_then(Value::as_str).map(str::to_owned);
+            TypeMeta { api_version: text("apiVersion"), kind: text("kind") }
+        }
+        _ => type_meta(bytes, media),
+    };
+    fits(&given, ty, api_version, kind)?;
+    let decoded = decoded?;
+    for warning in decoded.warnings {
+        ctx.warnings.add(warning);
+    }
+    let mut object = decoded.value;
+    object["kind"] = kind.into();
+    object["apiVersion"] = api_version.into();
+    ctx.audit.request_object(&object);
+    Ok(object)
+}
+
+/// What a body says it is must be what is expected here.
+fn fits(given: &TypeMeta, ty: &Type, api_version: &str, kind: &str) -> Result<(), Status> {
+    let given_kind = given.kind.as_deref().unwrap_or_default();
+    let given_version = given.api_version.as_deref().unwrap_or_default();
     if ty.custom.is_some() && given_kind.is_empty() {
         return Err(Status::bad_request("Object 'Kind' is missing in the body of the request"));
     }
@@ -85,7 +109,7 @@ pub fn decode(
         return Err(Status::invalid(&GroupKind { group, kind: kind.to_owned() }, "", &vec![error]));
     }
     if !given_kind.is_empty() && given_kind != kind {
-        let version = GroupVersion::parse(&given_version).map(|gv| gv.version).unwrap_or_default();
+        let version = GroupVersion::parse(given_version).map(|gv| gv.version).unwrap_or_default();
         return Err(Status::bad_request(format!(
             "{given_kind} in version {version:?} cannot be handled as a {kind}: converting ({given_version}).{given_kind} to ({api_version}).{kind}: unknown conversion"
         )));
@@ -95,17 +119,7 @@ pub fn decode(
             "the API version in the data ({given_version}) does not match the expected API version ({api_version})"
         )));
     }
-    // Nothing is an object without fields, too.
-    let hollow = matches!((media, bytes.trim_ascii()), (Media::Json | Media::Yaml, b"null") | (Media::Yaml, b""));
-    let decoded = codec::decode(ty, if hollow { b"{}" } else { bytes }, media, validation)?;
-    for warning in decoded.warnings {
-        ctx.warnings.add(warning);
-    }
-    let mut object = decoded.value;
-    object["kind"] = kind.into();
-    object["apiVersion"] = api_version.into();
-    ctx.audit.request_object(&object);
-    Ok(object)
+    Ok(())
 }
 
 impl Call<'_> {
