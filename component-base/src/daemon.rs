@@ -25,8 +25,8 @@ impl Default for Options {
 }
 
 /// What only the start needed is given back so long after it (daemons are ready in less than a second), and once more when
-/// the first rounds of what is done now and then are over.
-const STARTED: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(55)];
+/// the first rounds of what is done now and then are over: the bookmarks of watches come right after the first minute.
+const STARTED: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(70)];
 
 /// Runs a daemon with the default [`Options`].
 pub fn main<F, Fut>(name: &str, run: F) -> ExitCode

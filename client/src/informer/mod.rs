@@ -167,7 +167,8 @@ impl<T: Cached> Task<T> {
         let mut connections = self.client.connections();
         loop {
             connections.mark_unchanged();
-            let mut version = match self.list().await {
+            // Boxed, as below: what a request needs is not held while the watch is silent, which it mostly is.
+            let mut version = match Box::pin(self.list()).await {
                 Ok(version) => version,
                 Err(error) => {
                     self.report("list", &error);
@@ -231,7 +232,8 @@ impl<T: Cached> Task<T> {
         let timeout_seconds = 300 + rand::random_range(0..300);
         let options = ListOptions { resource_version: version.clone(), ..self.options.clone() };
         let namespace = self.namespace.as_deref();
-        let response = match self.client.watch(&self.resource, namespace, &options, timeout_seconds).await {
+        let request = Box::pin(self.client.watch(&self.resource, namespace, &options, timeout_seconds));
+        let response = match request.await {
             Ok(response) => response,
             Err(error) if error.is_expired() => return Ended::Expired,
             Err(error) => return Ended::Failed(error),
