@@ -3,6 +3,8 @@
 //! Pure functions from a pod's spec and annotations to the list of violations, each a reason with its detail, in upstream's
 //! order. A profile pinned to an older version is judged as that version judged.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::admission::{ALL_CONTAINERS, containers};
@@ -54,73 +56,136 @@ pub struct Pod<'a> {
     pub version: Minor,
 }
 
+/// Why not, and the details of it.
 type Verdict = Option<(&'static str, String)>;
 
 struct Check {
     level: Level,
     since: Minor,
+    /// From here on a stricter check of the restricted profile stands in for it there.
+    replaced: Minor,
     judge: fn(&Pod<'_>) -> Verdict,
 }
 
 const fn baseline(since: Minor, judge: fn(&Pod<'_>) -> Verdict) -> Check {
-    Check { level: Level::Baseline, since, judge }
+    replaced(since, LATEST, judge)
+}
+
+const fn replaced(since: Minor, replaced: Minor, judge: fn(&Pod<'_>) -> Verdict) -> Check {
+    Check { level: Level::Baseline, since, replaced, judge }
 }
 
 const fn restricted(since: Minor, judge: fn(&Pod<'_>) -> Verdict) -> Check {
-    Check { level: Level::Restricted, since, judge }
+    Check { level: Level::Restricted, since, replaced: LATEST, judge }
 }
 
+/// In upstream's order: those of the baseline profile first, each group by the names that upstream gives them.
 const CHECKS: &[Check] = &[
-    restricted(8, privilege_escalation),
     baseline(0, app_armor),
-    baseline(0, capabilities_baseline),
-    restricted(22, capabilities_restricted),
+    replaced(0, 22, capabilities_baseline),
     baseline(0, host_namespaces),
-    baseline(0, host_path),
+    replaced(0, 0, host_path),
     baseline(0, host_ports),
     baseline(34, probe_hosts),
     baseline(0, privileged),
-    baseline(0, proc_mount),
+    replaced(0, 35, |pod| if in_user_namespace(pod) { None } else { proc_mount(pod) }),
+    baseline(0, se_linux),
+    replaced(0, 19, seccomp_baseline),
+    baseline(0, sysctls),
+    baseline(0, windows_host_process),
+    restricted(8, privilege_escalation),
+    restricted(22, capabilities_restricted),
+    restricted(35, proc_mount),
     restricted(0, volumes),
     restricted(0, run_as_non_root),
     restricted(23, run_as_user),
-    baseline(0, se_linux),
-    baseline(0, seccomp_baseline),
     restricted(19, seccomp_restricted),
-    baseline(0, sysctls),
-    baseline(0, windows_host_process),
 ];
 
 /// What the profile has against the pod; empty when nothing.
 pub fn violations(level: Level, pod: &Pod<'_>) -> Vec<(&'static str, String)> {
-    CHECKS
-        .iter()
-        .filter(|check| check.level <= level && check.since <= pod.version)
-        .filter_map(|check| (check.judge)(pod))
-        .collect()
+    let applies = |check: &&Check| {
+        // The latest version is newer than every replacement.
+        let is_replaced = level == Level::Restricted && check.replaced != LATEST && check.replaced <= pod.version;
+        check.level <= level && check.since <= pod.version && !is_replaced
+    };
+    CHECKS.iter().filter(applies).filter_map(|check| (check.judge)(pod)).collect()
 }
 
 fn is_windows(pod: &Pod<'_>) -> bool {
     pod.version >= 25 && pod.spec["os"]["name"] == "windows"
 }
 
-fn name(container: &Value) -> &str {
-    container["name"].as_str().unwrap_or_default()
+/// In a user namespace of its own, root in the pod is nobody on the host.
+fn in_user_namespace(pod: &Pod<'_>) -> bool {
+    pod.version >= 35 && pod.spec["hostUsers"] == false
+}
+
+fn name(object: &Value) -> &str {
+    object["name"].as_str().unwrap_or_default()
+}
+
+fn all<'a>(pod: &Pod<'a>) -> impl Iterator<Item = &'a Value> {
+    containers(pod.spec, ALL_CONTAINERS)
 }
 
 /// Names of the containers that fail a test.
 fn bad<'a>(pod: &Pod<'a>, test: impl Fn(&'a Value) -> bool) -> Vec<&'a str> {
-    let spec: &'a Value = pod.spec;
-    containers(spec, ALL_CONTAINERS).filter(|container| test(container)).map(name).collect()
+    all(pod).filter(|container| test(container)).map(name).collect()
+}
+
+fn plural(count: usize, one: &'static str, more: &'static str) -> &'static str {
+    if count == 1 { one } else { more }
+}
+
+fn quoted<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+    let items: Vec<&str> = items.into_iter().collect();
+    if items.is_empty() { String::new() } else { format!("\"{}\"", items.join("\", \"")) }
 }
 
 fn listed(names: &[&str]) -> String {
-    let quoted = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    if names.len() == 1 { format!("container {quoted}") } else { format!("containers {quoted}") }
+    format!("{} {}", plural(names.len(), "container", "containers"), quoted(names.iter().copied()))
 }
 
 fn when(names: &[&str], reason: &'static str, must: &str) -> Verdict {
     (!names.is_empty()).then(|| (reason, format!("{} {must}", listed(names))))
+}
+
+/// The pod and the containers whose security context fails a test, as the subject of a sentence.
+fn setters<'a>(pod: &Pod<'a>, test: impl Fn(&'a Value) -> bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if test(&pod.spec["securityContext"]) {
+        found.push("pod".to_owned());
+    }
+    let names = bad(pod, |c| test(&c["securityContext"]));
+    if !names.is_empty() {
+        found.push(listed(&names));
+    }
+    found
+}
+
+/// The same, as what a check says of them.
+fn forbidden<'a>(pod: &Pod<'a>, test: impl Fn(&'a Value) -> bool, reason: &'static str, must_not: &str) -> Verdict {
+    let found = setters(pod, test);
+    (!found.is_empty()).then(|| (reason, format!("{} must not {must_not}", found.join(" and "))))
+}
+
+/// The type of a profile in a security context, empty when it has none; `None` without a profile.
+fn profile<'a>(context: &'a Value, field: &str) -> Option<&'a str> {
+    context[field].as_object().map(|profile| profile.get("type").and_then(Value::as_str).unwrap_or_default())
+}
+
+fn bad_profile<'a>(context: &'a Value, field: &str) -> Option<&'a str> {
+    profile(context, field).filter(|kind| !matches!(*kind, "RuntimeDefault" | "Localhost"))
+}
+
+fn bad_profiles<'a>(pod: &Pod<'a>, field: &str) -> BTreeSet<&'a str> {
+    let contexts = all(pod).map(|container| &container["securityContext"]);
+    std::iter::once(&pod.spec["securityContext"]).chain(contexts).filter_map(|c| bad_profile(c, field)).collect()
+}
+
+fn annotations<'a>(pod: &Pod<'a>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    pod.annotations.into_iter().flatten().map(|(key, value)| (key.as_str(), value.as_str().unwrap_or_default()))
 }
 
 fn privilege_escalation(pod: &Pod<'_>) -> Verdict {
@@ -133,30 +198,33 @@ fn privilege_escalation(pod: &Pod<'_>) -> Verdict {
 
 fn app_armor(pod: &Pod<'_>) -> Verdict {
     const PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
-    let mut found: Vec<String> = Vec::new();
-    let unconfined = |context: &Value| {
-        let kind = context["appArmorProfile"]["type"].as_str();
-        kind.is_some_and(|kind| !matches!(kind, "RuntimeDefault" | "Localhost"))
-    };
-    if unconfined(&pod.spec["securityContext"]) {
-        found.push("pod must not set AppArmor profile type to \"Unconfined\"".to_owned());
+    let allowed = |value: &str| value.is_empty() || value == "runtime/default" || value.starts_with("localhost/");
+    let noted: Vec<String> = annotations(pod)
+        .filter(|(key, value)| key.starts_with(PREFIX) && !allowed(value))
+        .map(|(key, value)| format!("{key}={value:?}"))
+        .collect();
+    let mut found = setters(pod, |context| bad_profile(context, "appArmorProfile").is_some());
+    if !noted.is_empty() {
+        found.push(plural(noted.len(), "annotation", "annotations").to_owned());
     }
-    let names = bad(pod, |c| unconfined(&c["securityContext"]));
-    if !names.is_empty() {
-        found.push(format!("{} must not set AppArmor profile type to \"Unconfined\"", listed(&names)));
-    }
-    for (key, value) in pod.annotations.into_iter().flatten().filter(|(key, _)| key.starts_with(PREFIX)) {
-        let value = value.as_str().unwrap_or_default();
-        if !(value.is_empty() || value == "runtime/default" || value.starts_with("localhost/")) {
-            found.push(format!("annotation {key}={value:?}"));
-        }
-    }
-    let reason = if found.len() == 1 { "forbidden AppArmor profile" } else { "forbidden AppArmor profiles" };
-    (!found.is_empty()).then(|| (reason, found.join(", ")))
+    let mut values: Vec<&str> = bad_profiles(pod, "appArmorProfile").into_iter().collect();
+    values.extend(noted.iter().map(String::as_str));
+    let reason = plural(values.len(), "forbidden AppArmor profile", "forbidden AppArmor profiles");
+    let detail = || format!("{} must not set AppArmor profile type to {}", found.join(" and "), quoted(values.clone()));
+    (!found.is_empty()).then(|| (reason, detail()))
 }
 
 fn added(container: &Value) -> impl Iterator<Item = &str> {
     container["securityContext"]["capabilities"]["add"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Who adds capabilities beyond the allowed ones.
+fn adding(pod: &Pod<'_>, allowed: &[&str]) -> Option<String> {
+    let extra = |c| added(c).filter(|capability| !allowed.contains(capability));
+    let names = bad(pod, |c| extra(c).next().is_some());
+    let capabilities: BTreeSet<&str> = all(pod).flat_map(extra).collect();
+    let must = format!("must not include {} in securityContext.capabilities.add", quoted(capabilities));
+    (!names.is_empty()).then(|| format!("{} {must}", listed(&names)))
 }
 
 fn capabilities_baseline(pod: &Pod<'_>) -> Verdict {
@@ -164,19 +232,7 @@ fn capabilities_baseline(pod: &Pod<'_>) -> Verdict {
         "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP",
         "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
     ];
-    let names = bad(pod, |c| added(c).any(|capability| !ALLOWED.contains(&capability)));
-    let extra = extra_capabilities(pod, &ALLOWED);
-    when(&names, "non-default capabilities", &format!("must not include {extra} in securityContext.capabilities.add"))
-}
-
-fn extra_capabilities(pod: &Pod<'_>, allowed: &[&str]) -> String {
-    let mut extra: Vec<&str> = containers(pod.spec, ALL_CONTAINERS)
-        .flat_map(added)
-        .filter(|capability| !allowed.contains(capability))
-        .collect();
-    extra.sort_unstable();
-    extra.dedup();
-    extra.iter().map(|capability| format!("{capability:?}")).collect::<Vec<_>>().join(", ")
+    adding(pod, &ALLOWED).map(|detail| ("non-default capabilities", detail))
 }
 
 fn capabilities_restricted(pod: &Pod<'_>) -> Verdict {
@@ -187,15 +243,9 @@ fn capabilities_restricted(pod: &Pod<'_>) -> Verdict {
         c["securityContext"]["capabilities"]["drop"].as_array().is_some_and(|drop| drop.iter().any(|d| d == "ALL"))
     };
     let undropped = bad(pod, |c| !drops_all(c));
-    let adding = bad(pod, |c| added(c).any(|capability| capability != "NET_BIND_SERVICE"));
-    let mut found = Vec::new();
-    if !undropped.is_empty() {
-        found.push(format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", listed(&undropped)));
-    }
-    if !adding.is_empty() {
-        let extra = extra_capabilities(pod, &["NET_BIND_SERVICE"]);
-        found.push(format!("{} must not include {extra} in securityContext.capabilities.add", listed(&adding)));
-    }
+    let must_drop = format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", listed(&undropped));
+    let found: Vec<String> =
+        (!undropped.is_empty()).then_some(must_drop).into_iter().chain(adding(pod, &["NET_BIND_SERVICE"])).collect();
     (!found.is_empty()).then(|| ("unrestricted capabilities", found.join("; ")))
 }
 
@@ -209,44 +259,55 @@ fn host_namespaces(pod: &Pod<'_>) -> Verdict {
 }
 
 fn volumes_where<'a>(pod: &Pod<'a>, test: impl Fn(&Value) -> bool) -> Vec<&'a str> {
-    let spec: &'a Value = pod.spec;
-    spec["volumes"].as_array().into_iter().flatten().filter(|volume| test(volume)).map(name).collect()
+    pod.spec["volumes"].as_array().into_iter().flatten().filter(|volume| test(volume)).map(name).collect()
 }
 
-fn volume_list(names: &[&str]) -> String {
-    let quoted = names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
-    if names.len() == 1 { format!("volume {quoted}") } else { format!("volumes {quoted}") }
+fn volume_list(names: Vec<&str>) -> String {
+    format!("{} {}", plural(names.len(), "volume", "volumes"), quoted(names))
 }
 
 fn host_path(pod: &Pod<'_>) -> Verdict {
     let names = volumes_where(pod, |volume| !volume["hostPath"].is_null());
-    (!names.is_empty()).then(|| ("hostPath volumes", volume_list(&names)))
+    (!names.is_empty()).then(|| ("hostPath volumes", volume_list(names)))
+}
+
+/// Who uses something of the host: `one` or `more` of it, `used`.
+fn uses(names: &[&str], reason: &'static str, things: &str, used: &str) -> Verdict {
+    when(names, reason, &format!("{} {things} {used}", plural(names.len(), "uses", "use")))
 }
 
 fn host_ports(pod: &Pod<'_>) -> Verdict {
-    let ports = |c: &Value| -> Vec<i64> {
+    let ports = |c: &Value| -> Vec<String> {
         let all = c["ports"].as_array().into_iter().flatten();
-        all.filter_map(|port| port["hostPort"].as_i64()).filter(|port| *port != 0).collect()
+        all.filter_map(|port| port["hostPort"].as_i64())
+            .filter(|port| *port != 0)
+            .map(|port| port.to_string())
+            .collect()
     };
     let names = bad(pod, |c| !ports(c).is_empty());
-    let mut used: Vec<i64> = containers(pod.spec, ALL_CONTAINERS).flat_map(ports).collect();
-    used.sort_unstable();
-    used.dedup();
-    let used = used.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    when(&names, "hostPort", &format!("uses hostPorts {used}"))
+    let used: BTreeSet<String> = all(pod).flat_map(ports).collect();
+    let things = plural(used.len(), "hostPort", "hostPorts");
+    uses(&names, "hostPort", things, &used.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 fn probe_hosts(pod: &Pod<'_>) -> Verdict {
-    let names_host = |handler: &Value| {
-        ["httpGet", "tcpSocket"].iter().any(|kind| handler[*kind]["host"].as_str().is_some_and(|host| !host.is_empty()))
-    };
-    let names = bad(pod, |c| {
+    const REASON: &str = "probe or lifecycle host";
+    fn hosts(c: &Value) -> impl Iterator<Item = &str> {
         let lifecycle = &c["lifecycle"];
-        [&c["livenessProbe"], &c["readinessProbe"], &c["startupProbe"], &lifecycle["postStart"], &lifecycle["preStop"]]
-            .into_iter()
-            .any(names_host)
-    });
-    when(&names, "probe or lifecycle host", "must not set host in probes or lifecycle handlers")
+        let handlers = [
+            &c["livenessProbe"], &c["readinessProbe"], &c["startupProbe"], &lifecycle["postStart"],
+            &lifecycle["preStop"],
+        ];
+        let hosts =
+            handlers.into_iter().flat_map(|handler| [&handler["httpGet"]["host"], &handler["tcpSocket"]["host"]]);
+        hosts.filter_map(Value::as_str).filter(|host| !host.is_empty())
+    }
+    let mut names = bad(pod, |c| hosts(c).next().is_some());
+    names.sort_unstable();
+    names.dedup();
+    let used: BTreeSet<&str> = all(pod).flat_map(hosts).collect();
+    let things = plural(used.len(), REASON, "probe or lifecycle hosts");
+    uses(&names, REASON, things, &quoted(used))
 }
 
 fn privileged(pod: &Pod<'_>) -> Verdict {
@@ -255,32 +316,32 @@ fn privileged(pod: &Pod<'_>) -> Verdict {
 }
 
 fn proc_mount(pod: &Pod<'_>) -> Verdict {
-    if pod.version >= 34 && in_user_namespace(pod) {
-        return None;
+    fn mount(c: &Value) -> Option<&str> {
+        c["securityContext"]["procMount"].as_str().filter(|mount| *mount != "Default")
     }
-    let names = bad(pod, |c| c["securityContext"]["procMount"].as_str().is_some_and(|mount| mount != "Default"));
-    when(&names, "procMount", "must not set securityContext.procMount to \"Unmasked\"")
+    let names = bad(pod, |c| mount(c).is_some());
+    let mounts: BTreeSet<&str> = all(pod).filter_map(mount).collect();
+    when(&names, "procMount", &format!("must not set securityContext.procMount to {}", quoted(mounts)))
 }
 
 fn volumes(pod: &Pod<'_>) -> Verdict {
     const ALLOWED: [&str; 8] =
         ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
-    let kind = |volume: &Value| -> Option<String> {
-        volume.as_object()?.iter().find(|(key, value)| *key != "name" && !value.is_null()).map(|(key, _)| key.clone())
-    };
-    let names = volumes_where(pod, |volume| kind(volume).is_none_or(|kind| !ALLOWED.contains(&kind.as_str())));
-    let all = pod.spec["volumes"].as_array().into_iter().flatten();
-    let mut kinds: Vec<String> = all.filter_map(kind).filter(|kind| !ALLOWED.contains(&kind.as_str())).collect();
-    kinds.sort();
-    kinds.dedup();
-    let kinds = kinds.iter().map(|kind| format!("{kind:?}")).collect::<Vec<_>>().join(", ");
-    let verb = if names.len() == 1 { "uses restricted volume type" } else { "use restricted volume types" };
-    (!names.is_empty()).then(|| ("restricted volume types", format!("{} {verb} {kinds}", volume_list(&names))))
-}
-
-/// In a user namespace of its own, root in the pod is nobody on the host.
-fn in_user_namespace(pod: &Pod<'_>) -> bool {
-    pod.spec["hostUsers"] == false
+    const REFUSED: [&str; 21] = [
+        "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "gitRepo", "nfs", "iscsi", "glusterfs", "rbd",
+        "flexVolume", "cinder", "cephfs", "flocker", "fc", "azureFile", "vsphereVolume", "quobyte", "azureDisk",
+        "photonPersistentDisk", "portworxVolume", "scaleIO", "storageos",
+    ];
+    let has = |volume: &Value, kind: &&str| !volume[*kind].is_null();
+    let is_refused = |volume: &Value| !ALLOWED.iter().any(|kind| has(volume, kind));
+    let names = volumes_where(pod, is_refused);
+    let refused = pod.spec["volumes"].as_array().into_iter().flatten().filter(|volume| is_refused(volume));
+    let kinds: BTreeSet<&str> =
+        refused.map(|volume| REFUSED.into_iter().find(|kind| has(volume, kind)).unwrap_or("unknown")).collect();
+    let verb = plural(names.len(), "uses", "use");
+    let things = plural(kinds.len(), "restricted volume type", "restricted volume types");
+    (!names.is_empty())
+        .then(|| ("restricted volume types", format!("{} {verb} {things} {}", volume_list(names), quoted(kinds))))
 }
 
 fn run_as_non_root(pod: &Pod<'_>) -> Verdict {
@@ -288,109 +349,88 @@ fn run_as_non_root(pod: &Pod<'_>) -> Verdict {
     if in_user_namespace(pod) {
         return None;
     }
-    let general = pod.spec["securityContext"]["runAsNonRoot"].as_bool();
-    let explicit = bad(pod, |c| c["securityContext"]["runAsNonRoot"] == false);
-    let mut setters: Vec<String> = Vec::new();
-    if general == Some(false) {
-        setters.push("pod".to_owned());
-    }
-    if !explicit.is_empty() {
-        setters.push(listed(&explicit));
-    }
-    if !setters.is_empty() {
-        return Some((REASON, format!("{} must not set securityContext.runAsNonRoot=false", setters.join(" and "))));
-    }
-    let unset = bad(pod, |c| general.is_none() && c["securityContext"]["runAsNonRoot"].is_null());
-    (!unset.is_empty())
-        .then(|| (REASON, format!("pod or {} must set securityContext.runAsNonRoot=true", listed(&unset))))
+    let set_false = |context: &Value| context["runAsNonRoot"] == false;
+    forbidden(pod, set_false, REASON, "set securityContext.runAsNonRoot=false").or_else(|| {
+        let general = pod.spec["securityContext"]["runAsNonRoot"] == true;
+        let unset = bad(pod, |c| !general && c["securityContext"]["runAsNonRoot"].is_null());
+        (!unset.is_empty())
+            .then(|| (REASON, format!("pod or {} must set securityContext.runAsNonRoot=true", listed(&unset))))
+    })
 }
 
 fn run_as_user(pod: &Pod<'_>) -> Verdict {
     if in_user_namespace(pod) {
         return None;
     }
-    let mut found = Vec::new();
-    if pod.spec["securityContext"]["runAsUser"] == 0 {
-        found.push("pod must not set runAsUser=0".to_owned());
-    }
-    let names = bad(pod, |c| c["securityContext"]["runAsUser"] == 0);
-    if !names.is_empty() {
-        found.push(format!("{} must not set runAsUser=0", listed(&names)));
-    }
-    (!found.is_empty()).then(|| ("runAsUser=0", found.join(", ")))
+    forbidden(pod, |context| context["runAsUser"] == 0, "runAsUser=0", "set runAsUser=0")
 }
 
 fn se_linux(pod: &Pod<'_>) -> Verdict {
-    let bad_options = |context: &Value| {
-        let options = &context["seLinuxOptions"];
-        let kind = options["type"].as_str().unwrap_or_default();
-        let engine = pod.version >= 31 && kind == "container_engine_t";
-        let allowed = engine || ["", "container_t", "container_init_t", "container_kvm_t"].contains(&kind);
-        let given = |field: &str| options[field].as_str().is_some_and(|text| !text.is_empty());
-        !allowed || given("user") || given("role")
+    let contexts = || std::iter::once(&pod.spec["securityContext"]).chain(all(pod).map(|c| &c["securityContext"]));
+    fn given<'a>(context: &'a Value, field: &str) -> Option<&'a str> {
+        context["seLinuxOptions"][field].as_str().filter(|text| !text.is_empty())
+    }
+    let bad_type = |context| {
+        let allowed = |kind: &str| {
+            matches!(kind, "container_t" | "container_init_t" | "container_kvm_t")
+                || pod.version >= 31 && kind == "container_engine_t"
+        };
+        given(context, "type").filter(|kind| !allowed(kind))
     };
-    let mut found = Vec::new();
-    if bad_options(&pod.spec["securityContext"]) {
-        found.push("pod set forbidden securityContext.seLinuxOptions".to_owned());
+    let found = setters(pod, |context| {
+        bad_type(context).is_some() || given(context, "user").is_some() || given(context, "role").is_some()
+    });
+    let types: BTreeSet<&str> = contexts().filter_map(bad_type).collect();
+    let mut data = Vec::new();
+    if !types.is_empty() {
+        data.push(format!("{} {}", plural(types.len(), "type", "types"), quoted(types)));
     }
-    let names = bad(pod, |c| bad_options(&c["securityContext"]));
-    if !names.is_empty() {
-        found.push(format!("{} set forbidden securityContext.seLinuxOptions", listed(&names)));
+    for field in ["user", "role"] {
+        if contexts().any(|context| given(context, field).is_some()) {
+            data.push(format!("{field} may not be set"));
+        }
     }
-    (!found.is_empty()).then(|| ("seLinuxOptions", found.join("; ")))
-}
-
-fn profile(context: &Value) -> Option<&str> {
-    context["seccompProfile"]["type"].as_str()
+    let set = || format!("{} set forbidden securityContext.seLinuxOptions: {}", found.join(" and "), data.join("; "));
+    (!found.is_empty()).then(|| ("seLinuxOptions", set()))
 }
 
 fn seccomp_baseline(pod: &Pod<'_>) -> Verdict {
-    if pod.version < 19 {
-        let key = |key: &str| {
-            key == "seccomp.security.alpha.kubernetes.io/pod"
-                || key.starts_with("container.seccomp.security.alpha.kubernetes.io/")
-        };
-        let allowed =
-            |value: &str| value == "runtime/default" || value == "docker/default" || value.starts_with("localhost/");
-        let mut annotations = pod.annotations.into_iter().flatten();
-        let found = annotations.find(|(k, v)| key(k) && !allowed(v.as_str().unwrap_or_default()));
-        return found.map(|(key, value)| ("seccompProfile", format!("forbidden annotation {key}={value}")));
+    if pod.version >= 19 {
+        return seccomp_set(pod);
     }
-    let forbidden =
-        |context: &Value| profile(context).is_some_and(|kind| !matches!(kind, "RuntimeDefault" | "Localhost"));
-    let mut found = Vec::new();
-    if forbidden(&pod.spec["securityContext"]) {
-        found.push("pod must not set securityContext.seccompProfile.type to \"Unconfined\"".to_owned());
-    }
-    let names = bad(pod, |c| forbidden(&c["securityContext"]));
-    if !names.is_empty() {
-        found.push(format!("{} must not set securityContext.seccompProfile.type to \"Unconfined\"", listed(&names)));
-    }
-    (!found.is_empty()).then(|| ("seccompProfile", found.join(", ")))
+    let of_container = |key: &str| {
+        let named = key.strip_prefix("container.seccomp.security.alpha.kubernetes.io/");
+        named.is_some_and(|wanted| all(pod).any(|container| name(container) == wanted))
+    };
+    let allowed =
+        |value: &str| matches!(value, "runtime/default" | "docker/default") || value.starts_with("localhost/");
+    let noted: Vec<String> = annotations(pod)
+        .filter(|(key, _)| *key == "seccomp.security.alpha.kubernetes.io/pod" || of_container(key))
+        .filter(|(_, value)| !allowed(value))
+        .map(|(key, value)| format!("{key}={value:?}"))
+        .collect();
+    let things = plural(noted.len(), "annotation", "annotations");
+    (!noted.is_empty()).then(|| ("seccompProfile", format!("forbidden {things} {}", noted.join(", "))))
+}
+
+/// A profile that is given must be a good one.
+fn seccomp_set(pod: &Pod<'_>) -> Verdict {
+    let must_not =
+        format!("set securityContext.seccompProfile.type to {}", quoted(bad_profiles(pod, "seccompProfile")));
+    forbidden(pod, |context| bad_profile(context, "seccompProfile").is_some(), "seccompProfile", &must_not)
 }
 
 fn seccomp_restricted(pod: &Pod<'_>) -> Verdict {
     if is_windows(pod) {
         return None;
     }
-    let good = |kind: Option<&str>| matches!(kind, Some("RuntimeDefault" | "Localhost"));
-    let general = profile(&pod.spec["securityContext"]);
-    let explicit = bad(pod, |c| profile(&c["securityContext"]).is_some_and(|kind| !good(Some(kind))));
-    let unset = bad(pod, |c| profile(&c["securityContext"]).is_none());
-    let mut found = Vec::new();
-    if general.is_some() && !good(general) {
-        found.push("pod must not set securityContext.seccompProfile.type to \"Unconfined\"".to_owned());
-    }
-    if !explicit.is_empty() {
-        found.push(format!("{} must not set securityContext.seccompProfile.type to \"Unconfined\"", listed(&explicit)));
-    }
-    if found.is_empty() && general.is_none() && !unset.is_empty() {
-        let list = listed(&unset);
-        found.push(format!(
-            "pod or {list} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\""
-        ));
-    }
-    (!found.is_empty()).then(|| ("seccompProfile", found.join("; ")))
+    seccomp_set(pod).or_else(|| {
+        let is_set = |context: &Value| profile(context, "seccompProfile").is_some();
+        let general = is_set(&pod.spec["securityContext"]);
+        let unset = bad(pod, |c| !general && !is_set(&c["securityContext"]));
+        let must = "must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"";
+        (!unset.is_empty()).then(|| ("seccompProfile", format!("pod or {} {must}", listed(&unset))))
+    })
 }
 
 fn sysctls(pod: &Pod<'_>) -> Verdict {
@@ -418,68 +458,8 @@ fn sysctls(pod: &Pod<'_>) -> Verdict {
 
 fn windows_host_process(pod: &Pod<'_>) -> Verdict {
     let host = |context: &Value| context["windowsOptions"]["hostProcess"] == true;
-    let mut found = Vec::new();
-    if host(&pod.spec["securityContext"]) {
-        found.push("pod must not set securityContext.windowsOptions.hostProcess=true".to_owned());
-    }
-    let names = bad(pod, |c| host(&c["securityContext"]));
-    if !names.is_empty() {
-        found.push(format!("{} must not set securityContext.windowsOptions.hostProcess=true", listed(&names)));
-    }
-    (!found.is_empty()).then(|| ("hostProcess", found.join(" and ")))
+    forbidden(pod, host, "hostProcess", "set securityContext.windowsOptions.hostProcess=true")
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn count(level: Level, version: Minor, spec: &Value) -> usize {
-        violations(level, &Pod { annotations: None, spec, version }).len()
-    }
-
-    #[test]
-    fn table() {
-        let good = json!({"containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}}]});
-        assert_eq!(count(Level::Restricted, LATEST, &good), 0);
-        let plain = json!({"containers": [{"name": "c"}]});
-        assert_eq!((count(Level::Baseline, LATEST, &plain), count(Level::Restricted, LATEST, &plain)), (0, 4));
-        assert_eq!((count(Level::Restricted, 18, &plain), count(Level::Restricted, 7, &plain)), (2, 1));
-        let with = |extra: Value| {
-            let mut spec = good.clone();
-            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-            spec
-        };
-        let cases = [
-            (with(json!({"hostNetwork": true, "hostPID": true})), 1),
-            (with(json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]})), 1),
-            (with(json!({"containers": [{"name": "c", "securityContext": {"privileged": true}}]})), 1),
-            (with(json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]})), 1),
-            (with(json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 0}]}]})), 0),
-            (
-                with(
-                    json!({"containers": [{"name": "c", "securityContext": {"capabilities": {"add": ["SYS_ADMIN"]}}}]}),
-                ),
-                1,
-            ),
-            (with(json!({"containers": [{"name": "c", "securityContext": {"capabilities": {"add": ["CHOWN"]}}}]})), 0),
-            (with(json!({"securityContext": {"sysctls": [{"name": "kernel.msgmax", "value": "1"}]}})), 1),
-            (with(json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}})), 0),
-            (with(json!({"securityContext": {"seLinuxOptions": {"user": "u"}}})), 1),
-            (with(json!({"securityContext": {"seccompProfile": {"type": "Unconfined"}}})), 1),
-            (with(json!({"initContainers": [{"name": "i", "securityContext": {"procMount": "Unmasked"}}]})), 1),
-        ];
-        for (spec, expected) in cases {
-            assert_eq!(count(Level::Baseline, LATEST, &spec), expected, "{spec}");
-        }
-    }
-
-    #[test]
-    fn pod_context_stands_for_its_containers() {
-        let spec = json!({"securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "Localhost"}},
-            "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]});
-        assert_eq!(count(Level::Restricted, LATEST, &spec), 0);
-    }
-}
+mod tests;

@@ -5,12 +5,14 @@
 
 mod checks;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use apimachinery::field::{ErrorList, FieldError, Path};
 use apimachinery::gvk::GroupKind;
 use apimachinery::status::Status;
+use component_base::metrics::{self, Counter, Family};
 use futures::future::BoxFuture;
 use serde_json::Value;
 
@@ -21,6 +23,14 @@ use crate::objects::{Objects, find};
 const PREFIX: &str = "pod-security.kubernetes.io/";
 /// Existing pods looked at when a namespace is tightened.
 const MAX_EXISTING_PODS: usize = 3000;
+
+/// How long those are looked at.
+const MAX_LOOKING: Duration = Duration::from_secs(1);
+/// Of pods; any other one may bring a spec.
+const IGNORED_SUBRESOURCES: [&str; 8] =
+    ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+/// The newest profile that has a version of its own.
+const OWN_MINOR: Minor = 36;
 
 /// The plugin.
 pub struct PodSecurity(pub Arc<dyn Objects>);
@@ -55,17 +65,31 @@ fn label<'a>(namespace: &'a Value, name: &str) -> Option<&'a str> {
     namespace["metadata"]["labels"][format!("{PREFIX}{name}")].as_str()
 }
 
-/// The policy of one mode.
-fn policy(namespace: &Value, mode: &str) -> Policy {
-    let level = label(namespace, mode).map_or(Some(Level::Privileged), Level::parse);
-    let version = label(namespace, &format!("{mode}-version")).map_or(Some(LATEST), version);
-    match (level, version) {
-        (Some(level), Some(version)) => Policy { level, version },
-        // Unreadable: the strictest, for the modes that refuse; nothing for those that only tell.
-        _ if mode == "enforce" => {
-            Policy { level: level.unwrap_or(Level::Restricted), version: version.unwrap_or(LATEST) }
+/// What a namespace's labels say of each mode; [`label_errors`] tells whether all of it could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Policies {
+    enforce: Policy,
+    audit: Policy,
+    warn: Policy,
+}
+
+impl Policies {
+    fn of(namespace: &Value) -> Self {
+        // Unreadable: the strictest, for the mode that refuses; nothing for those that only tell.
+        let mode = |mode: &str, unreadable| Policy {
+            level: label(namespace, mode).map_or(Level::Privileged, |level| Level::parse(level).unwrap_or(unreadable)),
+            version: label(namespace, &format!("{mode}-version")).and_then(version).unwrap_or(LATEST),
+        };
+        let enforce = mode("enforce", Level::Restricted);
+        let (audit, mut warn) = (mode("audit", Level::Privileged), mode("warn", Level::Privileged));
+        // Who enforces is warned of the same.
+        if label(namespace, "warn").is_none() && label(namespace, "enforce").and_then(Level::parse) > Some(warn.level) {
+            warn.level = enforce.level;
+            if label(namespace, "warn-version").is_none() {
+                warn.version = enforce.version;
+            }
         }
-        _ => Policy { level: level.unwrap_or(Level::Privileged), version: version.unwrap_or(LATEST) },
+        Self { enforce, audit, warn }
     }
 }
 
@@ -84,10 +108,13 @@ fn label_errors(namespace: &Value) -> ErrorList {
     errors
 }
 
+fn found(policy: Policy, metadata: &Value, spec: &Value) -> Vec<(&'static str, String)> {
+    violations(policy.level, &Pod { annotations: metadata["annotations"].as_object(), spec, version: policy.version })
+}
+
 /// The violations of one pod or template as one sentence; `None` when there are none.
 fn judge(policy: Policy, metadata: &Value, spec: &Value) -> Option<String> {
-    let pod = Pod { annotations: metadata["annotations"].as_object(), spec, version: policy.version };
-    let found = violations(policy.level, &pod);
+    let found = found(policy, metadata, spec);
     (!found.is_empty())
         .then(|| found.iter().map(|(reason, detail)| format!("{reason} ({detail})")).collect::<Vec<_>>().join(", "))
 }
@@ -105,49 +132,60 @@ fn template<'a>(request: &Request<'_>, object: &'a Value) -> Option<(&'a Value, 
     template["spec"].is_object().then(|| (&template["metadata"], &template["spec"]))
 }
 
-/// Whether an update of a pod changes anything the profiles look at.
+/// Whether an update of a pod changes anything the profiles look at: a container's image, or which containers there are.
 fn significant(old: &Value, new: &Value) -> bool {
-    let annotations = |pod: &Value| -> BTreeMap<String, Value> {
-        let all = pod["metadata"]["annotations"].as_object().into_iter().flatten();
-        let relevant = |key: &str| {
-            key.contains("seccomp.security.alpha.kubernetes.io") || key.contains("apparmor.security.beta.kubernetes.io")
-        };
-        all.filter(|(key, _)| relevant(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
-    };
-    if annotations(old) != annotations(new) {
-        return true;
+    fn list<'a>(pod: &'a Value, name: &str) -> &'a [Value] {
+        pod["spec"][name].as_array().map_or(&[], Vec::as_slice)
     }
-    super::ALL_CONTAINERS.iter().any(|list| {
-        let relevant = |pod: &Value| -> Vec<(Value, Value, Value)> {
-            let all = pod["spec"][*list].as_array().into_iter().flatten();
-            all.map(|c| (c["name"].clone(), c["image"].clone(), c["securityContext"].clone())).collect()
-        };
-        relevant(old) != relevant(new)
-    })
+    let changed = |name: &str| {
+        let (old, new) = (list(old, name), list(new, name));
+        old.len() != new.len() || old.iter().zip(new).any(|(old, new)| old["image"] != new["image"])
+    };
+    let debugger_is_new = |container: &Value| {
+        let known = list(old, "ephemeralContainers").iter().find(|known| known["name"] == container["name"]);
+        known.is_none_or(|known| known["image"] != container["image"])
+    };
+    changed("containers") || changed("initContainers") || list(new, "ephemeralContainers").iter().any(debugger_is_new)
 }
 
 impl PodSecurity {
+    async fn policies(&self, request: &Request<'_>) -> Result<(Policies, ErrorList), Status> {
+        let namespace = find(&*self.0, ("", "namespaces"), "", request.namespace).await;
+        match namespace {
+            Ok(Some(namespace)) => Ok((Policies::of(&namespace), label_errors(&namespace))),
+            Ok(None) | Err(_) => {
+                count_error(request, true);
+                Err(Status::internal(format!("failed to lookup namespace {:?}", request.namespace)))
+            }
+        }
+    }
+
     async fn check_pod(&self, request: &Request<'_>, pod: &Value) -> Result<(), Status> {
-        let changes_nothing =
-            request.operation == Operation::Update && request.old.is_some_and(|old| !significant(old, pod));
-        if changes_nothing {
+        let (policies, errors) = self.policies(request).await?;
+        let Policies { enforce, audit, warn } = policies;
+        if errors.is_empty() && [enforce, audit, warn].iter().all(|policy| policy.level == Level::Privileged) {
+            note(request, "enforce-policy", "privileged:latest".to_owned());
+            count(request, "allow", enforce, "enforce");
             return Ok(());
         }
-        let Some(namespace) = find(&*self.0, ("", "namespaces"), "", request.namespace).await? else { return Ok(()) };
-        let enforce = policy(&namespace, "enforce");
-        request.ctx.annotations.add(format!("{PREFIX}enforce-policy"), enforce.to_string());
-        note(request, &namespace, &pod["metadata"], &pod["spec"]);
-        if let Some(why) = judge(enforce, &pod["metadata"], &pod["spec"]) {
-            return Err(request.forbidden(Some(pod), &format!("violates PodSecurity \"{enforce}\": {why}")));
+        if request.operation == Operation::Update && request.old.is_some_and(|old| !significant(old, pod)) {
+            return Ok(());
         }
-        warn(request, &namespace, &pod["metadata"], &pod["spec"]);
-        Ok(())
+        note(request, "enforce-policy", enforce.to_string());
+        let refused = judge(enforce, &pod["metadata"], &pod["spec"]);
+        count(request, if refused.is_some() { "deny" } else { "allow" }, enforce, "enforce");
+        tell(request, &policies, &errors, &pod["metadata"], &pod["spec"], refused.is_none());
+        match refused {
+            Some(why) => Err(request.forbidden(Some(pod), &format!("violates PodSecurity \"{enforce}\": {why}"))),
+            None => Ok(()),
+        }
     }
 
     async fn check_template(&self, request: &Request<'_>, metadata: &Value, spec: &Value) -> Result<(), Status> {
-        if let Some(namespace) = find(&*self.0, ("", "namespaces"), "", request.namespace).await? {
-            note(request, &namespace, metadata, spec);
-            warn(request, &namespace, metadata, spec);
+        match self.policies(request).await {
+            Ok((policies, errors)) => tell(request, &policies, &errors, metadata, spec, true),
+            // What refuses the pods may let their template through.
+            Err(error) => note(request, "error", error.message),
         }
         Ok(())
     }
@@ -160,59 +198,137 @@ impl PodSecurity {
             return Err(Status::invalid(&kind, request.display_name(Some(namespace)), &errors));
         }
         let Some(old) = request.old else { return Ok(()) };
-        let (before, now) = (policy(old, "enforce"), policy(namespace, "enforce"));
-        if before == now || now.level == Level::Privileged || now.level < before.level {
+        let (before, now) = (Policies::of(old).enforce, Policies::of(namespace).enforce);
+        let is_relaxed = before.version == now.version && now.level <= before.level;
+        if before == now || now.level == Level::Privileged || is_relaxed {
             return Ok(());
         }
         let name = namespace["metadata"]["name"].as_str().unwrap_or_default();
-        let mut by_violation: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for pod in self.0.list(("", "pods"), name).iter().take(MAX_EXISTING_PODS) {
-            if let Some(why) = judge(now, &pod["metadata"], &pod["spec"]) {
-                by_violation
-                    .entry(why)
-                    .or_default()
-                    .push(pod["metadata"]["name"].as_str().unwrap_or_default().to_owned());
-            }
-        }
-        if !by_violation.is_empty() {
-            request.ctx.warnings.add(format!(
-                "existing pods in namespace {name:?} violate the new PodSecurity enforce level \"{now}\""
-            ));
-        }
-        for (why, mut pods) in by_violation {
-            pods.sort();
-            let others = match pods.len() {
-                1 => String::new(),
-                2 => " (and 1 other pod)".to_owned(),
-                n => format!(" (and {} other pods)", n - 1),
-            };
-            request.ctx.warnings.add(format!("{}{others}: {why}", pods[0]));
+        for warning in existing(name, now, &one_of_each_controller(self.0.list(("", "pods"), name))) {
+            request.ctx.warnings.add(warning);
         }
         Ok(())
     }
 }
 
-/// What is told: the warn label's policy, or without one whatever is enforced.
-fn warn_policy(namespace: &Value) -> Policy {
-    let mode =
-        if label(namespace, "warn").is_none() && label(namespace, "enforce").is_some() { "enforce" } else { "warn" };
-    policy(namespace, mode)
+/// The pods with one of each controller's first: its others are likely to be alike.
+fn one_of_each_controller(pods: Vec<Arc<Value>>) -> Vec<Arc<Value>> {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    let (mut first, others): (Vec<_>, Vec<_>) = pods.into_iter().partition(|pod| {
+        let owners = pod["metadata"]["ownerReferences"].as_array().into_iter().flatten();
+        let controller = owners.into_iter().find(|owner| owner["controller"] == true);
+        controller.is_none_or(|controller| seen.insert(controller["uid"].to_string()))
+    });
+    first.extend(others);
+    first
 }
 
-/// What violates the audit label's policy goes to the audit log.
-fn note(request: &Request<'_>, namespace: &Value, metadata: &Value, spec: &Value) {
-    let policy = policy(namespace, "audit");
-    if let Some(why) = judge(policy, metadata, spec) {
-        let text = format!("would violate PodSecurity \"{policy}\": {why}");
-        request.ctx.annotations.add(format!("{PREFIX}audit-violations"), text);
+/// What to say of the pods that are already there when their namespace is tightened. Looks for at most a second.
+fn existing(namespace: &str, policy: Policy, pods: &[Arc<Value>]) -> Vec<String> {
+    let begun = Instant::now();
+    let mut by_reasons: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut checked = 0;
+    for pod in pods.iter().take(MAX_EXISTING_PODS) {
+        checked += 1;
+        let found = found(policy, &pod["metadata"], &pod["spec"]);
+        if !found.is_empty() {
+            let reasons = found.iter().map(|(reason, _)| *reason).collect::<Vec<_>>().join(", ");
+            by_reasons.entry(reasons).or_default().push(pod["metadata"]["name"].as_str().unwrap_or_default());
+        }
+        if begun.elapsed() > MAX_LOOKING {
+            break;
+        }
+    }
+    let mut said: Vec<String> = by_reasons
+        .into_iter()
+        .map(|(reasons, pods)| {
+            let first = pods.iter().min().copied().unwrap_or_default();
+            match pods.len() {
+                1 => format!("{first}: {reasons}"),
+                2 => format!("{first} (and 1 other pod): {reasons}"),
+                n => format!("{first} (and {} other pods): {reasons}", n - 1),
+            }
+        })
+        .collect();
+    said.sort();
+    let mut warnings = Vec::new();
+    if checked < pods.len() {
+        let of = pods.len();
+        warnings.push(format!(
+            "new PodSecurity enforce level only checked against the first {checked} of {of} existing pods"
+        ));
+    }
+    if !said.is_empty() {
+        warnings.push(format!(
+            "existing pods in namespace {namespace:?} violate the new PodSecurity enforce level \"{policy}\""
+        ));
+    }
+    warnings.extend(said);
+    warnings
+}
+
+fn note(request: &Request<'_>, key: &str, text: String) {
+    request.ctx.annotations.add(format!("{PREFIX}{key}"), text);
+}
+
+/// What violates the audit label's policy goes to the audit log; what violates the warn label's is said, unless the request
+/// is refused anyway.
+fn tell(
+    request: &Request<'_>,
+    policies: &Policies,
+    errors: &ErrorList,
+    metadata: &Value,
+    spec: &Value,
+    with_warning: bool,
+) {
+    if !errors.is_empty() {
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let text = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
+        note(request, "error", format!("Failed to parse policy: {text}"));
+        count_error(request, false);
+    }
+    let would = |policy: Policy| {
+        judge(policy, metadata, spec).map(|why| format!("would violate PodSecurity \"{policy}\": {why}"))
+    };
+    if let Some(text) = would(policies.audit) {
+        note(request, "audit-violations", text);
+        count(request, "deny", policies.audit, "audit");
+    }
+    if let Some(text) = with_warning.then(|| would(policies.warn)).flatten() {
+        request.ctx.warnings.add(text);
+        count(request, "deny", policies.warn, "warn");
     }
 }
 
-fn warn(request: &Request<'_>, namespace: &Value, metadata: &Value, spec: &Value) {
-    let policy = warn_policy(namespace);
-    if let Some(why) = judge(policy, metadata, spec) {
-        request.ctx.warnings.add(format!("would violate PodSecurity \"{policy}\": {why}"));
-    }
+static EVALUATIONS: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    let labels =
+        &["decision", "policy_level", "policy_version", "mode", "request_operation", "resource", "subresource"];
+    metrics::counter("pod_security_evaluations_total", "Judgements of pods and templates", labels)
+});
+static ERRORS: LazyLock<Family<Counter>> = LazyLock::new(|| {
+    let labels = &["fatal", "request_operation", "resource", "subresource"];
+    metrics::counter("pod_security_errors_total", "Namespaces or labels that could not be read", labels)
+});
+
+fn count(request: &Request<'_>, decision: &str, policy: Policy, mode: &str) {
+    let version = match policy.version {
+        _ if policy.level == Level::Privileged => "latest".to_owned(),
+        LATEST => "latest".to_owned(),
+        minor if minor > OWN_MINOR => "future".to_owned(),
+        minor => format!("v1.{minor}"),
+    };
+    let [operation, resource, subresource] = about(request);
+    EVALUATIONS.with(&[decision, policy.level.name(), &version, mode, operation, resource, subresource]).inc();
+}
+
+fn count_error(request: &Request<'_>, fatal: bool) {
+    let [operation, resource, subresource] = about(request);
+    ERRORS.with(&[if fatal { "true" } else { "false" }, operation, resource, subresource]).inc();
+}
+
+fn about<'a>(request: &Request<'a>) -> [&'a str; 3] {
+    let operation = if request.operation == Operation::Create { "create" } else { "update" };
+    [operation, if request.resource == "pods" { "pod" } else { "controller" }, request.subresource]
 }
 
 impl Plugin for PodSecurity {
@@ -225,7 +341,7 @@ impl Plugin for PodSecurity {
             return false;
         }
         match (request.group, request.resource) {
-            ("", "pods") => matches!(request.subresource, "" | "ephemeralcontainers"),
+            ("", "pods") => !IGNORED_SUBRESOURCES.contains(&request.subresource),
             ("", "namespaces" | "podtemplates" | "replicationcontrollers") | ("apps" | "batch", _) => {
                 request.subresource.is_empty()
             }
@@ -259,18 +375,40 @@ mod tests {
     #[test]
     fn labels() {
         let namespace = |labels: Value| json!({"metadata": {"labels": labels}});
-        let parsed = policy(
-            &namespace(
-                json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/enforce-version": "v1.24"}),
+        let cases = [
+            (json!({}), ["privileged:latest"; 3]),
+            (json!({"enforce": "baseline"}), ["baseline:latest", "privileged:latest", "baseline:latest"]),
+            (
+                json!({"enforce": "restricted", "enforce-version": "v1.24"}),
+                ["restricted:v1.24", "privileged:latest", "restricted:v1.24"],
             ),
-            "enforce",
-        );
-        assert_eq!(parsed.to_string(), "baseline:v1.24");
-        assert_eq!(policy(&namespace(json!({})), "enforce").to_string(), "privileged:latest");
+            (
+                json!({"enforce": "restricted", "enforce-version": "v1.24", "warn-version": "v1.30"}),
+                ["restricted:v1.24", "privileged:latest", "restricted:v1.30"],
+            ),
+            (
+                json!({"enforce": "restricted", "warn": "privileged", "audit": "baseline"}),
+                ["restricted:latest", "baseline:latest", "privileged:latest"],
+            ),
+            (
+                json!({"enforce": "x", "audit": "x", "warn": "x", "enforce-version": "1.2"}),
+                ["restricted:latest", "privileged:latest", "privileged:latest"],
+            ),
+            (json!({"enforce": "x"}), ["restricted:latest", "privileged:latest", "privileged:latest"]),
+        ];
+        for (short, expected) in cases {
+            let labels: Value = short
+                .as_object()
+                .unwrap()
+                .iter()
+                .map(|(key, value)| (format!("{PREFIX}{key}"), value.clone()))
+                .collect();
+            let Policies { enforce, audit, warn } = Policies::of(&namespace(labels));
+            assert_eq!([enforce, audit, warn].map(|policy| policy.to_string()), expected, "{short}");
+        }
         let broken = namespace(
             json!({"pod-security.kubernetes.io/enforce": "strict", "pod-security.kubernetes.io/warn-version": "v2.0"}),
         );
-        assert_eq!(policy(&broken, "enforce").level, Level::Restricted);
         let errors: Vec<_> = label_errors(&broken).iter().map(|e| e.path.to_string()).collect();
         assert_eq!(
             errors,
@@ -284,5 +422,51 @@ mod tests {
         {
             assert_eq!(version(text).is_some(), good, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_existing_pods() {
+        let pod = |name: &str, owner: Option<&str>, spec: Value| {
+            let owners = owner.map(|uid| json!([{"controller": true, "uid": uid}]));
+            Arc::new(json!({"metadata": {"name": name, "ownerReferences": owners}, "spec": spec}))
+        };
+        let bad =
+            || json!({"hostNetwork": true, "containers": [{"name": "c", "securityContext": {"privileged": true}}]});
+        let pods = vec![
+            pod("b", Some("1"), bad()),
+            pod("a", Some("1"), bad()),
+            pod("z", None, bad()),
+            pod("p", Some("2"), json!({"hostPID": true})),
+            pod("fine", None, json!({"containers": [{"name": "c"}]})),
+        ];
+        let ordered = one_of_each_controller(pods);
+        let names: Vec<&str> = ordered.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["b", "z", "p", "fine", "a"]);
+        let policy = Policy { level: Level::Baseline, version: 30 };
+        assert_eq!(
+            existing("ns", policy, &ordered),
+            [
+                "existing pods in namespace \"ns\" violate the new PodSecurity enforce level \"baseline:v1.30\"",
+                "a (and 2 other pods): host namespaces, privileged",
+                "p: host namespaces",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_images_and_new_containers_matter_to_updates() {
+        let pod = json!({"metadata": {"annotations": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}],
+            "ephemeralContainers": [{"name": "e", "image": "i"}]}});
+        let with = |change: fn(&mut Value)| {
+            let mut new = pod.clone();
+            change(&mut new);
+            significant(&pod, &new)
+        };
+        assert!(!with(|pod| pod["metadata"]["annotations"]["a"] = "c".into()));
+        assert!(!with(|pod| pod["spec"]["containers"][0]["resources"] = json!({})));
+        assert!(with(|pod| pod["spec"]["containers"][0]["image"] = "j".into()));
+        assert!(with(|pod| pod["spec"]["initContainers"] = json!([{"name": "i"}])));
+        assert!(with(|pod| pod["spec"]["ephemeralContainers"][0]["name"] = "f".into()));
+        assert!(!with(|pod| pod["spec"]["ephemeralContainers"] = json!([])));
     }
 }
