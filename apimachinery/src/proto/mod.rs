@@ -20,6 +20,7 @@ pub mod wire {
 use crate::schema::{self, Type};
 
 pub use decode::ProtoError;
+pub use tape::Scratch;
 use tape::{At, Tape};
 
 /// Ends an envelope: follows an object, or the items of a list that [`list_head`] began.
@@ -68,7 +69,8 @@ pub fn decode(ty: &Type, bytes: &[u8]) -> Result<Value, ProtoError> {
 
 /// Encodes an object's JSON as a type, in its envelope. Members that do not fit the type are left out.
 pub fn encode(ty: &Type, json: &[u8]) -> Vec<u8> {
-    let tape = Tape::read(json);
+    let mut scratch = Scratch::default();
+    let tape = Tape::read(json, &mut scratch);
     let object = tape.as_ref().map(Tape::root);
     let text = |key: &str| object.and_then(|object| object.get(key)).map(At::text).unwrap_or_default();
     let mut raw = Vec::with_capacity(json.len());
@@ -94,8 +96,8 @@ fn type_or_meta(api_version: &str, kind: &str) -> Option<&'static Type> {
 }
 
 /// Adds one item of a list, given as JSON, to its message.
-pub fn push_item(ty: &Type, json: &[u8], out: &mut Vec<u8>) {
-    let tape = Tape::read(json);
+pub fn push_item(ty: &Type, json: &[u8], scratch: &mut Scratch, out: &mut Vec<u8>) {
+    let tape = Tape::read(json, scratch);
     encode::nested(2, out, |out| encode::message(ty, tape.as_ref().map(Tape::root), out, 0));
 }
 
@@ -104,7 +106,8 @@ pub fn list_head(api_version: &str, kind: &str, metadata: &Value, items_bytes: u
     let mut message = Vec::new();
     if let Some(ty) = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta") {
         let text = metadata.to_string();
-        let tape = Tape::read(text.as_bytes());
+        let mut scratch = Scratch::default();
+        let tape = Tape::read(text.as_bytes(), &mut scratch);
         encode::nested(1, &mut message, |out| encode::message(ty, tape.as_ref().map(Tape::root), out, 0));
     }
     encode::open_envelope(api_version.as_bytes(), kind.as_bytes(), &message, items_bytes)

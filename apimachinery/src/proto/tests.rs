@@ -94,7 +94,7 @@ fn lists_and_events_are_framed() {
     let ty = lookup("", "v1", "ConfigMap").unwrap();
     let item = json!({"metadata": {"name": "a"}, "data": {"k": "v"}});
     let mut items = Vec::new();
-    push_item(ty, item.to_string().as_bytes(), &mut items);
+    push_item(ty, item.to_string().as_bytes(), &mut Scratch::default(), &mut items);
     let mut bytes = list_head("v1", "ConfigMapList", &json!({"resourceVersion": "7"}), items.len());
     bytes.extend_from_slice(&items);
     bytes.extend_from_slice(ENVELOPE_END);

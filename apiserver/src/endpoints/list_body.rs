@@ -5,7 +5,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use apimachinery::proto;
+use apimachinery::proto::{self, Scratch};
 use bytes::Bytes;
 use component_base::BoxError;
 use http_body::{Body, Frame};
@@ -37,6 +37,7 @@ pub struct ListBody {
     made: Bytes,
     stage: Stage,
     first: bool,
+    scratch: Scratch,
 }
 
 impl ListBody {
@@ -46,7 +47,7 @@ impl ListBody {
             Some(_) => (Bytes::new(), Stage::Measure(0, Box::new(listing.clone()))),
             None => (presenter.list_head(&listing).into(), Stage::Items),
         };
-        Self { presenter, listing, made, stage, first: true }
+        Self { presenter, listing, made, stage, first: true, scratch: Scratch::default() }
     }
 
     fn poll_piece(&mut self, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
@@ -54,7 +55,7 @@ impl ListBody {
             let Some((ty, api_version, kind)) = self.presenter.protobuf_list() else { return Poll::Ready(None) };
             let mut left = MEASURED_AT_ONCE;
             let more = rest.advance(|entry| {
-                *bytes += self.presenter.item_bytes(ty, entry);
+                *bytes += self.presenter.item_bytes(ty, &mut self.scratch, entry);
                 left -= 1;
                 left > 0
             });
@@ -77,11 +78,11 @@ impl ListBody {
     fn make(&mut self) {
         let mut out = Vec::with_capacity(CHUNK_BYTES + FRAME_BYTES);
         out.extend_from_slice(&self.made);
-        let (presenter, first) = (&self.presenter, &mut self.first);
+        let (presenter, first, scratch) = (&self.presenter, &mut self.first, &mut self.scratch);
         let protobuf = presenter.protobuf_list();
         let more = if let Some((ty, ..)) = &protobuf {
             self.listing.advance(|entry| {
-                presenter.push_item(ty, &mut out, entry);
+                presenter.push_item(ty, scratch, &mut out, entry);
                 out.len() < CHUNK_BYTES
             })
         } else {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use apimachinery::codec;
-use apimachinery::proto;
+use apimachinery::proto::{self, Scratch};
 use apimachinery::schema::{self, Type};
 use apimachinery::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -249,20 +249,20 @@ impl Presenter {
     }
 
     /// Adds an object as an item of a protobuf list.
-    pub(super) fn push_item(&self, ty: &Type, out: &mut Vec<u8>, entry: &Entry) {
+    pub(super) fn push_item(&self, ty: &Type, scratch: &mut Scratch, out: &mut Vec<u8>, entry: &Entry) {
         if self.accepted.shape == Shape::Object && self.is_as_stored() {
-            return proto::push_item(ty, &entry.bytes, out);
+            return proto::push_item(ty, &entry.bytes, scratch, out);
         }
         let mut text = Vec::with_capacity(entry.bytes.len());
         self.write_item(&mut text, entry);
-        proto::push_item(ty, &text, out);
+        proto::push_item(ty, &text, scratch, out);
     }
 
     /// The length of what [`Self::push_item`] adds.
-    pub(super) fn item_bytes(&self, ty: &Type, entry: &Entry) -> usize {
-        let measure = || {
+    pub(super) fn item_bytes(&self, ty: &Type, scratch: &mut Scratch, entry: &Entry) -> usize {
+        let mut measure = || {
             let mut item = Vec::with_capacity(entry.bytes.len());
-            self.push_item(ty, &mut item, entry);
+            self.push_item(ty, scratch, &mut item, entry);
             item.len()
         };
         if self.accepted.shape == Shape::Object && self.is_as_stored() {
