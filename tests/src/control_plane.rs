@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -281,6 +282,18 @@ impl ControlPlane {
         curl.args(["--cert", &self.pki("apiserver-etcd-client.crt"), "--key", &self.pki("apiserver-etcd-client.key")]);
         curl.args(["--data", &question.to_string()]);
         output(curl.arg(format!("{}/v3/{what}", member.url())))
+    }
+
+    /// What lies in etcd at a key.
+    ///
+    /// # Panics
+    /// With what etcd said, when it does not answer.
+    pub fn stored(&self, key: &str) -> String {
+        let base64 = base64::engine::general_purpose::STANDARD;
+        let answer = self.ask(&self.etcd[0], "kv/range", &json!({"key": base64.encode(key)})).expect("etcd answers");
+        let answer: Value = serde_json::from_str(&answer).expect("etcd answers in JSON");
+        let value = base64.decode(answer["kvs"][0]["value"].as_str().unwrap_or_default()).expect("base64");
+        String::from_utf8_lossy(&value).into_owned()
     }
 
     /// Makes etcd forget what was before a revision.
