@@ -30,8 +30,9 @@ pub(super) fn record(target: &Target<'_>, live: Option<&Value>, object: &mut Val
         target.to_stored_form(object);
         *object = target.served_form(object).into_owned();
     }
-    // A Scale leaves out a zero, so that nobody owns it.
-    let zero = through_scale && live.is_some() && object["spec"]["replicas"] == 0;
+    // A Scale leaves out a zero, so that nobody owns a new one.
+    let changed = live.is_some_and(|live| live["spec"]["replicas"] != 0);
+    let zero = through_scale && changed && object["spec"]["replicas"] == 0;
     if zero {
         remove(&mut object["spec"], "replicas");
     }
