@@ -11,12 +11,11 @@ use std::time::Duration;
 use etcd_client::EventType;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::StorageError;
 use super::cache::ResourceCache;
 use super::entry::Entry;
-use super::etcd::{Etcd, Page};
+use super::etcd::Etcd;
 use super::transform::Transform;
 
 /// How long a request waits for the clock to reach the revision it asks for.
@@ -61,14 +60,14 @@ impl Clock {
     /// etcd does not answer.
     pub async fn start(etcd: Etcd, caches: Vec<Arc<ResourceCache>>) -> Result<Arc<Self>, StorageError> {
         let caches: Caches = caches.into_iter().map(|cache| (cache.prefix().to_owned(), cache)).collect();
-        let caches = Arc::new(caches);
-        let (mut entries, revision) = list(&etcd, &etcd.root(), &caches).await?;
-        for (prefix, cache) in caches.iter() {
+        let (entries, revision) = list(&etcd, &etcd.root(), &caches).await?;
+        let mut entries = entries;
+        for (prefix, cache) in &caches {
             cache.fill(entries.remove(prefix).unwrap_or_default().into_iter().map(Arc::new), revision);
         }
         Ok(Arc::new(Self {
             etcd,
-            caches: RwLock::new(caches),
+            caches: RwLock::new(Arc::new(caches)),
             joining: RwLock::default(),
             revision: watch::Sender::new(revision),
             fresh: tokio::sync::Mutex::default(),
@@ -189,7 +188,7 @@ impl Clock {
         let prefix = cache.prefix().to_owned();
         edit(&self.joining, |caches| caches.insert(prefix.clone(), Arc::clone(&cache)));
         // Whatever the clock was applying before is in this list: its revision is the newest.
-        let one = Arc::new(Caches::from([(prefix.clone(), Arc::clone(&cache))]));
+        let one = Caches::from([(prefix.clone(), Arc::clone(&cache))]);
         let listed = list(&self.etcd, &prefix, &one).await;
         let outcome = listed.map(|(mut entries, revision)| {
             cache.complete(entries.remove(&prefix).unwrap_or_default(), revision);
@@ -317,37 +316,15 @@ fn apply(transform: &Transform, caches: &Caches, whole_key: &str, value: Option<
     cache.apply(key, entry, revision);
 }
 
-type Listed = HashMap<String, Vec<Entry>>;
-
-/// Everything of the caches below a prefix. Two pages are read at a time: a full store is most of what a start takes.
-async fn list(etcd: &Etcd, prefix: &str, caches: &Arc<Caches>) -> Result<(Listed, u64), StorageError> {
-    let mut listed = Listed::new();
-    let mut pages = etcd.pages(prefix);
-    let mut reading: Option<AbortOnDropHandle<Listed>> = None;
-    let mut take = |page: Listed| {
-        page.into_iter().for_each(|(prefix, entries)| listed.entry(prefix).or_default().extend(entries));
-    };
-    while let Some(page) = pages.next().await? {
-        if let Some(before) = reading.replace(read_page(page, etcd, caches)) {
-            take(before.await?);
-        }
-    }
-    if let Some(last) = reading {
-        take(last.await?);
-    }
-    Ok((listed, pages.revision))
-}
-
-fn read_page(page: Page, etcd: &Etcd, caches: &Arc<Caches>) -> AbortOnDropHandle<Listed> {
-    let (transform, caches) = (Arc::clone(etcd.transform()), Arc::clone(caches));
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        let mut listed = Listed::new();
-        page.each(|whole_key, value, revision| {
-            let Some((cache, key)) = locate(&caches, whole_key) else { return };
-            if let Some(entry) = entry(&transform, cache, key, whole_key, value, revision) {
-                listed.entry(cache.prefix().to_owned()).or_default().push(entry);
+async fn list(etcd: &Etcd, prefix: &str, caches: &Caches) -> Result<(HashMap<String, Vec<Entry>>, u64), StorageError> {
+    let mut entries: HashMap<String, Vec<Entry>> = HashMap::new();
+    let revision = etcd
+        .list(prefix, |whole_key, value, revision| {
+            let Some((cache, key)) = locate(caches, whole_key) else { return };
+            if let Some(entry) = entry(etcd.transform(), cache, key, whole_key, value, revision) {
+                entries.entry(cache.prefix().to_owned()).or_default().push(entry);
             }
-        });
-        listed
-    }))
+        })
+        .await?;
+    Ok((entries, revision))
 }

@@ -27,57 +27,8 @@ const CALL_SECONDS: u64 = 10;
 const MAX_ATTEMPTS: u32 = 20;
 /// Until another server is tried.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
-/// Keys per page of a list.
+/// Keys per page of a list; two pages are held at a time.
 const PAGE_KEYS: i64 = 500;
-
-/// The rest of a list. One page is on its way while another is looked at.
-pub struct Pages {
-    etcd: Etcd,
-    prefix: String,
-    /// What is listed, once there is a page of it.
-    pub revision: u64,
-    next: Option<AbortOnDropHandle<Result<GetResponse, StorageError>>>,
-}
-
-impl Pages {
-    /// The next page; `None` after the last.
-    ///
-    /// # Errors
-    /// etcd does not answer, or it compacted the revision meanwhile.
-    pub async fn next(&mut self) -> Result<Option<Page>, StorageError> {
-        let Some(next) = self.next.take() else { return Ok(None) };
-        let answer = next.await??;
-        if self.revision == 0 {
-            self.revision = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
-        }
-        if let Some(last) = answer.kvs().last().filter(|_| answer.more()) {
-            self.fetch([last.key(), b"\0"].concat());
-        }
-        Ok(Some(Page(answer)))
-    }
-
-    fn fetch(&mut self, from: Vec<u8>) {
-        let (etcd, prefix, at) = (self.etcd.clone(), self.prefix.clone(), self.revision);
-        self.next = Some(AbortOnDropHandle::new(tokio::spawn(async move { etcd.page(&prefix, from, at).await })));
-    }
-}
-
-/// Some of the keys of a list.
-pub struct Page(GetResponse);
-
-impl Page {
-    /// Calls `visit` for every key with its value and the revision of its last change.
-    pub fn each(&self, mut visit: impl FnMut(&str, &[u8], u64)) {
-        for kv in self.0.kvs() {
-            match std::str::from_utf8(kv.key()) {
-                Ok(key) => visit(key, kv.value(), revision(kv)),
-                Err(_) => {
-                    tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text");
-                }
-            }
-        }
-    }
-}
 
 /// A key as it lies in etcd.
 #[derive(Clone, Debug)]
@@ -317,18 +268,35 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer, or it compacted the revision meanwhile.
     pub async fn list(&self, prefix: &str, mut visit: impl FnMut(&str, &[u8], u64)) -> Result<u64, StorageError> {
-        let mut pages = self.pages(prefix);
-        while let Some(page) = pages.next().await? {
-            page.each(&mut visit);
+        let first = self.page(prefix, prefix.as_bytes().to_vec(), 0).await?;
+        let at = first.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
+        let mut page = Some(first);
+        while let Some(answer) = page {
+            let rest = answer.kvs().last().filter(|_| answer.more()).map(|last| [last.key(), b"\0"].concat());
+            // On its way while this page is looked at.
+            let next = rest.map(|from| {
+                let (etcd, prefix) = (self.clone(), prefix.to_owned());
+                AbortOnDropHandle::new(tokio::spawn(async move { etcd.page(&prefix, from, at).await }))
+            });
+            for kv in answer.kvs() {
+                match std::str::from_utf8(kv.key()) {
+                    Ok(key) => visit(key, kv.value(), revision(kv)),
+                    Err(_) => {
+                        tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text");
+                    }
+                }
+            }
+            drop(answer);
+            page = match next {
+                Some(next) => {
+                    let ended =
+                        |error: tokio::task::JoinError| StorageError::Call { call: "range", why: error.to_string() };
+                    Some(next.await.map_err(ended)??)
+                }
+                None => None,
+            };
         }
-        Ok(pages.revision)
-    }
-
-    /// The keys below a prefix page by page, all at one revision.
-    pub fn pages(&self, prefix: &str) -> Pages {
-        let mut pages = Pages { etcd: self.clone(), prefix: prefix.to_owned(), revision: 0, next: None };
-        pages.fetch(prefix.into());
-        pages
+        Ok(at)
     }
 
     /// Keys from one on below a prefix, at a revision (0: now).

@@ -83,12 +83,6 @@ pub enum StorageError {
     },
 }
 
-impl From<tokio::task::JoinError> for StorageError {
-    fn from(ended: tokio::task::JoinError) -> Self {
-        Self::Call { call: "range", why: ended.to_string() }
-    }
-}
-
 impl From<StorageError> for Status {
     fn from(error: StorageError) -> Self {
         let message = error.to_string();
