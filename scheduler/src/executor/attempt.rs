@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use client::resources;
 use rand::seq::IndexedRandom;
 use serde_json::Value;
 
@@ -55,21 +56,15 @@ impl Scheduler {
         if interested.is_empty() {
             return Ok(Vec::new());
         }
-        let (object, mut nodes) = extender::objects(&self.client, pod).await?;
+        let object = extender::pod(&self.client, pod).await?;
+        let mut nodes = extender::all(&self.client, &resources::NODES).await?;
         let id_of = |n: &Value| self.cluster.nodes.id(n["metadata"]["name"].as_str().unwrap_or_default());
         let mut totals: BTreeMap<NodeId, i64> = ranking.nodes.iter().map(|id| (*id, 0)).collect();
         totals.extend(ranking.nodes.iter().copied().zip(ranking.totals.iter().copied()));
         let mut refused = Vec::new();
         for e in &interested {
             nodes.retain(|n| id_of(n).is_some_and(|id| totals.contains_key(&id)));
-            let left = match e.filter(&object, &nodes).await {
-                Ok(left) => left,
-                Err(why) if e.is_ignorable() => {
-                    tracing::warn!(pod = %pod.key, why, "an extender is ignored");
-                    continue;
-                }
-                Err(why) => return Err(why),
-            };
+            let Some(left) = e.unless_ignored(pod, e.filter(&object, &nodes).await)? else { continue };
             let keep: BTreeSet<NodeId> = left.nodes.iter().filter_map(|n| self.cluster.nodes.id(n)).collect();
             for id in totals.keys().filter(|id| !keep.contains(id)) {
                 let why = left.failed.get(&**self.cluster.nodes.name(*id));
@@ -102,22 +97,22 @@ impl Scheduler {
         if asked.is_empty() {
             return Ok(left);
         }
-        let whole = asked.iter().any(|e| e.wants_objects());
-        let (object, pods) = extender::pods(&self.client, pod, whole).await?;
+        let object = extender::pod(&self.client, pod).await?;
+        let mut pods = BTreeMap::new();
+        if asked.iter().any(|e| e.wants_objects()) {
+            let uid = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            let all = extender::all(&self.client, &resources::PODS).await?;
+            pods = all.into_iter().map(|pod| (uid(&pod), pod)).collect();
+        }
         for e in asked {
             if left.is_empty() {
                 break;
             }
             let shown = |c: &Candidate| (self.cluster.nodes.name(c.node).to_string(), e.victims(c, &pods));
             let answer = e.preempt(&object, left.iter().map(shown).collect()).await;
-            match answer.and_then(|nodes| nodes.into_iter().map(|(n, v)| self.candidate(&n, &v)).collect()) {
-                Ok(nodes) => left = nodes,
-                Err(why) if e.is_ignorable() => {
-                    tracing::warn!(pod = %pod.key, why, "an extender is ignored");
-                    continue;
-                }
-                Err(why) => return Err(why),
-            }
+            let answer = answer.and_then(|nodes| nodes.into_iter().map(|(n, v)| self.candidate(&n, &v)).collect());
+            let Some(nodes) = e.unless_ignored(pod, answer)? else { continue };
+            left = nodes;
             if let Some(none) = left.iter().find(|c| c.victims.is_empty() && !e.is_ignorable()) {
                 let name = self.cluster.nodes.name(none.node);
                 return Err(format!("expected at least one victim pod on node {name:?}"));

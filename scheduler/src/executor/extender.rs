@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use client::{Access, Client, ClientConfig, ListOptions, Material, resources};
+use client::{Access, Client, ClientConfig, ListOptions, Material, ResourceRef, resources};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -250,6 +250,20 @@ impl Extender {
         Ok(list.into_iter().map(|p| (p.host, p.score.saturating_mul(self.file.weight.saturating_mul(SCALE)))).collect())
     }
 
+    /// An answer of it; none when it may be ignored and failed.
+    ///
+    /// # Errors
+    /// What went wrong.
+    pub fn unless_ignored<T>(&self, pod: &PodInfo, answer: Result<T, String>) -> Result<Option<T>, String> {
+        match answer {
+            Err(why) if self.is_ignorable() => {
+                tracing::warn!(pod = %pod.key, why, "an extender is ignored");
+                Ok(None)
+            }
+            answer => answer.map(Some),
+        }
+    }
+
     /// Whether it is asked before pods are removed.
     pub fn preempts(&self) -> bool {
         !self.file.preempt_verb.is_empty()
@@ -297,28 +311,20 @@ impl Extender {
     }
 }
 
-/// The pod and all nodes as the API has them, for extenders to see.
+/// The pod as the API has it, for extenders to see.
 ///
 /// # Errors
-/// When they cannot be read.
-pub async fn objects(client: &Client, pod: &PodInfo) -> Result<(Value, Vec<Value>), String> {
+/// When it cannot be read.
+pub async fn pod(client: &Client, pod: &PodInfo) -> Result<Value, String> {
     let object = client.get::<Value>(&resources::PODS, Some(&pod.key.namespace), &pod.key.name).await;
-    let nodes = client.list::<Value>(&resources::NODES, None, &ListOptions::default()).await;
-    Ok((object.map_err(|e| e.to_string())?, nodes.map_err(|e| e.to_string())?.items))
+    object.map_err(|e| e.to_string())
 }
 
-/// The pod, and if `all` every pod by uid, as the API has them.
+/// All objects of a resource as the API has them.
 ///
 /// # Errors
 /// When they cannot be read.
-pub async fn pods(client: &Client, pod: &PodInfo, all: bool) -> Result<(Value, BTreeMap<String, Value>), String> {
-    let object = client.get::<Value>(&resources::PODS, Some(&pod.key.namespace), &pod.key.name).await;
-    let object = object.map_err(|e| e.to_string())?;
-    if !all {
-        return Ok((object, BTreeMap::new()));
-    }
-    let pods =
-        client.list::<Value>(&resources::PODS, None, &ListOptions::default()).await.map_err(|e| e.to_string())?;
-    let uid = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-    Ok((object, pods.items.into_iter().map(|pod| (uid(&pod), pod)).collect()))
+pub async fn all(client: &Client, resource: &ResourceRef) -> Result<Vec<Value>, String> {
+    let list = client.list::<Value>(resource, None, &ListOptions::default()).await;
+    Ok(list.map_err(|e| e.to_string())?.items)
 }
