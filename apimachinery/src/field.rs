@@ -182,6 +182,14 @@ pub struct FieldError {
 /// All refused fields of one object, in the order of the checks.
 pub type ErrorList = Vec<FieldError>;
 
+/// Errors as one text: a single one as it is, several as a list.
+pub fn sentence(errors: &[FieldError]) -> String {
+    match errors {
+        [one] => one.to_string(),
+        many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 impl FieldError {
     /// A missing field.
     pub fn required(path: Path, detail: impl Into<String>) -> Self {

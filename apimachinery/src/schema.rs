@@ -131,7 +131,8 @@ impl Type {
         marks.find_map(|(at, _)| self.fields.get(at).filter(|field| field.json.as_bytes() == json).map(|_| at))
     }
 
-    /// The fields that may have to be written when nothing was given, and the inlined ones: the others never have to.
+    /// The fields that are written even when nothing was given, and the inlined ones. Among them are those of a [`Special`]
+    /// form, which are left out when `omitempty`: a type's form cannot be read where the marks are made.
     pub(crate) fn zeroed(&self) -> impl Iterator<Item = &Field> {
         self.marked(|mark| mark & ZEROED != 0)
     }
@@ -397,13 +398,14 @@ const fn marks<const N: usize>(fields: &[Field; N]) -> [u16; N] {
     while at < N {
         let field = &fields[at];
         if let (false, Held::Static(name), Held::Static(slot)) = (field.inline, &field.json, &field.slot) {
-            let scalar = matches!(
+            // Structs in Go, on which `omitempty` has no effect.
+            let structs = matches!(
                 slot.kind,
-                Kind::String | Kind::Bytes | Kind::Bool | Kind::Int32 | Kind::Int64 | Kind::Float64
+                Kind::Ref(_) | Kind::Quantity | Kind::IntOrString | Kind::Time | Kind::MicroTime | Kind::RawExtension
             );
             let zeroed = match field.omit {
                 Omit::Never | Omit::Kept => true,
-                Omit::Empty => !field.ptr && !scalar && !matches!(slot.kind, Kind::List(_) | Kind::Map(_)),
+                Omit::Empty => !field.ptr && structs,
                 Omit::Zero | Omit::Nil | Omit::Off => false,
             };
             marks[at] = mark(name.as_bytes()) | if zeroed { ZEROED } else { 0 };

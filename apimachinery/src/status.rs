@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::field::ErrorList;
+use crate::field::{self, ErrorList};
 use crate::gvk::{GroupKind, GroupResource};
 
 /// A failed (or, rarely, successful) outcome. Serialises to and from the wire form without `apiVersion`/`kind`;
@@ -152,11 +152,8 @@ impl Status {
 
     /// 422 with one cause per refused field.
     pub fn invalid(kind: &GroupKind, name: &str, errors: &ErrorList) -> Self {
-        let sentence = match errors.as_slice() {
-            [one] => one.to_string(),
-            many => format!("[{}]", many.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        };
-        let mut status = Self::failure(422, "Invalid", format!("{kind} \"{name}\" is invalid: {sentence}"));
+        let message = format!("{kind} \"{name}\" is invalid: {}", field::sentence(errors));
+        let mut status = Self::failure(422, "Invalid", message);
         let causes = errors
             .iter()
             .map(|e| Cause { reason: e.ty.reason().to_owned(), message: e.message(), field: e.path.to_string() })

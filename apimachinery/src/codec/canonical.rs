@@ -149,26 +149,14 @@ fn add_always_written(ty: &Type, map: &mut Map<String, Value>, depth: usize) {
             }
             continue;
         }
-        let always = match field.omit {
-            Omit::Never | Omit::Kept => true,
-            Omit::Empty => !field.ptr && is_struct(&field.slot.kind),
-            Omit::Zero | Omit::Nil | Omit::Off => false,
-        };
-        if always && !map.contains_key(&*field.json) {
+        // What Go does not take for a struct may be left out empty.
+        let special = matches!(&field.slot.kind, Kind::Ref(ty) if ty.special != Special::No);
+        if (field.omit != Omit::Empty || !special) && !map.contains_key(&*field.json) {
             let value = if field.ptr { Some(Value::Null) } else { zero(&field.slot, depth + 1) };
             if let Some(value) = value {
                 map.insert(field.json.to_string(), value);
             }
         }
-    }
-}
-
-/// Kinds that are structs in Go, on which `omitempty` has no effect.
-fn is_struct(kind: &Kind) -> bool {
-    match kind {
-        Kind::Ref(ty) => ty.special == Special::No,
-        Kind::Quantity | Kind::IntOrString | Kind::Time | Kind::MicroTime | Kind::RawExtension => true,
-        _ => false,
     }
 }
 

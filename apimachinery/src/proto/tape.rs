@@ -61,6 +61,7 @@ impl<'j> Tape<'j> {
     /// Reads a text; `None` for what is not JSON, is nested too deeply or larger than 4 GiB.
     pub(super) fn read(json: &'j [u8], scratch: &'j mut Scratch) -> Option<Self> {
         u32::try_from(json.len()).ok()?;
+        std::str::from_utf8(json).ok()?;
         scratch.nodes.clear();
         scratch.nodes.reserve(json.len() / TYPICAL_VALUE_BYTES);
         Reader { bytes: json, at: 0, scratch: &mut *scratch }.value(Place::Object, 0)?;
@@ -337,5 +338,6 @@ mod tests {
             assert!(Tape::read(&whole[..end], &mut Scratch::default()).is_none(), "{end}");
         }
         assert!(Tape::read(&[b'['; 500], &mut Scratch::default()).is_none());
+        assert!(Tape::read(b"\"\xff\"", &mut Scratch::default()).is_none());
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use apimachinery::field::{ErrorList, FieldError, Path};
+use apimachinery::field::{self, ErrorList, FieldError, Path};
 use apimachinery::gvk::GroupKind;
 use apimachinery::status::Status;
 use component_base::metrics::{self, Counter, Family};
@@ -282,9 +282,7 @@ fn tell(
     with_warning: bool,
 ) {
     if !errors.is_empty() {
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let text = if texts.len() == 1 { texts[0].clone() } else { format!("[{}]", texts.join(", ")) };
-        note(request, "error", format!("Failed to parse policy: {text}"));
+        note(request, "error", format!("Failed to parse policy: {}", field::sentence(errors)));
         count_error(request, false);
     }
     let would = |policy: Policy| {
