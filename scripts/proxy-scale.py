@@ -8,7 +8,7 @@ each mode one kube-proxy after the other, each from an empty ruleset. Told are t
 CPU with the programs that it runs), what one endpoint that comes or goes costs (wall time by the proxy's own metric, CPU) and
 its memory. CPU is in ticks of 10 ms.
 """
-import argparse, concurrent.futures, http.client, json, os, shutil, ssl, subprocess, sys, tempfile, threading, time
+import argparse, concurrent.futures, http.client, json, os, shutil, signal, ssl, subprocess, sys, tempfile, threading, time
 import urllib.request
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -148,14 +148,17 @@ def main():
     parser.add_argument('--modes', default='nftables,iptables')
     for name, default in (('services', 10000), ('endpoints', 10), ('rounds', 20)):
         parser.add_argument('--' + name, type=int, default=default)
-    parser.add_argument('--inside', help=argparse.SUPPRESS)
+    parser.add_argument('--inside', action='store_true', help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.inside:
-        return inside(options, options.inside)
+    if not options.inside:
+        subprocess.run(['ip', 'netns', 'add', SPACE], check=True)
+        again = [sys.executable, os.path.abspath(__file__), '--inside'] + sys.argv[1:]
+        # The same process, so that a signal ends what it has started and not only its parent.
+        os.execvp('ip', ['ip', 'netns', 'exec', SPACE] + again)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))
     directory = tempfile.mkdtemp(prefix='proxy-scale')
-    subprocess.run(['ip', 'netns', 'add', SPACE], check=True)
     try:
-        subprocess.run(['ip', 'netns', 'exec', SPACE, sys.executable, __file__, '--inside', directory] + sys.argv[1:], check=True)
+        inside(options, directory)
         shutil.rmtree(directory)
     finally:
         subprocess.run(['ip', 'netns', 'delete', SPACE], check=True)
