@@ -296,12 +296,13 @@ impl ControlPlane {
         String::from_utf8_lossy(&value).into_owned()
     }
 
-    /// Makes etcd forget what was before a revision.
+    /// Makes etcd forget what was before a resource version.
     ///
     /// # Panics
     /// With what etcd said.
-    pub fn compact(&self, revision: u64) {
-        let question = json!({"revision": revision.to_string()});
+    pub fn compact(&self, version: u64) {
+        // The low eight bits tell apart what one revision of etcd wrote.
+        let question = json!({"revision": (version >> 8).to_string()});
         eventually("compaction", || {
             let answers = self.etcd.iter().map(|member| self.ask(member, "kv/compaction", &question));
             answers.into_iter().find(Result::is_ok).unwrap_or_else(|| Err(self.log("etcd.log")))

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tests::guarantees::{Change, Seen, Told, violations};
 use tests::{ControlPlane, Options, Raw, eventually};
 
-const WRITERS: u64 = 3;
+const WRITERS: u64 = 8;
 const KEYS_PER_WRITER: u64 = 3;
 const WRITES_BETWEEN_FAULTS: usize = 25;
 const ROUNDS: usize = 8;

@@ -16,6 +16,7 @@ use super::StorageError;
 use super::cache::ResourceCache;
 use super::entry::Entry;
 use super::etcd::Etcd;
+use super::position;
 use super::transform::Transform;
 
 /// How long a request waits for the clock to reach the revision it asks for.
@@ -106,8 +107,7 @@ impl Clock {
     }
 
     async fn follow_watch(&self) -> Broken {
-        let from = self.revision() + 1;
-        let mut stream = match self.etcd.watch_everything(from).await {
+        let mut stream = match self.etcd.watch_everything(self.revision()).await {
             Ok(stream) => stream,
             Err(error) => return Broken::Connection(error.to_string()),
         };
@@ -127,13 +127,16 @@ impl Clock {
             // In this order: what is in neither was served after all.
             let joining = load(&self.joining);
             let caches = self.caches();
-            let mut last = 0;
-            for event in answer.events() {
-                let Some(kv) = event.kv() else { continue };
-                last = u64::try_from(kv.mod_revision()).unwrap_or_default();
+            let changes = answer.events().iter().filter_map(|event| Some((event.event_type(), event.kv()?)));
+            let mut changes: Vec<_> =
+                changes.map(|(ty, kv)| (position::of(kv.key(), kv.mod_revision()), ty, kv)).collect();
+            // What one transaction of others wrote need not stand in this order.
+            changes.sort_by_key(|(revision, ..)| *revision);
+            let last = changes.last().map_or(0, |(.., kv)| position::end(kv.mod_revision()));
+            for (revision, ty, kv) in changes {
                 let Ok(key) = std::str::from_utf8(kv.key()) else { continue };
-                let value = (event.event_type() == EventType::Put).then(|| kv.value());
-                apply(self.etcd.transform(), &caches, key, value, last);
+                let value = (ty == EventType::Put).then(|| kv.value());
+                apply(self.etcd.transform(), &caches, key, value, revision);
                 if !joining.is_empty() {
                     let unserved = joining
                         .iter()
@@ -143,7 +146,7 @@ impl Clock {
                         &unserved.map(|(prefix, cache)| (prefix.clone(), Arc::clone(cache))).collect(),
                         key,
                         value,
-                        last,
+                        revision,
                     );
                 }
             }

@@ -1,15 +1,13 @@
 //! Group commit: which of the waiting writes leave together. While some are on their way to etcd, those that come are
 //! collected, and go as one transaction when an answer has come: what a transaction costs is then paid once for many.
 //!
-//! Guarantees: a write waits only while [`MAX_UNDER_WAY`] transactions are on their way; companions have different slots, thus
-//! different keys, and stand in the order of their slots; writes of one slot leave in the order they came in. Pure.
+//! Guarantees: a write waits only while a transaction is on its way, and a full one never waits; companions have different
+//! slots, thus different keys, and stand in the order of their slots; writes of one slot leave in the order they came in. Pure.
 
 use std::collections::VecDeque;
 
-/// Transactions on their way at a time.
-pub(super) const MAX_UNDER_WAY: usize = 2;
 /// Writes in a transaction; etcd's own bound is 128 by default.
-const MAX_WRITES: usize = 48;
+const MAX_WRITES: usize = 64;
 /// Bytes that a transaction is filled up to; etcd takes 1.5 MiB by default, and a single larger write goes alone.
 const MAX_BYTES: usize = 512 << 10;
 
@@ -36,7 +34,7 @@ impl<T> Queue<T> {
     #[must_use]
     pub(super) fn push(&mut self, slot: u8, bytes: usize, write: T) -> bool {
         self.waiting.push_back(Waiting { slot, bytes, write });
-        let start = self.workers < MAX_UNDER_WAY;
+        let start = self.waiting.len() > self.workers * MAX_WRITES;
         self.workers += usize::from(start);
         start
     }
@@ -87,7 +85,7 @@ mod tests {
         for slot in 0..100 {
             let _ = queue.push(slot, 10, slot);
         }
-        assert_eq!([queue.next().len(), queue.next().len(), queue.next().len()], [48, 48, 4]);
+        assert_eq!([queue.next().len(), queue.next().len()], [64, 36]);
         let _ = queue.push(7, MAX_BYTES + 1, 7);
         let _ = queue.push(6, 10, 6);
         let _ = queue.push(5, MAX_BYTES, 5);
@@ -95,11 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn as_many_workers_are_started_as_may_be_and_again_when_they_ended() {
+    fn a_worker_is_started_for_the_first_write_and_for_what_fills_a_transaction() {
         let mut queue = Queue::default();
-        let started = (0..10).filter(|slot| queue.push(*slot, 1, ())).count();
-        assert_eq!(started, MAX_UNDER_WAY);
-        assert_eq!((queue.next().len(), queue.next().len(), queue.next().len()), (10, 0, 0));
+        let started: Vec<u8> = (0..150).filter(|slot| queue.push(*slot, 1, ())).collect();
+        assert_eq!(started, [0, 64, 128]);
+        assert_eq!([(); 5].map(|()| queue.next().len()), [64, 64, 22, 0, 0]);
+        assert!(!queue.push(0, 1, ()), "the third worker is still there");
+        assert_eq!((queue.next().len(), queue.next().len()), (1, 0));
         assert!(queue.push(0, 1, ()));
     }
 }

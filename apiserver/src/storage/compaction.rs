@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::StorageError;
 use super::clock::Clock;
 use super::etcd::Etcd;
+use super::position;
 
 const KEY: &str = "compact_rev_key";
 
@@ -25,7 +26,7 @@ pub async fn run(etcd: Etcd, clock: std::sync::Arc<Clock>, interval: Duration, s
         match step(&etcd, next).await {
             Ok((following, compacted)) => {
                 next = following;
-                clock.for_each_cache(|cache| cache.forget_before(compacted));
+                clock.for_each_cache(|cache| cache.forget_before(position::start(compacted)));
             }
             Err(error) => tracing::warn!(err = %error, "Cannot compact etcd"),
         }
@@ -36,11 +37,12 @@ pub async fn run(etcd: Etcd, clock: std::sync::Arc<Clock>, interval: Duration, s
 #[derive(Clone, Copy, Default)]
 struct Step {
     version: i64,
-    before: u64,
+    before: i64,
 }
 
-/// Compacts to `before` if nobody else did since we looked; gives the next step, and the revision that etcd is compacted to.
-async fn step(etcd: &Etcd, Step { version, before }: Step) -> Result<(Step, u64), StorageError> {
+/// Compacts to `before` if nobody else did since we looked; gives the next step, and the revision of etcd that it is
+/// compacted to.
+async fn step(etcd: &Etcd, Step { version, before }: Step) -> Result<(Step, i64), StorageError> {
     match etcd.swap_by_version(KEY, version, &before.to_string()).await? {
         Err((version, compacted, now)) => Ok((Step { version, before: now }, compacted.parse().unwrap_or_default())),
         Ok(now) => {

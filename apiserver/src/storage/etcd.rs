@@ -1,11 +1,12 @@
 //! The calls to etcd: reads, conditional writes, the watch. Mutual TLS; errors that say what to do.
 //!
 //! Guarantees: a write is conditional on what the caller saw, and tells what is there instead when it did not happen. Every
-//! call has a time limit. Knows keys and bytes only.
+//! call has a time limit. Writes that are asked for at the same time travel together. Knows keys and bytes only; revisions are
+//! resource versions ([`super::position`]).
 
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use component_base::reload::Reloading;
@@ -15,10 +16,11 @@ use etcd_client::{
 };
 
 use futures::FutureExt as _;
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::transform::Transform;
-use super::{StorageError, diagnose, measure};
+use super::{StorageError, commit, diagnose, measure, position};
 use crate::config::EtcdConfig;
 
 /// How long a call may take.
@@ -52,6 +54,23 @@ pub enum Written {
     Refused(Option<Stored>),
 }
 
+/// A write on its way, and who waits for its outcome.
+struct Write {
+    condition: Compare,
+    write: TxnOp,
+    otherwise: TxnOp,
+    tell: oneshot::Sender<Result<Committed, StorageError>>,
+}
+
+impl Write {
+    fn txn(&self) -> Txn {
+        Txn::new().when([self.condition.clone()]).and_then([self.write.clone()]).or_else([self.otherwise.clone()])
+    }
+}
+
+/// At which revision of etcd something was written, or what is there instead.
+type Committed = Result<i64, Option<KeyValue>>;
+
 /// The calls of one connection.
 struct Calls {
     kv: KvClient,
@@ -63,6 +82,7 @@ struct Calls {
 #[derive(Clone)]
 pub struct Etcd {
     calls: Arc<Reloading<Calls>>,
+    writes: Arc<Mutex<commit::Queue<Write>>>,
     prefix: String,
     transform: Arc<Transform>,
 }
@@ -164,12 +184,28 @@ fn is_unsent(error: &etcd_client::Error) -> bool {
     })
 }
 
-fn revision(kv: &KeyValue) -> u64 {
-    u64::try_from(kv.mod_revision()).unwrap_or_default()
+/// It was refused for what the others in the transaction ask for, too, and nothing of it was done.
+fn is_too_much_at_once(error: &StorageError) -> bool {
+    match error {
+        StorageError::TooLarge => true,
+        StorageError::Call { why, .. } => why.contains("too many operations"),
+        _ => false,
+    }
 }
 
-fn signed(revision: u64) -> i64 {
-    i64::try_from(revision).unwrap_or(i64::MAX)
+/// What a conditional transaction came to; `revision` is of the answer that it came in.
+fn committed(answer: &TxnResponse, revision: i64) -> Committed {
+    if answer.succeeded() {
+        return Ok(revision);
+    }
+    Err(answer.op_responses().into_iter().find_map(|response| match response {
+        TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
+        _ => None,
+    }))
+}
+
+fn revision_of(header: Option<&etcd_client::ResponseHeader>) -> i64 {
+    header.map_or(0, etcd_client::ResponseHeader::revision)
 }
 
 impl Etcd {
@@ -182,7 +218,7 @@ impl Etcd {
         let files = files.into_iter().filter(|file| !file.is_empty()).map(PathBuf::from).collect();
         let settings = config.clone();
         let calls = Reloading::new("credentials for etcd", files, move || calls(&settings))?;
-        let etcd = Self { calls: Arc::new(calls), prefix: config.prefix.clone(), transform };
+        let etcd = Self { calls: Arc::new(calls), writes: Arc::default(), prefix: config.prefix.clone(), transform };
         etcd.await_answer(config, &material(config)?).await?;
         Ok(etcd)
     }
@@ -218,8 +254,8 @@ impl Etcd {
         let (json, stale) = self.transform.from_storage(&String::from_utf8_lossy(kv.key()), kv.value())?;
         Ok(Stored {
             json: json.into_owned(),
-            revision: revision(kv),
-            create_revision: u64::try_from(kv.create_revision()).unwrap_or_default(),
+            revision: position::of(kv.key(), kv.mod_revision()),
+            create_revision: position::of(kv.key(), kv.create_revision()),
             stale,
         })
     }
@@ -250,7 +286,7 @@ impl Etcd {
     /// etcd does not answer.
     pub async fn revision(&self) -> Result<u64, StorageError> {
         let answer = limited("range", || self.range("\0", GetOptions::new().with_count_only())).await?;
-        Ok(answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default()))
+        Ok(position::end(revision_of(answer.header())))
     }
 
     /// What lies at a key now, linearizable.
@@ -269,7 +305,7 @@ impl Etcd {
     /// etcd does not answer, or it compacted the revision meanwhile.
     pub async fn list(&self, prefix: &str, mut visit: impl FnMut(&str, &[u8], u64)) -> Result<u64, StorageError> {
         let first = self.page(prefix, prefix.as_bytes().to_vec(), 0).await?;
-        let at = first.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
+        let at = revision_of(first.header());
         let mut page = Some(first);
         while let Some(answer) = page {
             let rest = answer.kvs().last().filter(|_| answer.more()).map(|last| [last.key(), b"\0"].concat());
@@ -280,7 +316,7 @@ impl Etcd {
             });
             for kv in answer.kvs() {
                 match std::str::from_utf8(kv.key()) {
-                    Ok(key) => visit(key, kv.value(), revision(kv)),
+                    Ok(key) => visit(key, kv.value(), position::of(kv.key(), kv.mod_revision())),
                     Err(_) => {
                         tracing::warn!(key = %String::from_utf8_lossy(kv.key()), "Skipping an etcd key that is not text");
                     }
@@ -296,12 +332,12 @@ impl Etcd {
                 None => None,
             };
         }
-        Ok(at)
+        Ok(position::end(at))
     }
 
-    /// Keys from one on below a prefix, at a revision (0: now).
-    async fn page(&self, prefix: &str, from: Vec<u8>, at: u64) -> Result<GetResponse, StorageError> {
-        let options = GetOptions::new().with_range(prefix_end(prefix)).with_limit(PAGE_KEYS).with_revision(signed(at));
+    /// Keys from one on below a prefix, at a revision of etcd (0: now).
+    async fn page(&self, prefix: &str, from: Vec<u8>, at: i64) -> Result<GetResponse, StorageError> {
+        let options = GetOptions::new().with_range(prefix_end(prefix)).with_limit(PAGE_KEYS).with_revision(at);
         let page = limited("range", || self.range(from.clone(), options.clone()));
         measure::call("list", self.about(prefix), page).await
     }
@@ -319,7 +355,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer (the write may have happened) or refuses the size.
     pub async fn update(&self, key: &str, seen: u64, json: &[u8], lease: Option<i64>) -> Result<Written, StorageError> {
-        self.put_if("update", key, Compare::mod_revision(key, CompareOp::Equal, signed(seen)), json, lease).await
+        self.put_if("update", key, unchanged(key, seen), json, lease).await
     }
 
     async fn range(&self, key: impl Into<Vec<u8>>, options: GetOptions) -> Result<GetResponse, etcd_client::Error> {
@@ -339,8 +375,9 @@ impl Etcd {
         lease: Option<i64>,
     ) -> Result<Written, StorageError> {
         let options = lease.map(|lease| PutOptions::new().with_lease(lease));
-        let put = TxnOp::put(key, self.transform.to_storage(key, json)?, options);
-        self.conditionally(operation, key, condition, put).await
+        let value = self.transform.to_storage(key, json)?;
+        let bytes = value.len();
+        self.conditionally(operation, key, condition, TxnOp::put(key, value, options), bytes).await
     }
 
     /// Removes a key that is still at `seen`.
@@ -348,8 +385,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer (the removal may have happened).
     pub async fn delete(&self, key: &str, seen: u64) -> Result<Written, StorageError> {
-        let condition = Compare::mod_revision(key, CompareOp::Equal, signed(seen));
-        self.conditionally("delete", key, condition, TxnOp::delete(key, None)).await
+        self.conditionally("delete", key, unchanged(key, seen), TxnOp::delete(key, None), 0).await
     }
 
     async fn conditionally(
@@ -358,26 +394,70 @@ impl Etcd {
         key: &str,
         condition: Compare,
         write: TxnOp,
+        bytes: usize,
     ) -> Result<Written, StorageError> {
-        let txn = Txn::new().when([condition]).and_then([write]).or_else([TxnOp::get(key, None)]);
-        let answer = measure::call(operation, self.about(key), limited("txn", || self.txn(txn.clone()))).await?;
-        if answer.succeeded() {
-            let revision = answer.header().map_or(0, etcd_client::ResponseHeader::revision);
-            return Ok(Written::Done(u64::try_from(revision).unwrap_or_default()));
+        let (tell, told) = oneshot::channel();
+        let write = Write { condition, write, otherwise: TxnOp::get(key, None), tell };
+        if self.writes().push(position::slot(key.as_bytes()), key.len() + bytes, write) {
+            tokio::spawn(self.clone().work_off());
         }
-        let there = answer.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
-            _ => None,
-        });
-        Ok(Written::Refused(there.as_ref().map(|kv| self.stored(kv)).transpose()?))
+        let ended = StorageError::Call { call: "txn", why: "the server is ending".to_owned() };
+        let outcome = measure::call(operation, self.about(key), told.map(|told| told.unwrap_or(Err(ended)))).await?;
+        match outcome {
+            Ok(revision) => Ok(Written::Done(position::of(key.as_bytes(), revision))),
+            Err(there) => Ok(Written::Refused(there.as_ref().map(|kv| self.stored(kv)).transpose()?)),
+        }
     }
 
-    /// Every change of every key from a revision on, whoever makes it.
+    fn writes(&self) -> std::sync::MutexGuard<'_, commit::Queue<Write>> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what waits until nothing does.
+    async fn work_off(self) {
+        loop {
+            let writes = self.writes().next();
+            if writes.is_empty() {
+                return;
+            }
+            self.send(writes).await;
+        }
+    }
+
+    /// Makes writes in one transaction, each under its own condition, and tells each how it ended.
+    async fn send(&self, writes: Vec<Write>) {
+        let txn = match writes.as_slice() {
+            [one] => one.txn(),
+            many => Txn::new().and_then(many.iter().map(|one| TxnOp::txn(one.txn())).collect::<Vec<_>>()),
+        };
+        match limited("txn", || self.txn(txn.clone())).await {
+            Err(error) if writes.len() > 1 && is_too_much_at_once(&error) => {
+                for one in writes {
+                    Box::pin(self.send(vec![one])).await;
+                }
+            }
+            Err(error) => tell(writes, std::iter::repeat(Err(error))),
+            Ok(answer) => {
+                let revision = revision_of(answer.header());
+                if writes.len() == 1 {
+                    tell(writes, std::iter::once(Ok(committed(&answer, revision))));
+                    return;
+                }
+                let nested = answer.op_responses().into_iter().filter_map(|response| match response {
+                    TxnOpResponse::Txn(answer) => Some(Ok(committed(&answer, revision))),
+                    _ => None,
+                });
+                tell(writes, nested);
+            }
+        }
+    }
+
+    /// Every change of every key after a revision, whoever makes it.
     ///
     /// # Errors
     /// etcd does not take the watch.
-    pub(super) async fn watch_everything(&self, from: u64) -> Result<WatchStream, StorageError> {
-        let options = WatchOptions::new().with_all_keys().with_start_revision(signed(from));
+    pub(super) async fn watch_everything(&self, after: u64) -> Result<WatchStream, StorageError> {
+        let options = WatchOptions::new().with_all_keys().with_start_revision(position::revision(after) + 1);
         let watch = || {
             let (mut watch, options) = (self.calls.get().watch.clone(), options.clone());
             async move { watch.watch("", Some(options)).await }
@@ -385,19 +465,20 @@ impl Etcd {
         limited("watch", watch).await
     }
 
-    /// Forgets what was before a revision.
+    /// Forgets what was before a revision of etcd.
     ///
     /// # Errors
     /// etcd does not answer.
-    pub(super) async fn compact(&self, revision: u64) -> Result<(), StorageError> {
+    pub(super) async fn compact(&self, revision: i64) -> Result<(), StorageError> {
         let compact = || {
             let mut kv = self.kv();
-            async move { kv.compact(signed(revision), None).await }
+            async move { kv.compact(revision, None).await }
         };
         limited("compact", compact).await.map(|_| ())
     }
 
-    /// Compares and swaps a plain key by its version (number of writes); used between API servers.
+    /// Compares and swaps a plain key by its version (number of writes); used between API servers. Gives the revision of etcd,
+    /// or version and value that are there and the revision.
     ///
     /// # Errors
     /// etcd does not answer.
@@ -406,23 +487,29 @@ impl Etcd {
         key: &str,
         version: i64,
         value: &str,
-    ) -> Result<Result<u64, (i64, String, u64)>, StorageError> {
+    ) -> Result<Result<i64, (i64, String, i64)>, StorageError> {
         let txn = Txn::new()
             .when([Compare::version(key, CompareOp::Equal, version)])
             .and_then([TxnOp::put(key, value, None)])
             .or_else([TxnOp::get(key, None)]);
         let answer = limited("txn", || self.txn(txn.clone())).await?;
-        let now = answer.header().map_or(0, |header| u64::try_from(header.revision()).unwrap_or_default());
-        if answer.succeeded() {
-            return Ok(Ok(now));
-        }
-        let there = answer.op_responses().into_iter().find_map(|response| match response {
-            TxnOpResponse::Get(mut got) => got.take_kvs().into_iter().next(),
-            _ => None,
-        });
-        let (version, value) =
-            there.map_or((0, String::new()), |kv| (kv.version(), String::from_utf8_lossy(kv.value()).into_owned()));
-        Ok(Err((version, value, now)))
+        let now = revision_of(answer.header());
+        Ok(committed(&answer, now).map_err(|there| {
+            let (version, value) =
+                there.map_or((0, String::new()), |kv| (kv.version(), String::from_utf8_lossy(kv.value()).into_owned()));
+            (version, value, now)
+        }))
+    }
+}
+
+fn unchanged(key: &str, seen: u64) -> Compare {
+    Compare::mod_revision(key, CompareOp::Equal, position::revision(seen))
+}
+
+/// Who no longer waits is not told. Fewer outcomes than writes are taken for an end of the server by those without.
+fn tell(writes: Vec<Write>, outcomes: impl Iterator<Item = Result<Committed, StorageError>>) {
+    for (write, outcome) in writes.into_iter().zip(outcomes) {
+        let _ = write.tell.send(outcome);
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod clock;
+mod commit;
 pub mod compaction;
 pub mod diagnose;
 pub mod entry;
@@ -13,6 +14,7 @@ pub mod etcd;
 pub mod fanout;
 pub mod lease;
 mod measure;
+mod position;
 pub mod probe;
 pub mod terms;
 pub mod transform;
