@@ -64,24 +64,27 @@ impl Controller for Ephemeral {
         let owner = pod.subject();
         for (volume, source) in pod.spec.volumes.iter().filter_map(|v| Some((v, v.ephemeral.as_ref()?))) {
             let name = format!("{}-{}", key.name, volume.name);
-            if let Some(claim) = self.claims.get(&key.namespace, &name) {
-                if controller_of(&claim.metadata).is_none_or(|o| o.uid != pod.metadata.uid) {
-                    return Err(SyncError::Object(format!(
-                        "PVC {}/{name} was not created for pod {key} (pod is not owner)",
-                        key.namespace
-                    )));
-                }
-                continue;
-            }
-            let body = claim_of(&owner, &name, source);
-            let resource = ClaimView::RESOURCE;
-            let made = self.executor.apply(Action::Create { resource, namespace: key.namespace.clone(), body }).await;
-            if let Err(error) = made {
-                let note = format!("ephemeral volume {}: create PVC {name}: {error}", volume.name);
+            if let Err(error) = self.provide(key, &owner, &name, source).await {
+                let note = format!("ephemeral volume {}: {error}", volume.name);
                 self.executor.event(&owner, Warning, "FailedBinding", note);
                 return Err(error);
             }
         }
         Ok(None)
+    }
+}
+
+impl Ephemeral {
+    /// Makes the claim `name` of the pod `owner`, unless it is there; one that is not the pod's is an error.
+    async fn provide(&self, key: &Key, owner: &Subject, name: &str, source: &Value) -> Result<(), SyncError> {
+        let namespace = &key.namespace;
+        if let Some(claim) = self.claims.get(namespace, name) {
+            let ours = controller_of(&claim.metadata).is_some_and(|controller| controller.uid == owner.uid);
+            let why = || format!("PVC {namespace}/{name} was not created for pod {key} (pod is not owner)");
+            return if ours { Ok(()) } else { Err(SyncError::Object(why())) };
+        }
+        let body = claim_of(owner, name, source);
+        let resource = ClaimView::RESOURCE;
+        self.executor.apply(Action::Create { resource, namespace: namespace.clone(), body }).await
     }
 }

@@ -1,5 +1,5 @@
 //! `validatingadmissionpolicy-status-controller`: type-checks the expressions of policies against the built-in kinds that
-//! they match, and warns of what cannot work. Of other kinds (custom resources, parameters) nothing is known here.
+//! they match, and warns of what cannot work. Of custom resources nothing is known here.
 
 use std::collections::BTreeSet;
 
@@ -30,10 +30,17 @@ crate::view!(PolicyView, resources::VALIDATING_ADMISSION_POLICIES);
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct PolicySpec {
-    param_kind: Option<Value>,
+    param_kind: Option<ParamKind>,
     match_constraints: MatchResources,
     variables: Vec<Variable>,
     validations: Vec<Validation>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ParamKind {
+    api_version: String,
+    kind: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -68,6 +75,13 @@ struct Validation {
 #[serde(rename_all = "camelCase", default)]
 struct PolicyStatus {
     observed_generation: i64,
+    type_checking: Option<TypeChecking>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct TypeChecking {
+    expression_warnings: Vec<Value>,
 }
 
 /// Registers `validatingadmissionpolicy-status-controller`.
@@ -100,8 +114,10 @@ fn environment(spec: &PolicySpec, object: &Type) -> Env {
     for name in ["request", "namespaceObject"] {
         env = env.with(name, Type::Dyn);
     }
-    if spec.param_kind.is_some() {
-        env = env.with("params", Type::Dyn);
+    if let Some(of) = &spec.param_kind {
+        let is_it = |facts: &&ResourceFacts| facts.kind == of.kind && facts.api_version() == of.api_version;
+        let builtin = facts::RESOURCES.iter().find(is_it).and_then(ResourceFacts::ty);
+        env = env.with("params", builtin.map_or(Type::Dyn, |ty| Type::Builtin(Held::Static(ty))));
     }
     env = env.with("authorizer", Type::authorizer()).with("authorizer.requestResource", Type::resource_check());
     for variable in &spec.variables {
@@ -150,8 +166,14 @@ impl Controller for Policies {
             return Ok(None);
         }
         let warnings = check(&policy.spec);
-        let warnings = if warnings.is_empty() { Value::Null } else { json!(warnings) };
-        let status = json!({"observedGeneration": generation, "typeChecking": {"expressionWarnings": warnings}});
+        let warned = policy.status.type_checking.as_ref().is_some_and(|known| !known.expression_warnings.is_empty());
+        // Upstream applies its status: what is left of a field all of whose members are taken back is nothing.
+        let checking = match (warnings.is_empty(), warned) {
+            (true, true) => Value::Null,
+            (true, false) => json!({}),
+            (false, _) => json!({"expressionWarnings": warnings}),
+        };
+        let status = json!({"observedGeneration": generation, "typeChecking": checking});
         let target = policy.target();
         let change = json!({"metadata": {"uid": policy.metadata.uid}, "status": status});
         self.executor.apply(target.change_status(change)).await?;
@@ -178,5 +200,18 @@ mod tests {
         assert_eq!(of("v1", "object.spec.nothing == 1"), 1);
         assert_eq!(of("v1", "variables.n == 'x'"), 1);
         assert_eq!(of("*", "object.spec.nothing == 1"), 0);
+    }
+
+    #[test]
+    fn knows_the_types_of_parameters() {
+        let of = |kind: &str, expression: &str| {
+            let rule = json!({"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"]});
+            let spec = json!({"paramKind": {"apiVersion": "v1", "kind": kind},
+                "matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": expression}]});
+            check(&serde_json::from_value(spec).unwrap()).len()
+        };
+        assert_eq!(of("ConfigMap", "params.data.x == 'y'"), 0);
+        assert_eq!(of("ConfigMap", "params.nope == 1"), 1);
+        assert_eq!(of("Unknown", "params.nope == 1"), 0);
     }
 }

@@ -17,13 +17,14 @@ use self::reconcile::{Changes, Snapshot, manage, pod_for, revision_annotations, 
 use super::history::{Counted, HASH_LABEL, Present, clean_up, record};
 use super::wake::{Wake, selecting, watch_dependents, watch_owners};
 use crate::framework::claim::claim_from;
+use crate::framework::plan::controller_of;
 use crate::framework::pod_control::PodControl;
 use crate::framework::{
     Controller, EventKind, Executor, Expectations, Key, Plan, Queue, Setup, Store, Subject, SyncError, SyncResult, View,
 };
 use crate::views::meta::is_deleting;
 use crate::views::node::NodeView;
-use crate::views::pod::PodView;
+use crate::views::pod::{self, PodView};
 use crate::views::workloads::{ControllerRevisionView, DaemonSetView};
 
 /// At most so many pods are created or deleted in one step.
@@ -44,7 +45,7 @@ pub fn register(setup: &mut Setup) {
     watch_dependents(&pods, DaemonSetView::RESOURCE.kind.as_ref(), Wake::now(&queue, &expectations), selects);
     let unwatched = Arc::new(Expectations::default());
     watch_dependents(&revisions, DaemonSetView::RESOURCE.kind.as_ref(), Wake::now(&queue, &unwatched), |_| Vec::new());
-    watch_nodes(&sets, &nodes, &queue);
+    watch_nodes(&sets, &nodes, &pods, &queue);
     let executor = setup.executor("daemon-set-controller");
     let workers = setup.config.concurrent.daemon_set;
     let (control, failures) = (PodControl::new(&executor, &expectations), Mutex::default());
@@ -52,9 +53,10 @@ pub fn register(setup: &mut Setup) {
     setup.workers(queue, workers, controller);
 }
 
-/// A node wakes the sets for which it now means something else.
-fn watch_nodes(sets: &Store<DaemonSetView>, nodes: &Store<NodeView>, queue: &Queue) {
-    let (sets, queue) = (sets.clone(), queue.clone());
+/// A node wakes the sets that have a pod too few or too many there, or pods where none should be. What else it changes
+/// in their status is said at their next step, as upstream does.
+fn watch_nodes(sets: &Store<DaemonSetView>, nodes: &Store<NodeView>, pods: &Store<PodView>, queue: &Queue) {
+    let (sets, queue, pods) = (sets.clone(), queue.clone(), pods.clone());
     nodes.on(move |delta| {
         if let Delta::Updated { old, new } = delta
             && old.metadata.labels == new.metadata.labels
@@ -62,14 +64,14 @@ fn watch_nodes(sets: &Store<DaemonSetView>, nodes: &Store<NodeView>, queue: &Que
         {
             return;
         }
+        let node = delta.object();
+        let there = pods.by_index(pod::BY_NODE, &node.metadata.name);
         for set in sets.list() {
-            let judge = |node: &NodeView| place(node, &set.spec.template);
-            let changed = match delta {
-                Delta::Added(node) => judge(node).run,
-                Delta::Deleted(_) => true,
-                Delta::Updated { old, new } => judge(old) != judge(new),
-            };
-            if changed {
+            let scheduled =
+                there.iter().any(|pod| controller_of(&pod.metadata).is_some_and(|o| o.uid == set.metadata.uid));
+            let at = place(node, &set.spec.template);
+            let matters = if scheduled { !at.stay || set.status.number_misscheduled > 0 } else { at.run };
+            if matters || matches!(delta, Delta::Deleted(_)) {
                 queue.add(Key::of(&set.metadata));
             }
         }
@@ -118,9 +120,11 @@ impl Controller for DaemonSets {
         let pods = claim_from(&self.executor, &self.pods, owner, |_| true).await?;
         let nodes = self.nodes.list();
         let snapshot = Snapshot { set: &set, nodes: &nodes, pods: &pods, hash: &history.hash, now: Timestamp::now() };
-        let mut again = None;
+        let mut acted = Ok(None);
         if settled {
-            again = self.act(&snapshot, &subject).await?;
+            acted = self.act(&snapshot, &subject).await;
+        }
+        if settled && acted.is_ok() {
             let in_use: BTreeSet<&str> =
                 pods.iter().filter_map(|pod| pod.metadata.labels.get(HASH_LABEL)).map(String::as_str).collect();
             let actions = clean_up(&history.old, set.spec.revision_history_limit, &in_use, Counted::All);
@@ -129,6 +133,7 @@ impl Controller for DaemonSets {
         if let Some(change) = status_change(&snapshot, settled) {
             self.executor.apply(set.target().change_status(change)).await?;
         }
+        let again = acted?;
         let available = pods.iter().filter_map(|pod| pod.available_in(set.spec.min_ready_seconds, snapshot.now)).min();
         Ok([again, available].into_iter().flatten().min())
     }

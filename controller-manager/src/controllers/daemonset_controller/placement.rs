@@ -1,6 +1,6 @@
 //! On which nodes a daemon set's pods belong, purely: node name, node selector, required node affinity and taints.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::controllers::node_taints::tolerates;
 use crate::views::node::NodeView;
@@ -26,18 +26,21 @@ pub struct Placement {
     pub stay: bool,
 }
 
-/// The tolerations that daemon pods get besides their template's.
-pub fn added_tolerations(host_network: bool) -> Vec<Toleration> {
-    TOLERATED
-        .iter()
-        .chain(host_network.then_some(&NETWORK_UNAVAILABLE))
-        .map(|(key, effect)| Toleration {
-            key: (*key).to_owned(),
-            operator: "Exists".to_owned(),
-            effect: (*effect).to_owned(),
-            ..Toleration::default()
-        })
-        .collect()
+/// The tolerations of daemon pods: their template's, and those that all have, which take the place of like ones.
+pub fn tolerations(spec: &Value) -> Vec<Value> {
+    let mut all = spec["tolerations"].as_array().cloned().unwrap_or_default();
+    let network = (spec["hostNetwork"] == Value::Bool(true)).then_some(&NETWORK_UNAVAILABLE);
+    for (key, effect) in TOLERATED.iter().chain(network) {
+        let added = json!({"key": key, "operator": "Exists", "effect": effect});
+        let like = |one: &&mut Value| {
+            ["key", "operator", "effect"].iter().all(|field| one[field] == added[field]) && one["value"].is_null()
+        };
+        match all.iter_mut().find(like) {
+            Some(one) => *one = added,
+            None => all.push(added),
+        }
+    }
+    all
 }
 
 /// Judges one node for a pod template.
@@ -49,8 +52,7 @@ pub fn place(node: &NodeView, template: &Value) -> Placement {
     if !fits {
         return Placement { run: false, stay: false };
     }
-    let mut tolerations: Vec<Toleration> = serde_json::from_value(spec["tolerations"].clone()).unwrap_or_default();
-    tolerations.extend(added_tolerations(spec["hostNetwork"] == Value::Bool(true)));
+    let tolerations: Vec<Toleration> = serde_json::from_value(Value::Array(tolerations(spec))).unwrap_or_default();
     let refused = |effect: &str| {
         node.spec
             .taints

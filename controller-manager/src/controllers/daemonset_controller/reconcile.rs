@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::placement::{Placement, added_tolerations, place};
+use super::placement::{Placement, place, tolerations};
 use crate::controllers::history::HASH_LABEL;
 use crate::controllers::pod_template::pod_from_template;
 use crate::framework::Subject;
@@ -259,15 +259,7 @@ pub fn pod_for(set: &DaemonSetView, subject: &Subject, hash: &str, node: &str) -
     pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] = json!({
         "nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}],
     });
-    let host_network = pod["spec"]["hostNetwork"] == Value::Bool(true);
-    let mut tolerations = pod["spec"]["tolerations"].as_array().cloned().unwrap_or_default();
-    for toleration in added_tolerations(host_network) {
-        let value = json!({"key": toleration.key, "operator": "Exists", "effect": toleration.effect});
-        if !tolerations.contains(&value) {
-            tolerations.push(value);
-        }
-    }
-    pod["spec"]["tolerations"] = Value::Array(tolerations);
+    pod["spec"]["tolerations"] = Value::Array(tolerations(&pod["spec"]));
     pod
 }
 

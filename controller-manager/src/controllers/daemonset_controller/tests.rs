@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::placement::{Placement, place};
+use super::placement::{Placement, place, tolerations};
 use super::reconcile::{Snapshot, manage, pod_for, roll};
 use crate::framework::View;
 use crate::views::node::NodeView;
@@ -127,4 +127,12 @@ fn surging_sets_keep_a_pod_on_every_node_and_leave_nodes_where_they_do_not_belon
     assert_eq!(deleted(&[pod(0, "new", true), pod(1, "old", true)]), "old1");
     assert_eq!(deleted(&[pod(0, "new", false), pod(1, "old", true)]), "", "nothing else serves yet");
     assert_eq!(deleted(&[pod(0, "new", false), pod(1, "old", false)]), "old1");
+}
+
+#[test]
+fn tolerations_of_daemon_pods_take_the_place_of_like_ones() {
+    let limited = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5});
+    let other = json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoSchedule"});
+    let all = tolerations(&json!({"hostNetwork": true, "tolerations": [limited, other]}));
+    assert_eq!((all.len(), &all[0]["tolerationSeconds"], &all[1]), (8, &Value::Null, &other));
 }

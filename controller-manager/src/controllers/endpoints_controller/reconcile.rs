@@ -1,7 +1,7 @@
-//! From a service and its pods to Endpoints, purely. Addresses with the same ports share a subset, in a fixed order, so
+//! From a service and its pods to Endpoints, purely. Ports of the same addresses share a subset, in a fixed order, so
 //! that equal endpoints are equal objects. At most 1000 addresses are kept (upstream's limit), ready ones first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -20,12 +20,6 @@ pub const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 pub const MANAGER: &str = "endpoint-controller";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MAX_ADDRESSES: usize = 1000;
-
-#[derive(Default)]
-struct Addresses {
-    ready: Vec<EndpointAddress>,
-    not_ready: Vec<EndpointAddress>,
-}
 
 /// The write that the service's Endpoints need, if any.
 pub fn reconcile(service: &ServiceView, pods: &[Arc<PodView>], current: Option<&EndpointsView>) -> Option<Action> {
@@ -76,44 +70,33 @@ pub fn reconcile(service: &ServiceView, pods: &[Arc<PodView>], current: Option<&
 fn subsets(service: &ServiceView, pods: &[Arc<PodView>]) -> Vec<Subset> {
     let v6 = address_types(service).first().is_some_and(|family| family == "IPv6");
     let unready_too = service.spec.publish_not_ready_addresses;
-    let mut by_ports: BTreeMap<Vec<EndpointPort>, Addresses> = BTreeMap::new();
-    // Which ports each address serves, so that addresses with the same ports share a subset.
-    let mut by_address: BTreeMap<(EndpointAddress, bool), Vec<EndpointPort>> = BTreeMap::new();
+    // Which addresses offer a port, and whether they are ready; None stands for no port at all.
+    let mut by_port: BTreeMap<Option<EndpointPort>, BTreeSet<(EndpointAddress, bool)>> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| is_endpoint(pod, unready_too)) {
         let Some(address) = address(service, pod, v6) else { continue };
-        let ports: Vec<EndpointPort> = service
-            .spec
-            .ports
-            .iter()
-            .filter_map(|port| {
-                Some(EndpointPort {
-                    name: (!port.name.is_empty()).then(|| port.name.clone()),
-                    port: Some(target_port(pod, port)?),
-                    protocol: Some(port.protocol.clone()),
-                    app_protocol: port.app_protocol.clone(),
-                })
-            })
-            .collect();
+        let offered = service.spec.ports.iter().filter_map(|port| {
+            Some(Some(EndpointPort {
+                name: (!port.name.is_empty()).then(|| port.name.clone()),
+                port: Some(target_port(pod, port)?),
+                protocol: Some(port.protocol.clone()),
+                app_protocol: port.app_protocol.clone(),
+            }))
+        });
         let headless_without_ports = service.spec.ports.is_empty() && service.spec.cluster_ip == "None";
-        if ports.is_empty() && !headless_without_ports {
-            continue;
+        for port in offered.chain(headless_without_ports.then_some(None)) {
+            by_port.entry(port).or_default().insert((address.clone(), unready_too || pod.is_ready()));
         }
-        by_address.entry((address, unready_too || pod.is_ready())).or_default().extend(ports);
     }
-    for ((address, ready), mut ports) in by_address {
-        ports.sort();
-        ports.dedup();
-        let addresses = by_ports.entry(ports).or_default();
-        if ready { addresses.ready.push(address) } else { addresses.not_ready.push(address) }
+    let mut by_addresses: BTreeMap<BTreeSet<(EndpointAddress, bool)>, Vec<EndpointPort>> = BTreeMap::new();
+    for (port, addresses) in by_port {
+        by_addresses.entry(addresses).or_default().extend(port);
     }
-    by_ports
-        .into_iter()
-        .map(|(ports, addresses)| Subset {
-            addresses: addresses.ready,
-            not_ready_addresses: addresses.not_ready,
-            ports,
-        })
-        .collect()
+    let subset = |(addresses, ports): (BTreeSet<(EndpointAddress, bool)>, _)| {
+        let (ready, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|(_, ready)| *ready);
+        let only = |list: Vec<_>| list.into_iter().map(|(address, _)| address).collect();
+        Subset { addresses: only(ready), not_ready_addresses: only(others), ports }
+    };
+    by_addresses.into_iter().map(subset).collect()
 }
 
 fn address(service: &ServiceView, pod: &PodView, v6: bool) -> Option<EndpointAddress> {
@@ -149,4 +132,32 @@ fn truncated(mut subsets: Vec<Subset>) -> (Vec<Subset>, bool) {
     }
     subsets.retain(|subset| !subset.addresses.is_empty() || !subset.not_ready_addresses.is_empty());
     (subsets, true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_shares_its_subset_with_ports_of_the_same_addresses_only() {
+        let pod = |name: &str, ports: Value| {
+            let value = json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": [{"ports": ports}]},
+                "status": {"podIP": format!("10.0.0.{}", name.len()), "phase": "Running",
+                    "conditions": [{"type": "Ready", "status": "True"}]}});
+            Arc::new(serde_json::from_value::<PodView>(value).unwrap())
+        };
+        let service = json!({"spec": {"clusterIP": "10.1.1.1", "ports": [
+            {"name": "x", "port": 80, "targetPort": "http", "protocol": "TCP"},
+            {"name": "y", "port": 81, "targetPort": 9, "protocol": "TCP"}]}});
+        let service: ServiceView = serde_json::from_value(service).unwrap();
+        let named = json!([{"name": "http", "containerPort": 8080, "protocol": "TCP"}]);
+        let shape = |pods: &[Arc<PodView>]| {
+            let all = subsets(&service, pods);
+            let mut sizes: Vec<_> = all.iter().map(|s| (s.ports.len(), s.addresses.len())).collect();
+            sizes.sort_unstable();
+            sizes
+        };
+        assert_eq!(shape(&[pod("a", named.clone()), pod("bb", json!([]))]), [(1, 1), (1, 2)]);
+        assert_eq!(shape(&[pod("a", named.clone()), pod("bb", named)]), [(2, 2)]);
+    }
 }

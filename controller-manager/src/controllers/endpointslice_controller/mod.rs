@@ -113,7 +113,8 @@ pub fn watch_slices(
     });
 }
 
-/// A node's arrival or another zone changes the endpoints of pods on it.
+/// A node's arrival brings the endpoints of pods on it; any other change matters to hints only. Endpoints that are
+/// there keep their zone, as upstream's do.
 fn watch_nodes(services: &Store<ServiceView>, nodes: &Store<NodeView>, queue: &Queue) {
     let (services, queue) = (services.clone(), queue.clone());
     nodes.on(move |delta| {
@@ -126,7 +127,7 @@ fn watch_nodes(services: &Store<ServiceView>, nodes: &Store<NodeView>, queue: &Q
         if same(zone(old) == zone(new) && hints::contribution(old) == hints::contribution(new)) {
             return;
         }
-        let everywhere = !same(zone(old) == zone(new));
+        let everywhere = matches!(delta, Delta::Added(_));
         for service in services.list().iter().filter(|service| everywhere || hints::is_wanted(service)) {
             queue.add(Key::of(&service.metadata));
         }

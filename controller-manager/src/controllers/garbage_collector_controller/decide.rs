@@ -10,7 +10,7 @@ use crate::framework::{Action, Target};
 /// What became of an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnerState {
-    /// It exists and stays, or cannot be judged.
+    /// It exists and stays.
     Solid,
     /// It does not exist (any more).
     Absent,

@@ -95,6 +95,8 @@ impl Wake {
 #[derive(Debug, Default)]
 pub struct Graph {
     nodes: HashMap<Uid, Node>,
+    /// The kinds of the resources, by their number.
+    pub kinds: Vec<String>,
 }
 
 impl Graph {
@@ -191,7 +193,9 @@ impl Graph {
                 wake.misplaced.push((meta.uid.clone(), owner.uid.clone()));
             }
             // The reference may be wrong: the server is asked before anything follows from that.
-            if new && (elsewhere || node.key.name != owner.name) {
+            let kind = node.resource.and_then(|number| self.kinds.get(number));
+            let other_kind = kind.is_some_and(|kind| *kind != owner.kind);
+            if new && (elsewhere || other_kind || node.key.name != owner.name) {
                 wake.delete.push(meta.uid.clone());
             }
             if unblocked && node.waits() {

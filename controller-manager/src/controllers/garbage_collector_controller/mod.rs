@@ -223,6 +223,7 @@ impl Collector {
                 continue;
             }
             let (number, stop, collector) = (resources.len(), shutdown.child_token(), Arc::clone(self));
+            self.graph().kinds.push(resource.kind.to_string());
             let watched = resource.clone();
             let reader = Informer::<Metadata>::builder(&self.watching, resource.clone())
                 .metadata_only()
@@ -336,7 +337,8 @@ impl Collector {
     /// then nobody need be asked. False when that cannot be said, or no longer holds.
     async fn delete_as_known(&self, node: &graph::Node, target: &Target, uid: &str) -> Result<bool, SyncError> {
         let known = |owner: &Owner| self.gone().known.contains(&owner.uid);
-        if node.owners.is_empty() || !node.owners.iter().all(known) {
+        // An object of no namespace may name owners that it cannot have.
+        if node.key.namespace.is_empty() || node.owners.is_empty() || !node.owners.iter().all(known) {
             return Ok(false);
         }
         let Some(meta) = node.resource.and_then(|number| self.cached(number, &node.key)) else { return Ok(false) };
@@ -375,35 +377,34 @@ impl Collector {
         Ok(())
     }
 
+    /// The owners' states; none when one of them cannot be judged, upon which nothing is done.
     async fn judge_owners(&self, target: &Target, meta: &ObjectMeta) -> Result<Vec<(Uid, OwnerState)>, SyncError> {
         let mut states = Vec::new();
         for owner in graph::owners_of(meta) {
-            let state = self.judge(target, &owner).await?;
+            let Some(state) = self.judge(target, &owner).await? else { return Ok(Vec::new()) };
             states.push((owner.uid, state));
         }
         Ok(states)
     }
 
-    async fn judge(&self, dependent: &Target, owner: &Owner) -> Result<OwnerState, SyncError> {
-        let Some(resource) = self.resource_of(&owner.api_version, &owner.kind) else {
-            return Ok(OwnerState::Solid);
-        };
+    async fn judge(&self, dependent: &Target, owner: &Owner) -> Result<Option<OwnerState>, SyncError> {
+        let Some(resource) = self.resource_of(&owner.api_version, &owner.kind) else { return Ok(None) };
         // A cluster-wide object cannot have an owner in a namespace; such a reference is never acted on.
         if resource.namespaced && dependent.key.namespace.is_empty() {
-            return Ok(OwnerState::Solid);
+            return Ok(None);
         }
         if self.gone().known.contains(&owner.uid) {
-            return Ok(OwnerState::Absent);
+            return Ok(Some(OwnerState::Absent));
         }
         let namespace = if resource.namespaced { dependent.key.namespace.as_str() } else { "" };
         let target = Target { resource, key: Key::new(namespace, &owner.name) };
-        Ok(match self.live(&target, &owner.uid).await? {
+        Ok(Some(match self.live(&target, &owner.uid).await? {
             None => OwnerState::Absent,
             Some(meta) if meta.is_terminating() && meta.finalizers.iter().any(|name| name == FOREGROUND) => {
                 OwnerState::Waiting
             }
             Some(_) => OwnerState::Solid,
-        })
+        }))
     }
 
     /// Makes all dependents forget the owner, then lets it go.

@@ -46,6 +46,14 @@ fn an_owner_that_is_seen_is_no_question_and_its_end_wakes_dependents() {
 }
 
 #[test]
+fn an_owner_of_another_kind_is_asked_about() {
+    let mut graph = Graph::default();
+    graph.kinds.push("Secret".to_owned());
+    graph.upsert(0, &meta("owner", &[], |_| {}));
+    assert_eq!(deleted(&graph.upsert(0, &meta("child", &["owner"], |_| {}))), ["child"]);
+}
+
+#[test]
 fn an_owner_of_another_namespace_is_none_whichever_is_seen_first() {
     let elsewhere = |value: &mut Value| value["namespace"] = json!("other");
     let mut graph = Graph::default();

@@ -208,7 +208,10 @@ fn finish(snapshot: &Snapshot<'_>, a: &mut Assessment) -> Option<Finish> {
         return Some(Finish::failed("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
     }
     if let (Some(seconds), false) = (job.spec.active_deadline_seconds, job.spec.suspend) {
-        let left = remaining(job.status.start_time.0.unwrap_or(snapshot.started), seconds, snapshot.now);
+        // Its time begins anew when it is resumed.
+        let resumed = condition(&job.status.conditions, "Suspended").is_some_and(|said| said.status == "True");
+        let began = if resumed { snapshot.now } else { job.status.start_time.0.unwrap_or(snapshot.started) };
+        let left = remaining(began, seconds, snapshot.now);
         if left.is_zero() {
             return Some(Finish::failed("DeadlineExceeded", "Job was active longer than specified deadline"));
         }

@@ -179,3 +179,15 @@ fn each_index_waits_for_its_own_failures_and_hands_them_on() {
     });
     assert_eq!(failures_after(&job(spec, json!({})), Some(&evicted)), (1, 1));
 }
+
+#[test]
+fn a_job_that_is_resumed_after_its_deadline_begins_anew() {
+    let suspended = json!({"conditions": [{"type": "Suspended", "status": "True"}]});
+    let begun = |status: Value| {
+        let job = job(json!({"activeDeadlineSeconds": 6}), status);
+        let (started, backoff) = (now() - jiff::SignedDuration::from_secs(60), Backoff::default());
+        let snapshot = Snapshot { job: &job, pods: &[], released: &HashSet::new(), backoff, started, now: now() };
+        assess(&snapshot).finish.is_none()
+    };
+    assert_eq!((begun(suspended), begun(json!({}))), (true, false));
+}
