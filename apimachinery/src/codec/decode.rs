@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
-use base64::Engine as _;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
@@ -163,6 +164,10 @@ impl<'de> DeserializeSeed<'de> for KeySeed {
     }
 }
 
+/// base64 as Go reads it: bits beyond the last byte may be anything.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
 impl<'de> Visitor<'de> for KeySeed {
     type Value = Cow<'de, str>;
 
@@ -267,6 +272,14 @@ impl SlotVisitor<'_> {
         }
     }
 
+    /// Lists of resources know nothing below a thousandth: it is rounded away from zero.
+    fn quantity_up_to_milli<E: de::Error>(&self, text: &str) -> Result<Value, E> {
+        match Quantity::parse(text) {
+            Ok(quantity) => Ok(Quantity::from_milli(quantity.milli(), quantity.format()).to_string().into()),
+            Err(error) => self.refused(&error.to_string()),
+        }
+    }
+
     fn text<E: de::Error>(&self, text: Cow<'_, str>) -> Result<Value, E> {
         match self.kind {
             Kind::String | Kind::Any | Kind::IntOrString | Kind::RawExtension => Ok(text.into_owned().into()),
@@ -293,11 +306,14 @@ impl SlotVisitor<'_> {
     fn base64<E: de::Error>(&self, text: Cow<'_, str>) -> Result<Value, E> {
         let text = if text.contains(['\r', '\n']) { Cow::Owned(text.replace(['\r', '\n'], "")) } else { text };
         let engine = &base64::engine::general_purpose::STANDARD;
-        // Only the check matters: the value stays as text.
-        if engine.decode(text.as_bytes()).is_err() {
-            return self.refused("illegal base64 data");
+        // The value stays as text, unless bits are set that belong to no byte: Go ignores and forgets them.
+        if engine.decode(text.as_bytes()).is_ok() {
+            return Ok(text.into_owned().into());
         }
-        Ok(text.into_owned().into())
+        match LENIENT.decode(text.as_bytes()) {
+            Ok(bytes) => Ok(engine.encode(bytes).into()),
+            Err(_) => self.refused("illegal base64 data"),
+        }
     }
 
     /// The schema that a JSON object in this place has; `None` when any object may stand here.
@@ -430,7 +446,10 @@ impl<'de> Visitor<'de> for SlotVisitor<'_> {
         let mut map = Map::new();
         while let Some(key) = access.next_key_seed(KeySeed)? {
             let at = self.at.below(Step::Field(&key));
-            let value = access.next_value_seed(SlotSeed { slot: entry, at, report: self.report })?;
+            let mut value = access.next_value_seed(SlotSeed { slot: entry, at, report: self.report })?;
+            if let (Kind::Quantity, Some(amount)) = (&entry.kind, value.as_str().filter(|a| a.ends_with(['u', 'n']))) {
+                value = self.quantity_up_to_milli(amount)?;
+            }
             if map.insert(key.as_ref().to_owned(), value).is_some() {
                 self.report.problem("duplicate field", self.at, &key);
             }

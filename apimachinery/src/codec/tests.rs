@@ -157,6 +157,24 @@ fn wrong_types_are_refused() {
 }
 
 #[test]
+fn base64_forgets_bits_that_belong_to_no_byte() {
+    let data = |text: &str| {
+        let secret = json!({"data": {"k": text}});
+        read("", "v1", "Secret", &secret, FieldValidation::Ignore).map(|read| read.value["data"]["k"].clone())
+    };
+    assert_eq!(data("DG==").unwrap(), "DA==");
+    assert_eq!(data("DA==").unwrap(), "DA==");
+    assert_eq!(data("DA=").unwrap_err().code, 400);
+}
+
+#[test]
+fn lists_of_resources_know_nothing_below_a_thousandth() {
+    let quota = json!({"spec": {"hard": {"cpu": "1.0005", "memory": "1Gi", "pods": "1n"}}});
+    let read = read("", "v1", "ResourceQuota", &quota, FieldValidation::Ignore).unwrap().value;
+    assert_eq!(read["spec"]["hard"], json!({"cpu": "1001m", "memory": "1Gi", "pods": "1m"}));
+}
+
+#[test]
 fn yaml_is_read_as_json_is() {
     let text =
         b"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y-1\ndata:\n  a: \"1\"\n  a: \"2\"\n  1: x\nzzz: 1\n";

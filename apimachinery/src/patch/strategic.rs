@@ -189,6 +189,7 @@ fn set_element_order(original: &mut Object, patch: &mut Object, ty: Option<&Type
             (old, new) => old.unwrap_or_else(|| new.into_iter().flatten().filter_map(drop_directives).collect()),
         };
         keyed(&merged, rule.key)?;
+        keyed(&order, rule.key)?;
         let ordered = enforce_order(merged, &order, &server_order, rule.key);
         original.insert(name.to_owned(), Value::Array(ordered));
         patch.remove(name);

@@ -166,6 +166,7 @@ fn element_order() {
         order(json!({"$setElementOrder/containers": [{"name": "a"}], "containers": [{"name": "q"}]})).unwrap_err().code,
         500
     );
+    assert_eq!(order(json!({"$setElementOrder/containers": [{"image": "x"}]})).unwrap_err().code, 500);
 }
 
 fn any_value() -> impl Strategy<Value = Value> {

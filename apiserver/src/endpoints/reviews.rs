@@ -98,6 +98,9 @@ impl Reviews {
             set(&mut status, "incomplete", true);
             set(&mut status, "evaluationError", if missing.len() > 1 { format!("[{why}]") } else { why });
         }
+        // The question is not repeated.
+        set(&mut body, "metadata", json!({}));
+        set(&mut body, "spec", json!({}));
         set(&mut body, "status", status);
         Ok(body)
     }

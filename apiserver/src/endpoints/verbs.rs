@@ -25,9 +25,7 @@ use super::route::Endpoints;
 use super::watch_stream::{WatchStream, single};
 use crate::http::request::{Query, RequestContext};
 use crate::registry::list::invalid_options;
-use crate::registry::{
-    DeleteOptions, Deleted, Object, ReadOptions, Target, UpdateOptions, Wanted, named_as_url, ownership,
-};
+use crate::registry::{DeleteOptions, Deleted, Object, Target, UpdateOptions, Wanted, named_as_url, ownership};
 
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
@@ -271,9 +269,9 @@ impl Call<'_> {
             self.presenter.ctx.audit.request_object(&patch.unwrap_or_default());
         }
         let (ty, api_version, kind) = self.spoken()?;
-        let tree = self.patch_tree(patch_type, &bytes, options)?;
+        let tree = self.patch_tree(patch_type, &bytes, options);
         if patch_type == PatchType::Apply {
-            check_configuration(&tree, &api_version, &kind)?;
+            check_configuration(tree.as_ref().map_err(Status::clone)?, &api_version, &kind)?;
         }
         let change = self.patch_change(patch_type, &bytes, tree, ty, options)?;
         let typed = |now: Option<&Value>| {
@@ -337,7 +335,7 @@ impl Call<'_> {
         &'c self,
         patch_type: PatchType,
         bytes: &'c Bytes,
-        tree: Value,
+        tree: Result<Value, Status>,
         ty: &'c Type,
         options: WriteOptions,
     ) -> Result<impl Fn(Option<&Value>) -> Result<Value, Status> + use<'c>, Status> {
@@ -345,18 +343,20 @@ impl Call<'_> {
         let target = self.target()?;
         Ok(move |now: Option<&Value>| {
             if patch_type == PatchType::Apply {
-                let applied = ownership::apply(&target, now, &tree, options.force)?;
+                let applied = ownership::apply(&target, now, tree.as_ref().map_err(Status::clone)?, options.force)?;
                 return Ok(codec::conform(ty, applied, options.validation)?.value);
             }
             let Some(now) = now else {
                 return Err(Status::not_found(&self.presenter.resource.group_resource(), &ctx.info.name));
             };
+            // Only now does anybody look at the patch.
+            let tree = tree.as_ref().map_err(Status::clone)?;
             let patched = match patch_type {
                 PatchType::Json => patch::json_patch(now, bytes)?,
-                PatchType::Strategic => patch::strategic_merge(ty, now, &tree)?,
+                PatchType::Strategic => patch::strategic_merge(ty, now, tree)?,
                 PatchType::Merge | PatchType::Apply => {
                     let mut patched = now.clone();
-                    patch::merge_patch(&mut patched, &tree);
+                    patch::merge_patch(&mut patched, tree);
                     patched
                 }
             };
@@ -407,7 +407,7 @@ impl Call<'_> {
         let ctx = RequestContext { dry_run: !options.dry_run.is_empty(), ..self.presenter.ctx.clone() };
         let target = Target { ctx: &ctx, ..self.target()? };
         let registry = &self.endpoints.registry;
-        let selected = ReadOptions { limit: 0, continue_token: String::new(), ..options::read(&self.query)? };
+        let selected = options::read(&self.query)?;
         let left = registry.delete_collection(&target, &selected, &options).await?;
         Ok(self.presenter.list(left, false))
     }

@@ -61,13 +61,11 @@ impl Registry {
         chain.admit(&request, Some(&mut object)).await?;
         settle_namespace(target, &mut object)?;
         // What is no number counts as none.
-        if meta::resource_version(&object).parse().is_ok_and(|version: u64| version != 0) {
-            return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
-        }
+        let versioned = meta::resource_version(&object).parse().is_ok_and(|version: u64| version != 0);
         metadata::fill_new(&mut object, target.ctx.now);
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
         if !generated {
-            return self.create_named(target, object).await;
+            return self.create_named(target, object, versioned).await;
         }
         let unnamed = Wanted::new(object)?;
         let mut attempts = MAX_NAME_ATTEMPTS;
@@ -76,14 +74,14 @@ impl Registry {
             let name = metadata::generate_name(meta::generate_name(&object));
             meta::set_name(&mut object, &name);
             attempts -= 1;
-            match self.create_named(target, object).await {
+            match self.create_named(target, object, versioned).await {
                 Err(taken) if attempts > 0 && taken.reason == "AlreadyExists" => {}
                 outcome => return outcome,
             }
         }
     }
 
-    async fn create_named(&self, target: &Target<'_>, mut object: Value) -> Result<Object, Status> {
+    async fn create_named(&self, target: &Target<'_>, mut object: Value, versioned: bool) -> Result<Object, Status> {
         let hooks = self.hooks(target);
         metadata::prepare_new(&mut object, target.behaviour());
         (target.strategy().prepare_create)(&mut object, &hooks);
@@ -92,14 +90,14 @@ impl Registry {
             None => Rollback::none(),
         };
         canonicalize(target, &mut object);
-        let outcome = self.validate_and_put(target, object).await;
+        let outcome = self.validate_and_put(target, object, versioned).await;
         if outcome.is_err() || target.ctx.dry_run {
             rollback.undo().await;
         }
         outcome
     }
 
-    async fn validate_and_put(&self, target: &Target<'_>, object: Value) -> Result<Object, Status> {
+    async fn validate_and_put(&self, target: &Target<'_>, object: Value, versioned: bool) -> Result<Object, Status> {
         let hooks = self.hooks(target);
         let strategy = target.strategy();
         let name = meta::name(&object).to_owned();
@@ -121,16 +119,20 @@ impl Registry {
         }
         self.chain()?.validate(&target.admission(Operation::Create, None), Some(&object)).await?;
         let named = Target { name: &name, ..*target };
-        self.put_new(&named, object).await
+        self.put_new(&named, object, versioned).await
     }
 
-    async fn put_new(&self, target: &Target<'_>, object: Value) -> Result<Object, Status> {
+    /// `versioned`: the object came with a resource version, which is refused last of all.
+    async fn put_new(&self, target: &Target<'_>, object: Value, versioned: bool) -> Result<Object, Status> {
         let cache = self.cache(target.resource)?;
         let key = target.key();
         let taken = || Status::already_exists(&target.resource.group_resource(), target.name);
         if target.ctx.dry_run {
             let there = self.live(target, &cache, &key).await?;
             return if there.is_some() { Err(taken()) } else { Ok(Object::of(&object)) };
+        }
+        if versioned {
+            return Err(Status::failure(500, "", "resourceVersion should not be set on objects to be created"));
         }
         let outgoing = self.outgoing(target, &object).await?;
         drop(object);

@@ -163,6 +163,8 @@ impl Registry {
         self.chain()?.validate(&request, None).await?;
         let listing = self.list(target, selected).await?;
         let version = &target.version.version;
+        // A limit ends it after one page.
+        let (continue_token, remaining) = (listing.continue_token.clone(), listing.remaining);
         let (revision, entries) = self.listed_as(target.resource, version, listing).await?.into_entries();
         for entry in &entries {
             let one = Target { namespace: entry.namespace(), name: entry.name(), ..*target };
@@ -171,7 +173,9 @@ impl Registry {
                 _ => {}
             }
         }
-        Ok(Listing::fixed(revision, entries))
+        let mut left = Listing::fixed(revision, entries);
+        (left.continue_token, left.remaining) = (continue_token, remaining);
+        Ok(left)
     }
 }
 

@@ -72,8 +72,9 @@ impl Registry {
         }
         let cache = self.cache(target.resource)?;
         let key = target.key();
-        let mut current = self.cached(target).await?;
-        let mut fresh = false;
+        // A dry run writes nothing that would tell how old the cached copy is.
+        let mut fresh = target.ctx.dry_run;
+        let mut current = if fresh { self.live(target, &cache, &key).await? } else { self.cached(target).await? };
         for _ in 0..MAX_ATTEMPTS {
             let Some(now) = current.take() else {
                 if !fresh {
@@ -313,9 +314,9 @@ impl Registry {
                 Err(Status::invalid(&about, target.name, &vec![error]))
             }
             version if version == now.revision.to_string() => Ok(()),
+            // No error of the API to upstream, which lets its parser's out as it is.
             version if version.parse::<u64>().is_err() => {
-                let path = Path::new("metadata").child("resourceVersion");
-                Err(self.invalid(target, &vec![FieldError::invalid(path, version, "must be a number")]))
+                Err(Status::failure(500, "", format!("{version:?} is no resource version")))
             }
             _ => Err(conflict(MODIFIED)),
         }

@@ -107,7 +107,7 @@ pub fn client_config(check: &mut Check, at: &At) {
     if url.is_set() {
         let (scheme, rest) = url.str().split_once("://").unwrap_or_default();
         let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-        if scheme != "https" {
+        if !scheme.eq_ignore_ascii_case("https") {
             check.invalid(&url, "'https' is the only allowed URL scheme");
         }
         if host.is_empty() {
@@ -115,7 +115,8 @@ pub fn client_config(check: &mut Check, at: &At) {
         }
         for (sign, what) in [('@', "user information"), ('#', "fragments"), ('?', "query parameters")] {
             let text = if sign == '@' { host } else { url.str() };
-            if text.contains(sign) {
+            // An empty query or fragment is none.
+            if text.split_once(sign).is_some_and(|(_, after)| sign == '@' || !after.is_empty()) {
                 check.invalid(&url, format!("{what} are not permitted in the URL"));
             }
         }
@@ -164,16 +165,28 @@ fn rule_with_operations(check: &mut Check, rule: &At) {
     }
     let resources = rule.get("resources");
     check.present(&resources);
+    // What `x/*` and `*/y` before this one cover; and whether the last resource alone is another than `*`.
+    let (mut whole, mut everywhere, mut plain) = (Vec::new(), Vec::new(), false);
     for resource in resources.items() {
         check.present(&resource);
-        let parts: Vec<&str> = resource.str().split('/').collect();
-        if parts.len() > 2 || parts.iter().skip(1).any(|part| part.is_empty()) {
-            check.invalid(&resource, "must be resource or resource/subresource");
+        let Some((name, sub)) = resource.str().split_once('/') else {
+            plain = if resource.is_empty() { plain } else { resource.str() != "*" };
+            continue;
+        };
+        if whole.contains(&name) {
+            check.invalid(&resource, "all subresources of this resource are named already");
         }
+        if everywhere.contains(&sub) {
+            check.invalid(&resource, "this subresource of all resources is named already");
+        }
+        whole.extend((sub == "*").then_some(name));
+        everywhere.extend((name == "*").then_some(sub));
     }
-    let all = resources.strings().any(|r| r == "*/*" || r == "*");
-    if all && resources.len() > 1 && resources.strings().any(|r| r == "*/*") {
+    if resources.len() > 1 && resources.strings().any(|r| r == "*/*") {
         check.invalid(&resources, "if '*/*' is present, must not specify other resources");
+    }
+    if plain && resources.strings().any(|r| r == "*") {
+        check.invalid(&resources, "if '*' is present, must not specify other resources without subresources");
     }
     check.one_of(&rule.get("scope"), &["*", "Cluster", "Namespaced"]);
 }
@@ -247,14 +260,31 @@ pub const POLICY: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
+/// A group and a version, each as an `APIService` may have it.
+fn api_version(check: &mut Check, at: &At) {
+    if !check.present(at) {
+        return;
+    }
+    let (group, version) = at.str().split_once('/').unwrap_or(("", at.str()));
+    if version.contains('/') {
+        return check.invalid(at, "unexpected GroupVersion string");
+    }
+    if !group.is_empty() && !names::dns1123_subdomain(group).is_empty() {
+        check.invalid(at, "the group must be a DNS subdomain");
+    }
+    if version.is_empty() {
+        check.invalid(at, "version must be specified");
+    } else if !names::dns1035_label(version).is_empty() {
+        check.invalid(at, "the version must be a DNS label");
+    }
+}
+
 fn policy_rules(check: &mut Check, policy: &At, cx: &HookContext) {
     let (spec, policy) = (&policy.get("spec"), policy.get("metadata.name").str());
     check.always_one_of(&spec.get("failurePolicy"), &["Fail", "Ignore"]);
     let kind = spec.get("paramKind");
     if kind.is_set() {
-        if check.present(&kind.get("apiVersion")) && kind.get("apiVersion").str().split('/').count() > 2 {
-            check.invalid(&kind.get("apiVersion"), "unexpected GroupVersion string");
-        }
+        api_version(check, &kind.get("apiVersion"));
         check.present(&kind.get("kind"));
     }
     let constraints = spec.get("matchConstraints");

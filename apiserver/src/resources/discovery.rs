@@ -4,7 +4,7 @@
 use apimachinery::validation as names;
 use serde_json::Value;
 
-use super::check::{At, Check, same, strict_ip};
+use super::check::{At, Check, odd_ip, same, strict_ip};
 use super::printing::{UNSET, age, name, text};
 use super::{HookContext, NameRule, Strategy, meta};
 
@@ -23,9 +23,22 @@ pub const ENDPOINT_SLICE: Strategy = Strategy {
         check.immutable(&new.get("addressType"), &old.get("addressType"));
         check.errors
     },
-    warnings: |slice, _| {
+    warnings: |slice, old| {
         let fqdn = slice["addressType"] == "FQDN";
-        fqdn.then(|| "addressType: FQDN endpoints are deprecated".to_owned()).into_iter().collect()
+        let mut out: Vec<String> = (fqdn && old.is_none())
+            .then(|| "addressType: FQDN endpoints are deprecated".to_owned())
+            .into_iter()
+            .collect();
+        for (i, endpoint) in At::root(slice).get("endpoints").items().enumerate().filter(|_| !fqdn) {
+            let addresses = endpoint.get("addresses");
+            out.extend(
+                addresses
+                    .strings()
+                    .enumerate()
+                    .filter_map(|(j, address)| odd_ip(&format!("endpoints[{i}].addresses[{j}]"), address)),
+            );
+        }
+        out
     },
     cells: Some(slice_cells),
     ..Strategy::DEFAULT
@@ -171,10 +184,4 @@ fn lease_rules(check: &mut Check, spec: &At) {
         check.positive(&spec.get("leaseDurationSeconds"));
     }
     check.non_negative(&spec.get("leaseTransitions"));
-    let (strategy, holder) = (spec.get("strategy"), spec.get("preferredHolder"));
-    if strategy.is_set() {
-        check.present_format(&strategy, names::qualified_name);
-    } else if !holder.is_empty() {
-        check.forbidden(&holder, "may only be specified when `strategy` is defined");
-    }
 }

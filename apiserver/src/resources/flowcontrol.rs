@@ -97,11 +97,10 @@ fn flow_rule(check: &mut Check, rule: &At) {
             check
                 .required(&namespaces, "resource rules that are not cluster scoped must supply at least one namespace");
         }
-        if namespaces.len() > 1 && namespaces.strings().any(|n| n == "*") {
+        if !namespaces.strings().any(|n| n == "*") {
+            namespaces.items().for_each(|namespace| check.format(&namespace, names::dns1123_label));
+        } else if namespaces.len() > 1 {
             check.invalid(&namespaces, "if '*' is present, must not specify other namespaces");
-        }
-        for namespace in namespaces.items().filter(|n| n.str() != "*") {
-            check.format(&namespace, names::dns1123_label);
         }
     }
     for policy in urls.items() {

@@ -110,32 +110,38 @@ pub const PRIORITY_CLASS: Strategy = Strategy {
     ..Strategy::DEFAULT
 };
 
+fn runtime_class(check: &mut Check, class: &At) {
+    check.present_format(&class.get("handler"), names::dns1123_label);
+    let overhead = class.get("overhead.podFixed").under(class.get("overhead").path.child("limits"));
+    for (resource, amount) in overhead.entries() {
+        quantities::container_resource_name(check, resource, &amount);
+        check.resource_quantity(resource, &amount);
+    }
+    check.labels(&class.get("scheduling.nodeSelector"));
+    let tolerations = class.get("scheduling.tolerations");
+    scheduling::tolerations(check, &tolerations);
+    let key = |toleration: &At| ["key", "operator", "value", "effect"].map(|f| toleration.get(f).str().to_owned());
+    let mut seen = Vec::new();
+    for toleration in tolerations.items() {
+        if seen.contains(&key(&toleration)) {
+            check.duplicate(&toleration);
+        }
+        seen.push(key(&toleration));
+    }
+}
+
 /// The runtimeclasses resource.
 pub const RUNTIME_CLASS: Strategy = Strategy {
     names: NameRule(names::dns1123_subdomain),
     validate: |class, cx| {
         let mut check = meta::checked(class, cx);
-        let at = At::root(class);
-        check.present_format(&at.get("handler"), names::dns1123_label);
-        let overhead = at.get("overhead.podFixed").under(at.get("overhead").path.child("limits"));
-        for (resource, amount) in overhead.entries() {
-            quantities::container_resource_name(&mut check, resource, &amount);
-            check.resource_quantity(resource, &amount);
-        }
-        check.labels(&at.get("scheduling.nodeSelector"));
-        let tolerations = at.get("scheduling.tolerations");
-        scheduling::tolerations(&mut check, &tolerations);
-        let all: Vec<At> = tolerations.items().collect();
-        for (i, toleration) in all.iter().enumerate() {
-            if all[..i].iter().any(|other| other.value == toleration.value) {
-                check.duplicate(toleration);
-            }
-        }
+        runtime_class(&mut check, &At::root(class));
         check.errors
     },
-    validate_update: |class, old, _| {
-        let mut check = Check::new();
+    validate_update: |class, old, cx| {
+        let mut check = meta::checked(class, cx);
         let (new, old) = (At::root(class), At::root(old));
+        runtime_class(&mut check, &new);
         meta::update(&mut check, &new, &old);
         check.immutable(&new.get("handler"), &old.get("handler"));
         check.errors

@@ -155,9 +155,7 @@ pub const QUOTA: Strategy = Strategy {
         meta::update(&mut check, &new, &old);
         quota_spec(&mut check, &new.get("spec"));
         let scopes = |quota: &At| {
-            let mut scopes: Vec<String> = quota.get("spec.scopes").strings().map(str::to_owned).collect();
-            scopes.sort_unstable();
-            scopes
+            quota.get("spec.scopes").strings().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
         };
         if scopes(&new) != scopes(&old) {
             check.invalid(&new.get("spec.scopes"), "field is immutable");

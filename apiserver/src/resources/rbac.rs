@@ -49,7 +49,11 @@ fn rules(check: &mut Check, role: &At, cx: &HookContext) {
         let selectors = aggregation.get("clusterRoleSelectors");
         check.present(&selectors);
         for selector in selectors.items() {
+            let before = check.errors.len();
             check.label_selector(&selector);
+            if check.errors.len() > before {
+                check.invalid(&selector, "invalid label selector");
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The storage group: classes, drivers, attachments. Follows upstream's storage validation and printers.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use apimachinery::field::Path;
 use apimachinery::quantity::Quantity;
 use apimachinery::validation as names;
@@ -97,25 +99,25 @@ fn storage_class(check: &mut Check, class: &At) {
         check.one_of(&class.get("reclaimPolicy"), &["Delete", "Retain"]);
     }
     check.one_of(&class.get("volumeBindingMode"), &["Immediate", "WaitForFirstConsumer"]);
-    let mut terms: Vec<&Value> = Vec::new();
-    for term in class.get("allowedTopologies").items() {
-        let mut keys: Vec<&str> = Vec::new();
+    // Upstream compares with as many empty terms as there are terms, and then with those before.
+    let topologies = class.get("allowedTopologies");
+    let mut terms: Vec<BTreeMap<&str, BTreeSet<&str>>> = vec![BTreeMap::new(); topologies.len()];
+    for term in topologies.items() {
+        let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for expression in term.get("matchLabelExpressions").items() {
             let (key, values) = (expression.get("key"), expression.get("values"));
             check.present(&values);
             let repeated = values.items().enumerate().filter(|(i, v)| values.strings().take(*i).any(|s| s == v.str()));
             repeated.for_each(|(_, value)| check.duplicate(&value));
             check.format(&key, names::qualified_name);
-            if keys.contains(&key.str()) {
+            if keys.insert(key.str(), values.strings().collect()).is_some() {
                 check.duplicate(&key);
             }
-            keys.push(key.str());
         }
-        // A term of nothing equals the nothing that upstream begins with.
-        if term.get("matchLabelExpressions").is_empty() || terms.contains(&term.value) {
+        for _ in terms.iter().filter(|other| **other == keys) {
             check.duplicate(&term.get("matchLabelExpressions"));
         }
-        terms.push(term.value);
+        terms.push(keys);
     }
 }
 
@@ -397,7 +399,6 @@ fn volume_attachment(check: &mut Check, attachment: &At) {
         }
         (true, false) => {
             check.present(&by_name);
-            check.format(&by_name, names::dns1123_subdomain);
         }
         (false, true) => {
             let wrapped = json!({ "spec": inline.value });
@@ -411,6 +412,9 @@ fn volume_attachment(check: &mut Check, attachment: &At) {
                 error
             }));
         }
+    }
+    if by_name.is_set() {
+        check.format(&by_name, names::dns1123_subdomain);
     }
     check.format(&spec.get("nodeName"), names::dns1123_subdomain);
     for field in ["attachError", "detachError"] {

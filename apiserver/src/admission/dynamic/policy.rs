@@ -179,6 +179,9 @@ fn build(policy: &Value, object: &Type) -> (Policy, Vec<(String, CompileError)>)
             let wanted = [Type::json_patch().list()];
             return compiler.one(at("jsonPatch"), source, |envs| &envs.full, &wanted).map(Mutation::Json);
         }
+        if one["patchType"] != "ApplyConfiguration" {
+            return None;
+        }
         let source = &one["applyConfiguration"]["expression"];
         let wanted = [Type::apply_configuration()];
         compiler.one(at("applyConfiguration"), source, |envs| &envs.full, &wanted).map(Mutation::Apply)

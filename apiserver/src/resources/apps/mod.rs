@@ -102,8 +102,11 @@ pub fn collisions(check: &mut Check, new: &At, old: &At) {
 /// An int or percentage: its value is zero?
 pub fn is_zero(at: &At) -> bool {
     match at.value {
-        // What is no percentage counts as nothing, too.
-        Value::String(s) => s.strip_suffix('%').and_then(|digits| digits.parse::<u32>().ok()).unwrap_or_default() == 0,
+        // A number as text counts, whether it is allowed or not; what is neither counts as nothing.
+        Value::String(s) => {
+            s.strip_suffix('%').map_or_else(|| s.parse(), |digits| digits.parse::<u32>().map(i64::from)).unwrap_or(0)
+                == 0
+        }
         _ => at.number() == 0,
     }
 }
@@ -142,10 +145,18 @@ pub fn status(object: &Value, old: &Value, rules: impl FnOnce(&mut Check, &At)) 
     check.errors
 }
 
-/// Warnings about `spec.template`, when it is new or changed.
+/// Whether a write left the generation alone.
+pub fn same_generation(object: &Value, old: &Value) -> bool {
+    object["metadata"]["generation"] == old["metadata"]["generation"]
+}
+
+/// Warnings about `spec.template`, when the object is new or has a new generation.
 pub fn template_warnings(object: &Value, old: Option<&Value>) -> Vec<String> {
-    let old = old.map(|old| At::root(old).get("spec.template"));
-    let mut out = pod::warnings::template(&At::root(object).get("spec.template"), old.as_ref());
+    let unchanged = old.is_some_and(|old| match object["kind"].as_str() {
+        Some("DaemonSet") => old["spec"]["template"] == object["spec"]["template"],
+        _ => same_generation(object, old),
+    });
+    let mut out = pod::warnings::template(&At::root(object).get("spec.template"), unchanged);
     if old.is_none() && object["kind"] != "DaemonSet" {
         out.extend(pod::warnings::dotted_name(object));
     }

@@ -21,7 +21,11 @@ pub const STRATEGY: Strategy = Strategy {
         check.errors
     },
     validate_update: |object, old, cx| update(object, old, |check, at| spec(check, at, cx), false),
-    warnings: template_warnings,
+    // Upstream hands the two over in each other's place when a controller is updated.
+    warnings: |object, old| match old {
+        Some(old) => template_warnings(old, Some(object)),
+        None => template_warnings(object, None),
+    },
     cells: Some(|object, cx| {
         let object = At::root(object);
         let (names, images) = containers(&object.get("spec.template.spec"));

@@ -61,8 +61,8 @@ pub const POD_TEMPLATE: Strategy = Strategy {
         check.errors
     },
     warnings: |object, old| {
-        let old = old.map(|old| At::root(old).get("template"));
-        pod::warnings::template(&At::root(object).get("template"), old.as_ref())
+        let unchanged = old.is_some_and(|old| old["template"] == object["template"]);
+        pod::warnings::template(&At::root(object).get("template"), unchanged)
     },
     cells: Some(|object, _| {
         let object = At::root(object);

@@ -4,6 +4,7 @@ use apimachinery::cron::Schedule;
 use apimachinery::validation as names;
 use serde_json::Value;
 
+use crate::resources::apps::same_generation;
 use crate::resources::check::{At, Check};
 use crate::resources::core::pod;
 use crate::resources::edit::at_mut;
@@ -34,8 +35,8 @@ pub const CRON_JOB: Strategy = Strategy {
         check.errors
     },
     warnings: |cron, old| {
-        let template = |cron| At::root(cron).get("spec.jobTemplate.spec.template");
-        let mut out = pod::warnings::template(&template(cron), old.map(template).as_ref());
+        let unchanged = old.is_some_and(|old| same_generation(cron, old));
+        let mut out = super::spec_warnings(&At::root(cron).get("spec.jobTemplate.spec"), unchanged);
         out.extend(pod::warnings::dotted_name(cron).filter(|_| old.is_none()));
         out
     },
@@ -50,7 +51,8 @@ fn spec(check: &mut Check, at: &At, cx: &HookContext) {
     }
     check.non_negative_all(at, &["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"]);
     if zone.is_set()
-        && (zone.is_empty() || zone.str().eq_ignore_ascii_case("local") || jiff::tz::TimeZone::get(zone.str()).is_err())
+        // As written: upstream looks for a file of that name.
+        && jiff::tz::TimeZone::get(zone.str()).ok().and_then(|tz| tz.iana_name().map(str::to_owned)).as_deref() != Some(zone.str())
     {
         check.invalid(&zone, "timeZone must be an explicit, known time zone");
     }

@@ -10,7 +10,7 @@ use apimachinery::field::{ErrorList, Path};
 use apimachinery::validation as names;
 use serde_json::{Value, json};
 
-use super::apps::selects;
+use super::apps::{same_generation, selects};
 use super::check::{At, Check, same};
 use super::core::pod;
 use super::edit::{array_mut, at_mut, copy, edit_map, remove, set};
@@ -44,8 +44,8 @@ pub const JOB: Strategy = Strategy {
     },
     validate_update,
     warnings: |job, old| {
-        let was = old.map(|old| At::root(old).get("spec.template"));
-        let mut out = pod::warnings::template(&At::root(job).get("spec.template"), was.as_ref());
+        let unchanged = old.is_some_and(|old| same_generation(job, old));
+        let mut out = spec_warnings(&At::root(job).get("spec"), unchanged);
         out.extend(pod::warnings::dotted_name(job).filter(|_| old.is_none()));
         out
     },
@@ -267,12 +267,27 @@ fn indexed_counts(check: &mut Check, at: &At) {
     }
 }
 
+/// Warnings about a job's spec, unless its generation is what it was.
+pub(super) fn spec_warnings(at: &At, unchanged: bool) -> Vec<String> {
+    let mut out = pod::warnings::template(&at.get("template"), unchanged);
+    let (completions, parallelism) = (at.get("completions").number(), at.get("parallelism").number());
+    if !unchanged && at.get("completionMode").str() == "Indexed" && completions > 100_000 && parallelism > 10_000 {
+        out.push(
+            "spec.parallelism: indexed jobs of more than 100000 completions should run at most 10000 at once"
+                .to_owned(),
+        );
+    }
+    out
+}
+
 fn failure_policy(check: &mut Check, at: &At) {
     let policy = at.get("podFailurePolicy");
     let replacement = at.get("podReplacementPolicy");
     let replacements: &[&str] = if policy.is_set() { &["Failed"] } else { &["Failed", "TerminatingOrFailed"] };
     // An empty policy is one, too: the field is a pointer.
-    check.one_of(&replacement, replacements);
+    if replacement.is_set() {
+        check.always_one_of(&replacement, replacements);
+    }
     check.at_most(&policy.get("rules"), 20);
     let containers: Vec<&str> = ["containers", "initContainers"]
         .iter()

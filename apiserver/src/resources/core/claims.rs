@@ -261,7 +261,7 @@ fn claim_cells(claim: &Value, cx: &HookContext) -> Vec<Value> {
         name(&claim),
         phase.into(),
         text(&spec.get("volumeName")),
-        if bound { text(&status.get("capacity.storage")) } else { "".into() },
+        if bound { status.get("capacity.storage").quantity().to_string().into() } else { "".into() },
         if bound { access_modes(&status.get("accessModes")) } else { "".into() },
         if class.is_set() { text(&class) } else { text(&spec.get("storageClassName")) },
         shown_or(&spec.get("volumeAttributesClassName"), UNSET),

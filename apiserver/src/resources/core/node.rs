@@ -1,11 +1,11 @@
 //! Nodes. Follows upstream's `ValidateNode`, `ValidateNodeUpdate` and `printNode`.
 
-use apimachinery::field::{ErrorList, Path};
+use apimachinery::field::{ErrorList, ErrorType, FieldError, Path};
 use apimachinery::validation as names;
 use serde_json::{Value, json};
 
 use super::pod::scheduling;
-use crate::resources::check::{At, Check, dual_stack, parse_cidr};
+use crate::resources::check::{At, Check, dual_stack, odd_cidr, parse_cidr};
 use crate::resources::edit::{at_mut, copy, set};
 use crate::resources::printing::{NONE, UNKNOWN, age, name, or_none};
 use crate::resources::{HookContext, NameRule, Strategy, meta};
@@ -85,20 +85,18 @@ fn validate(node: &Value) -> ErrorList {
     resources(&mut check, &at);
     declared_features(&mut check, &at.get("status.declaredFeatures"));
     let ranges = at.get("spec.podCIDRs");
-    let mut seen: Vec<&str> = Vec::new();
     for range in ranges.items() {
         check.cidr(&range);
     }
-    let parsed: Vec<_> = ranges.strings().filter_map(parse_cidr).map(|(ip, _)| ip).collect();
     if ranges.len() > 1 {
-        if !dual_stack(&parsed) || ranges.len() > 2 {
-            check.invalid(&ranges, "may specify no more than one CIDR for each IP family");
+        let parsed: Vec<_> = ranges.items().filter_map(|range| parse_cidr(range.str())).map(|(ip, _)| ip).collect();
+        let all_parsed = parsed.len() == ranges.len();
+        if !all_parsed {
+            let why = FieldError::invalid(ranges.path.clone(), ranges.value.clone(), "failed to parse the ranges");
+            check.errors.push(FieldError { ty: ErrorType::Internal, ..why });
         }
-        for range in ranges.items() {
-            if seen.contains(&range.str()) {
-                check.duplicate(&range);
-            }
-            seen.push(range.str());
+        if !all_parsed || !dual_stack(&parsed) || ranges.len() > 2 {
+            check.invalid(&ranges, "may specify no more than one CIDR for each IP family");
         }
     }
     check.errors
@@ -162,16 +160,17 @@ fn update(check: &mut Check, new: &At, old: &At) {
     }
 }
 
-fn warnings(node: &Value, old: Option<&Value>) -> Vec<String> {
+fn warnings(node: &Value, _: Option<&Value>) -> Vec<String> {
     let spec = At::root(node).get("spec");
     let mut out = Vec::new();
     if spec.get("configSource").is_set() {
         out.push("spec.configSource: the feature is no longer supported".to_owned());
     }
-    if !spec.get("externalID").is_empty()
-        && old.is_none_or(|old| old["spec"]["externalID"] != *spec.get("externalID").value)
-    {
+    if !spec.get("externalID").is_empty() {
         out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+    }
+    for (i, range) in spec.get("podCIDRs").strings().enumerate() {
+        out.extend(odd_cidr(&format!("spec.podCIDRs[{i}]"), range));
     }
     out
 }

@@ -130,6 +130,11 @@ pub const SLICE: Strategy = Strategy {
         slice::spec(&mut check, &At::root(slice).get("spec"), &At::root(&Value::Null));
         check.errors
     },
+    warnings: |slice, _| {
+        let driver = slice["spec"]["driver"].as_str().unwrap_or_default();
+        let upper = driver != driver.to_lowercase();
+        upper.then(|| "spec.driver: driver names should be lowercase".to_owned()).into_iter().collect()
+    },
     validate_update: |slice, old, _| {
         let mut check = Check::new();
         let (new, old) = (At::root(slice), At::root(old));

@@ -65,7 +65,8 @@ pub fn opaque(check: &mut Check, config: &At) {
         return check.required(&at, "");
     }
     driver_name(check, &at.get("driver"));
-    if at.get("parameters").is_set() {
+    // Anything but null is something: null alone is what nobody gave.
+    if !at.get("parameters").value.is_null() {
         raw_object(check, &at.get("parameters"));
     } else {
         check.required(&at.get("parameters"), "");

@@ -334,9 +334,9 @@ fn handler(check: &mut Check, at: &At, kinds: &[&str], grace_seconds: Option<i64
 }
 
 fn ephemeral<'a>(check: &mut Check, spec: &At<'a>, around: &Surroundings, rules: &PodRules, mut seen: Vec<&'a str>) {
-    const FORBIDDEN: [&str; 8] = [
+    const FORBIDDEN: [&str; 9] = [
         "ports", "resources", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "resizePolicy",
-        "restartPolicy",
+        "restartPolicy", "restartPolicyRules",
     ];
     let others = seen.clone();
     for container in spec.get("ephemeralContainers").items() {

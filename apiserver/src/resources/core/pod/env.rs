@@ -75,6 +75,24 @@ fn value_from(check: &mut Check, variable: &At) {
     }
 }
 
+/// Files of variables lie in empty directories of the same pod.
+pub fn file_key_volumes(check: &mut Check, spec: &At) {
+    for variable in super::all_containers(spec).flat_map(|container| container.get("env").items().collect::<Vec<_>>()) {
+        let at = variable.get("valueFrom.fileKeyRef");
+        if !at.is_set() {
+            continue;
+        }
+        let name = at.get("volumeName");
+        match spec.get("volumes").items().filter(|volume| volume.get("name").str() == name.str()).last() {
+            None => check.not_found(&name),
+            Some(volume) if !volume.get("emptyDir").is_set() => {
+                check.invalid(&name, "referenced volume must be of type emptyDir");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 fn file_key(check: &mut Check, at: &At) {
     check.present_format(&at.get("volumeName"), names::dns1123_label);
     check.present_format(&at.get("key"), variable_name);

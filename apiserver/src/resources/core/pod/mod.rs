@@ -115,6 +115,7 @@ pub fn spec(check: &mut Check, at: &At, rules: &PodRules) {
     };
     resource_claims(check, &at.get("resourceClaims"));
     containers::validate(check, at, &around, rules);
+    env::file_key_volumes(check, at);
     pod_resources(check, at, &around.claims);
     host_network_ports(check, at, rules);
     check.present_one_of(&at.get("restartPolicy"), &["Always", "OnFailure", "Never"]);

@@ -66,7 +66,10 @@ fn prepare_create(pod: &mut Value, cx: &HookContext) {
             set(spec, "terminationGracePeriodSeconds", 1);
         }
     });
-    let mut status = json!({"phase": "Pending", "qosClass": qos::class(pod)});
+    // A class that somebody gave is taken for the right one.
+    let given = pod["status"]["qosClass"].as_str().filter(|class| !class.is_empty()).map(str::to_owned);
+    let class = given.unwrap_or_else(|| qos::class(pod).to_owned());
+    let mut status = json!({"phase": "Pending", "qosClass": class});
     if !At::root(pod).get("spec.schedulingGates").is_empty() {
         set(
             &mut status,

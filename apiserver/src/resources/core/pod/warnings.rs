@@ -27,9 +27,9 @@ pub fn dotted_name(object: &Value) -> Option<String> {
     (!complaints.is_empty()).then(|| format!("{warning}: {complaints:?}"))
 }
 
-/// Warnings for a template at `at`, given when it is new or has changed.
-pub fn template(at: &At, old: Option<&At>) -> Vec<String> {
-    if old.is_some_and(|old| old.value == at.value) || !at.is_set() {
+/// Warnings for a template at `at`, none where its owner is unchanged.
+pub fn template(at: &At, unchanged: bool) -> Vec<String> {
+    if unchanged || !at.is_set() {
         return Vec::new();
     }
     spec(&at.get("spec"), &at.get("metadata"))

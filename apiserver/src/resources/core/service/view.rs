@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::resources::HookContext;
-use crate::resources::check::{At, parse_cidr, parse_ip};
+use crate::resources::check::{At, odd_cidr, odd_ip};
 use crate::resources::printing::{NONE, age, labels, name, or_none, text};
 
 /// Name, type, addresses, ports, age, selector.
@@ -56,7 +56,7 @@ fn ports(spec: &At) -> String {
 }
 
 /// Deprecated annotations and fields, and addresses not written the canonical way.
-pub fn warnings(service: &Value, old: Option<&Value>) -> Vec<String> {
+pub fn warnings(service: &Value, _: Option<&Value>) -> Vec<String> {
     let service = At::root(service);
     let (spec, annotations) = (service.get("spec"), service.get("metadata.annotations"));
     let mut out = Vec::new();
@@ -64,10 +64,11 @@ pub fn warnings(service: &Value, old: Option<&Value>) -> Vec<String> {
         out.push("metadata.annotations[service.kubernetes.io/topology-aware-hints]: deprecated in v1.27+, use service.kubernetes.io/topology-mode instead".to_owned());
     }
     let external = spec.get("externalIPs");
-    if !external.is_empty() && old.is_none_or(|old| old["spec"]["externalIPs"] != *external.value) {
+    let single = spec.get("clusterIP").str();
+    let (ty, headless) = (spec.get("type").str(), spec.get("type").str() == "ClusterIP" && single == "None");
+    if !external.is_empty() && !headless && ty != "ExternalName" {
         out.push("spec.externalIPs is deprecated in v1.36+ and will be removed in a future release".to_owned());
     }
-    let single = spec.get("clusterIP").str();
     if single != "None" {
         for (i, ip) in spec.get("clusterIPs").strings().enumerate() {
             out.extend(odd_ip(&format!("spec.clusterIPs[{i}]"), ip));
@@ -80,14 +81,12 @@ pub fn warnings(service: &Value, old: Option<&Value>) -> Vec<String> {
         out.extend(odd_ip("spec.loadBalancerIP", spec.get("loadBalancerIP").str()));
     }
     for (i, range) in spec.get("loadBalancerSourceRanges").strings().enumerate() {
-        if let Some((ip, prefix)) = parse_cidr(range.trim()).filter(|(ip, prefix)| format!("{ip}/{prefix}") != range) {
-            out.push(format!("spec.loadBalancerSourceRanges[{i}]: non-standard CIDR value \"{range}\" will be considered invalid in a future Kubernetes release: use \"{ip}/{prefix}\""));
-        }
+        out.extend(odd_cidr(&format!("spec.loadBalancerSourceRanges[{i}]"), range));
     }
-    if spec.get("type").str() == "ExternalName" && !external.is_empty() {
+    if ty == "ExternalName" && !external.is_empty() {
         out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
     }
-    if spec.get("type").str() != "ExternalName" && !spec.get("externalName").is_empty() {
+    if ty != "ExternalName" && !spec.get("externalName").is_empty() {
         out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
     if spec.get("trafficDistribution").str() == "PreferClose" {
@@ -95,21 +94,14 @@ pub fn warnings(service: &Value, old: Option<&Value>) -> Vec<String> {
             "spec.trafficDistribution: PreferClose is deprecated in v1.34+, use PreferSameZone instead".to_owned(),
         );
     }
-    if single == "None" && !spec.get("loadBalancerIP").is_empty() {
+    if headless && !spec.get("loadBalancerIP").is_empty() {
         out.push("spec.loadBalancerIP is ignored when spec.clusterIP is \"None\"".to_owned());
     }
-    if single == "None" && !external.is_empty() {
+    if headless && !external.is_empty() {
         out.push("spec.externalIPs is ignored when spec.clusterIP is \"None\"".to_owned());
     }
-    if single == "None" && spec.get("sessionAffinity").str() == "ClientIP" {
+    if headless && spec.get("sessionAffinity").str() != "None" {
         out.push("spec.SessionAffinity is ignored for headless services".to_owned());
     }
     out
-}
-
-fn odd_ip(field: &str, text: &str) -> Option<String> {
-    let ip = parse_ip(text)?;
-    (ip.to_string() != text).then(|| {
-        format!("{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\"")
-    })
 }
