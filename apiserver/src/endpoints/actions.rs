@@ -117,6 +117,10 @@ fn check_target(node: &str, kind: &str) -> Result<(), Status> {
 fn assigned(pod: &Value, binding: &Value, node: &str, ctx: &RequestContext) -> Value {
     let mut pod = pod.clone();
     pod["spec"]["nodeName"] = node.into();
+    // What the pod was promised has come true, or has not: it must not mislead anybody.
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     for (key, value) in meta::annotations(binding) {
         meta::set_annotation(&mut pod, key, value.as_str().unwrap_or_default());
     }

@@ -228,6 +228,7 @@ fn profile(name: &str, file: &FileProfile) -> Result<Profile, String> {
     let has = |point: &str, plugin: Plugin| at(point, &|p| p == plugin).iter().any(|(p, _)| *p == plugin);
     out.gates = has("preEnqueue", Plugin::SchedulingGates);
     out.preemption = has("postFilter", Plugin::DefaultPreemption);
+    out.returns_claims = has("postFilter", Plugin::DynamicResources);
     for (point, plugin) in [("queueSort", Plugin::PrioritySort), ("bind", Plugin::DefaultBinder)] {
         if !has(point, plugin) {
             return Err(format!("plugins.{point}: {} cannot be disabled, there is no other", plugin.name()));

@@ -74,6 +74,8 @@ pub struct Profile {
     pub gates: bool,
     /// True when DefaultPreemption is on.
     pub preemption: bool,
+    /// True when DynamicResources gives claims back that keep pods from nodes.
+    pub returns_claims: bool,
     /// NodeResourcesFit.
     pub fit: FitArgs,
     /// NodeResourcesBalancedAllocation.
@@ -110,6 +112,7 @@ impl Profile {
             weights,
             gates: true,
             preemption: true,
+            returns_claims: true,
             fit: FitArgs {
                 strategy: Strategy::LeastAllocated,
                 resources: cpu_and_memory(),
@@ -146,7 +149,7 @@ pub const DEFAULT_FILTERS: [Plugin; 14] = [
 ];
 
 /// Weights of the plugins that score, in a default profile.
-pub const DEFAULT_WEIGHTS: [(Plugin, i64); 7] = [
+pub const DEFAULT_WEIGHTS: [(Plugin, i64); 8] = [
     (Plugin::TaintToleration, 3),
     (Plugin::NodeAffinity, 2),
     (Plugin::NodeResourcesFit, 1),
@@ -154,6 +157,7 @@ pub const DEFAULT_WEIGHTS: [(Plugin, i64); 7] = [
     (Plugin::InterPodAffinity, 2),
     (Plugin::NodeResourcesBalancedAllocation, 1),
     (Plugin::ImageLocality, 1),
+    (Plugin::DynamicResources, 2),
 ];
 
 /// CPU and memory with weight 1.

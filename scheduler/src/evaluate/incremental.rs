@@ -64,7 +64,14 @@ impl Evaluator {
         let judge = Judge { class, cluster, profile, pod, need, devices, minima: &minima, state: OnceCell::new() };
         let nodes: Vec<NodeId> =
             cluster.nodes.ids().filter(|id| class.alone(*id).is_none() && judge.rejection(*id).is_none()).collect();
-        let totals = if nodes.len() > 1 { totals(class, cluster, profile, &nodes) } else { Vec::new() };
+        let mut totals = if nodes.len() > 1 { totals(judge.class, cluster, profile, &nodes) } else { Vec::new() };
+        let weight = profile.weight(Plugin::DynamicResources);
+        if let Some(need) = judge.devices.as_ref().filter(|_| nodes.len() > 1 && weight != 0) {
+            let of = |id: &NodeId| cluster.nodes.info(*id).map_or(0, |node| cluster.world.devices.score(need, node));
+            let mut column: Vec<i64> = nodes.iter().map(of).collect();
+            score::normalise_default(&mut column, false);
+            totals.iter_mut().zip(column).for_each(|(t, s)| *t += weight * s);
+        }
         Ok(Ranking { nodes, totals })
     }
 

@@ -272,11 +272,15 @@ impl<'a> CycleState<'a> {
                 }),
                 Plugin::PodTopologySpread => self.spread_scores(feasible),
                 Plugin::InterPodAffinity => self.inter_pod_scores(feasible),
+                Plugin::DynamicResources => match &self.devices {
+                    Some(need) => each(&|v| self.cluster.world.devices.score(need, v.info)),
+                    None => continue,
+                },
                 _ => continue,
             };
             match plugin {
                 Plugin::TaintToleration => score::normalise_default(&mut column, true),
-                Plugin::NodeAffinity => score::normalise_default(&mut column, false),
+                Plugin::NodeAffinity | Plugin::DynamicResources => score::normalise_default(&mut column, false),
                 Plugin::InterPodAffinity => inter_pod::normalise(&mut column),
                 _ => {}
             }

@@ -13,6 +13,7 @@ use super::extender::{self, Extender, MetaVictims};
 use super::stats::Attempt;
 use super::tasks::{Binding, Eviction};
 use crate::cluster::nodes::NodeId;
+use crate::config::profile::Profile;
 use crate::evaluate::incremental::node_plan;
 use crate::evaluate::{Diagnosis, Ranking};
 use crate::model::pod::PodInfo;
@@ -179,7 +180,11 @@ impl Scheduler {
         let settings = &self.profiles[profile];
         let mut message = diagnosis.message();
         let mut plan = None;
-        if settings.preemption && diagnosis.nodes > 0 {
+        // Upstream's DynamicResources has no state to look at when a plugin before it was not ready: that is the end of it.
+        let unready = diagnosis.unready.as_ref().is_some_and(|u| u.plugin != Plugin::DynamicResources);
+        let stateless = settings.returns_claims && unready && diagnosis.nodes > 0;
+        let returned = if stateless { Some("not found") } else { self.return_claim(pod, settings, &diagnosis) };
+        if settings.preemption && diagnosis.nodes > 0 && !stateless {
             self.stats.preemption_attempts.inc();
             let start = rand::random::<u32>() as usize;
             let candidates = match preemption::candidates(&self.cluster, settings, pod, &diagnosis, start) {
@@ -199,12 +204,35 @@ impl Scheduler {
                 self.report_unschedulable(pod, &message, Some(&node));
                 self.preempt(pod, profile, &node, victims, &displaced, &diagnosis);
             }
-            Some(Plan::Nothing(why)) => {
-                message = format!("{message} preemption: {why}");
+            plan => {
+                let why = plan.map(|plan| match plan {
+                    Plan::Nothing(why) => format!("preemption: {why}"),
+                    Plan::Preempt { .. } => String::new(),
+                });
+                let notes: Vec<String> = returned.map(str::to_owned).into_iter().chain(why).collect();
+                if !notes.is_empty() {
+                    message = format!("{message} {}", notes.join(", "));
+                }
                 self.give_up(pod, &message, &diagnosis);
             }
-            None => self.give_up(pod, &message, &diagnosis),
         }
+    }
+
+    /// Gives a claim back that keeps the pod from nodes, and says what came of it.
+    fn return_claim(&self, pod: &Arc<PodInfo>, settings: &Profile, diagnosis: &Diagnosis) -> Option<&'static str> {
+        if !settings.returns_claims || diagnosis.nodes == 0 {
+            return None;
+        }
+        if pod.template.claims.is_empty() || diagnosis.unready.is_some() {
+            return Some("no new claims to deallocate");
+        }
+        let refused = diagnosis.rejections.iter().filter(|(_, r)| r.plugin == Plugin::DynamicResources);
+        let nodes = refused.filter_map(|(id, _)| self.cluster.nodes.info(*id));
+        let Some(claim) = self.cluster.world.devices.returnable(&pod.template, &pod.uid, nodes) else {
+            return Some("still not schedulable");
+        };
+        self.spawn_return(&pod.key.namespace, claim);
+        Some("deallocation of ResourceClaim completed")
     }
 
     /// Puts a pod back that nothing can be done for.

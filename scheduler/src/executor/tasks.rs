@@ -57,6 +57,11 @@ impl Scheduler {
         let (client, sources, report) = (self.client.clone(), self.sources.clone(), self.report.clone());
         let binder = self.extenders.iter().find(|e| e.binds() && e.is_interested(&binding.pod)).cloned();
         tokio::spawn(async move {
+            let takes_long = !binding.plan.volumes.is_empty() || !binding.plan.grants.is_empty();
+            if takes_long {
+                // Tells others, like what adds nodes, that the pod is about to have a place.
+                nominate(&client, &binding.pod.key, json!(&*binding.node)).await;
+            }
             let result = match prepare(&client, sources, &binding).await {
                 Ok(()) => match &binder {
                     Some(extender) => extender.bind(&binding.pod, &binding.node).await,
@@ -64,6 +69,9 @@ impl Scheduler {
                 },
                 Err(why) => Err(why),
             };
+            if takes_long && result.is_err() {
+                nominate(&client, &binding.pod.key, Value::Null).await;
+            }
             // The receiver lives as long as the scheduler; without one nobody needs the outcome.
             let _ = report.send(Outcome::Bound { binding, result }).await;
         });
@@ -73,10 +81,7 @@ impl Scheduler {
         let (client, recorder, report) = (self.client.clone(), self.recorder.clone(), self.report.clone());
         tokio::spawn(async move {
             for key in &eviction.displaced {
-                let patch = Patch::Merge(json!({"status": {"nominatedNodeName": null}}));
-                if let Err(error) = patch_status(&client, key, &patch).await {
-                    tracing::warn!(pod = %key, %error, "cannot clear the nomination");
-                }
+                nominate(&client, key, Value::Null).await;
             }
             let mut result = Ok(());
             for victim in eviction.victims.iter().filter(|v| !v.terminating) {
@@ -88,6 +93,19 @@ impl Scheduler {
                 recorder.event(&reference(victim), EventType::Normal, "Preempted", "Preempting", note);
             }
             let _ = report.send(Outcome::Evicted { eviction, result }).await;
+        });
+    }
+
+    /// Takes back what a claim was given.
+    pub(super) fn spawn_return(&self, namespace: &str, claim: &str) {
+        let (client, namespace, claim) = (self.client.clone(), namespace.to_owned(), claim.to_owned());
+        let status = json!({"allocation": null, "reservedFor": null, "devices": null});
+        tokio::spawn(async move {
+            let (resource, patch) = (resources::RESOURCE_CLAIMS, Patch::Merge(json!({"status": status})));
+            let done = client.patch::<IgnoredAny>(&resource, Some(&namespace), &claim, Some("status"), &patch).await;
+            if let Err(error) = done {
+                tracing::warn!(namespace, claim, %error, "cannot give the claim's devices back");
+            }
         });
     }
 
@@ -146,6 +164,14 @@ fn now() -> Value {
 
 async fn patch_status(client: &Client, key: &PodKey, patch: &Patch) -> Result<(), ClientError> {
     client.patch::<IgnoredAny>(&resources::PODS, Some(&key.namespace), &key.name, Some("status"), patch).await.map(drop)
+}
+
+/// Writes to which node a pod is nominated; null for none.
+async fn nominate(client: &Client, key: &PodKey, node: Value) {
+    let patch = Patch::Merge(json!({"status": {"nominatedNodeName": node}}));
+    if let Err(error) = patch_status(client, key, &patch).await {
+        tracing::warn!(pod = %key, %error, "cannot write the nomination");
+    }
 }
 
 async fn bind(client: &Client, pod: &PodInfo, node: &str) -> Result<(), ClientError> {

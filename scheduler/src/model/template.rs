@@ -125,6 +125,8 @@ pub struct Template {
     pub preferred: Vec<WeightedTerm>,
     /// Normalised images of its containers, init containers and image volumes, with repetitions.
     pub images: Vec<String>,
+    /// Its containers and init containers.
+    pub containers: usize,
     /// Volumes with a source that restricts placement.
     pub volumes: Vec<Volume>,
     /// Name of the pod where volumes need it (generic ephemeral volumes), else empty.
@@ -183,6 +185,7 @@ impl Template {
             anti_affinity: required(&spec.affinity.pod_anti_affinity),
             preferred,
             images: images_of(pod),
+            containers: pod.spec.init_containers.len() + pod.spec.containers.len(),
             volume_owner: if ephemeral { meta.name.clone() } else { String::new() },
             volumes,
             features: features::needed(spec),

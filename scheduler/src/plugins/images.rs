@@ -15,7 +15,7 @@ pub fn score(template: &Template, total_nodes: usize, state: impl Fn(&str) -> Op
         (size as f64 * spread) as i64
     };
     let sum: i64 = template.images.iter().filter_map(|i| state(i)).map(scaled).sum();
-    let containers = i64::try_from(template.images.len()).unwrap_or(1);
+    let containers = i64::try_from(template.containers).unwrap_or(1);
     let max = MAX_CONTAINER_THRESHOLD_BYTES * containers;
     MAX_NODE_SCORE * (sum.min(max).max(MIN_THRESHOLD_BYTES) - MIN_THRESHOLD_BYTES) / (max - MIN_THRESHOLD_BYTES).max(1)
 }

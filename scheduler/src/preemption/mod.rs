@@ -122,7 +122,7 @@ fn victims_on(cluster: &Cluster, state: &CycleState<'_>, pod: &PodInfo, id: Node
     let none = || Rejection::resolvable(Plugin::DefaultPreemption, NO_VICTIMS);
     let mut view = NodeView::of(cluster, id).ok_or_else(none)?;
     let mut state = state.clone();
-    let mut lower: Vec<Arc<PodInfo>> = view.pods.iter().filter(|p| p.priority() < pod.priority()).cloned().collect();
+    let lower: Vec<Arc<PodInfo>> = view.pods.iter().filter(|p| p.priority() < pod.priority()).cloned().collect();
     if lower.is_empty() {
         return Err(none());
     }
@@ -133,6 +133,10 @@ fn victims_on(cluster: &Cluster, state: &CycleState<'_>, pod: &PodInfo, id: Node
         state.add(&mut view, &p);
     }
     state.filter(&view)?;
+    // Of those that have not started, upstream takes the last that came for the most important.
+    let (started, mut waiting): (Vec<_>, Vec<_>) = lower.into_iter().partition(|p| !p.started.is_empty());
+    waiting.reverse();
+    let mut lower = [started, waiting].concat();
     lower.sort_by(|a, b| importance(b).cmp(&importance(a)));
     let (breaking, harmless) = by_budget(cluster, &lower);
     let mut out = Candidate { node: id, victims: Vec::new(), violations: 0 };

@@ -60,6 +60,10 @@ fn fewest_and_least_important() {
     ];
     let mut c = cluster(&["n2"], &pods);
     assert_eq!(decide(&mut c, &pod("p", "", "1", 10, json!({}))), Ok(("n2".into(), vec!["c".into()])));
+    // Of pods that have not started the one that came first goes.
+    let pods = [pod("b", "n2", "1", 1, json!({})), pod("c", "n2", "1", 1, json!({}))];
+    let mut c = cluster(&["n2"], &pods);
+    assert_eq!(decide(&mut c, &pod("p", "", "1", 10, json!({}))), Ok(("n2".into(), vec!["b".into()])));
 }
 
 #[test]

@@ -71,7 +71,7 @@ async fn binds_reports_and_wakes() {
     fake.until(look("a"), on("n1")).await;
     pod(&fake, "b", "1", &json!({}));
     let b = fake.until(look("b"), |p| condition(p)["reason"] == "Unschedulable").await;
-    let want = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+    let want = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: \
                 1 No preemption victims found for incoming pod.";
     assert_eq!(condition(&b)["message"], want);
     assert!(condition(&b)["lastTransitionTime"].is_string());

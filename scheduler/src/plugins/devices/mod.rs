@@ -13,7 +13,9 @@ use super::{Plugin, Rejection};
 use crate::cluster::world::ByName;
 use crate::model::node::NodeInfo;
 use crate::model::template::Template;
-use crate::objects::device::{Allocation, DeviceClass, ExactRequest, Place, ResourceClaim, ResourceSlice};
+use crate::objects::device::{
+    Allocation, DeviceClass, DeviceRequest, ExactRequest, Place, ResourceClaim, ResourceSlice,
+};
 use crate::objects::selector::NodeSelector;
 
 mod allocate;
@@ -26,6 +28,8 @@ use selector::Selector;
 
 /// Users that one claim may have.
 const MAX_USERS: usize = 256;
+/// Alternatives that a request may have.
+const MAX_ALTERNATIVES: i64 = 8;
 
 /// A device by driver, pool and name.
 type DeviceId<'a> = (&'a str, &'a str, &'a str);
@@ -173,7 +177,41 @@ impl Devices {
             return Ok(Vec::new());
         }
         allocate::search(need, node)
-            .ok_or_else(|| Rejection::resolvable(Plugin::DynamicResources, "cannot allocate all claims"))
+            .ok_or_else(|| Rejection::unresolvable(Plugin::DynamicResources, "cannot allocate all claims"))
+    }
+
+    /// How well a node that takes the pod serves its wishes: of each request's alternatives the earlier count for more.
+    pub fn score(&self, need: &Need<'_>, node: &NodeInfo) -> i64 {
+        let grants = self.filter(need, node).unwrap_or_default();
+        let of_claim = |(ask, grant): (&Ask<'_>, &Grant)| {
+            let given = grant.allocation["devices"]["results"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let worth = |request: &DeviceRequest| {
+                let wishes = request.first_available.iter().zip((1..=MAX_ALTERNATIVES).rev());
+                let is_given = |wish: &str| given.iter().any(|d| d["request"] == format!("{}/{wish}", request.name));
+                wishes.filter(|(wish, _)| is_given(&wish.name)).map(|(_, worth)| worth).sum::<i64>()
+            };
+            ask.claim.spec.devices.requests.iter().map(worth).sum::<i64>()
+        };
+        need.asks.iter().zip(&grants).map(of_claim).sum()
+    }
+
+    /// The claim of a pod that keeps it from a node and may be given back, so that devices are found elsewhere: it is
+    /// allocated, and nobody but the pod has it.
+    pub fn returnable<'a>(
+        &self,
+        t: &'a Template,
+        uid: &str,
+        mut nodes: impl Iterator<Item = &'a NodeInfo>,
+    ) -> Option<&'a str> {
+        let may = |claim: &ResourceClaim, node: &NodeInfo| {
+            let selector = claim.status.allocation.as_ref().and_then(|a| a.node_selector.as_ref());
+            selector.is_some_and(|s| !s.matches(&node.name, &node.labels))
+                && claim.status.reserved_for.iter().all(|user| user["uid"] == uid)
+        };
+        nodes.find_map(|node| {
+            let names = t.claims.iter().flatten().map(|name| &**name);
+            names.into_iter().find(|name| self.claim(&t.namespace, name).is_some_and(|claim| may(claim, node)))
+        })
     }
 }
 

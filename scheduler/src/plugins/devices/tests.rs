@@ -91,3 +91,34 @@ fn constraints_and_shared_counters() {
     let field = &grants[0].allocation["nodeSelector"]["nodeSelectorTerms"][0]["matchFields"][0];
     assert_eq!(field["values"], json!(["n"]));
 }
+
+#[test]
+fn earlier_alternatives_are_worth_more() {
+    let wish = |count: u8| {
+        json!({"spec": {"devices": {"requests": [{"name": "r", "firstAvailable": [
+            {"name": "two", "deviceClassName": "k", "count": count}, {"name": "one", "deviceClassName": "k"}]}]}}})
+    };
+    let score = |claim: Value| {
+        let world = world(&json!([{"name": "a"}, {"name": "b"}]), &[claim]);
+        let t = Template { namespace: "ns".into(), claims: vec![Some("c0".into())], ..Template::default() };
+        let need = world.prepare(&t).unwrap().unwrap();
+        world.score(&need, &NodeInfo { name: "n".into(), ..NodeInfo::default() })
+    };
+    assert_eq!((score(wish(2)), score(wish(3)), score(exactly(json!({})))), (8, 7, 0));
+}
+
+#[test]
+fn a_claim_of_nobody_else_is_given_back_where_it_keeps_the_pod_away() {
+    let on = |node: &str, user: &str| {
+        let fields = json!([{"key": "metadata.name", "operator": "In", "values": [node]}]);
+        let selector = json!({"nodeSelectorTerms": [{"matchFields": fields}]});
+        json!({"status": {"allocation": {"nodeSelector": selector}, "reservedFor": [{"uid": user}]}})
+    };
+    let returned = |claim: Value| {
+        let world = world(&json!([]), &[claim]);
+        let t = Template { namespace: "ns".into(), claims: vec![Some("c0".into())], ..Template::default() };
+        let node = NodeInfo { name: "n".into(), ..NodeInfo::default() };
+        world.returnable(&t, "me", std::iter::once(&node)).is_some()
+    };
+    assert_eq!((returned(on("m", "me")), returned(on("n", "me")), returned(on("m", "other"))), (true, false, false));
+}

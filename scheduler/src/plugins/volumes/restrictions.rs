@@ -13,7 +13,8 @@ pub(super) fn filter<'a>(
     if pods.any(clashes) {
         return Some(Rejection::resolvable(Plugin::VolumeRestrictions, "node(s) had no available disk"));
     }
-    let reason = "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode";
+    let reason = "node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by \
+                  another pod";
     exclusive_taken.then(|| Rejection::resolvable(Plugin::VolumeRestrictions, reason))
 }
 
