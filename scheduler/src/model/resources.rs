@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use apimachinery::quantity::Quantity;
 
-use crate::objects::pod::{Container, ContainerStatus, Pod, ResourceList};
+use crate::objects::pod::{Container, ContainerStatus, Pod, ResourceList, ResourceRequirements};
 
 /// Upstream's assumed CPU request of a container that names none, for scoring only, in milli-cores.
 pub const DEFAULT_CPU_MILLI: i64 = 100;
@@ -98,14 +98,18 @@ fn milli(text: &str) -> i64 {
     text.parse::<Quantity>().map_or(0, |q| q.milli())
 }
 
-/// What a pod requests, and the same with upstream's assumed minimum for containers that name no CPU or memory.
-pub fn of_pod(pod: &Pod) -> (Resources, (i64, i64)) {
-    let plain = total(pod, false);
-    let assumed = total(pod, true);
-    (plain, (assumed.cpu_milli, assumed.memory_bytes))
+/// What a pod requests, and its CPU and memory with upstream's assumed minimum for containers that name none: as its
+/// node holds them, and as they are scored, which is without pod-level resources.
+pub fn of_pod(pod: &Pod) -> (Resources, (i64, i64), (i64, i64)) {
+    let assumed = |level: Option<&ResourceRequirements>| {
+        let total = total(pod, level, true);
+        (total.cpu_milli, total.memory_bytes)
+    };
+    let level = pod.spec.resources.as_ref();
+    (total(pod, level, false), assumed(level), assumed(None))
 }
 
-fn total(pod: &Pod, assume: bool) -> Resources {
+fn total(pod: &Pod, level: Option<&ResourceRequirements>, assume: bool) -> Resources {
     let mut sum = Resources::default();
     for c in &pod.spec.containers {
         sum.add(&of_container(c, &pod.status.container_statuses, assume), 1);
@@ -124,7 +128,7 @@ fn total(pod: &Pod, assume: bool) -> Resources {
         peak.raise_to(&needs);
     }
     sum.raise_to(&peak);
-    if let Some(level) = &pod.spec.resources {
+    if let Some(level) = level {
         apply_pod_level(&mut sum, &Resources::from_list(&level.requests), &level.requests);
     }
     sum.add(&Resources::from_list(&pod.spec.overhead), 1);
@@ -196,7 +200,9 @@ mod tests {
         assert_eq!(cpu(serde_json::json!({"containers": c, "overhead": {"cpu": "250m"}})), 1250);
         let level =
             serde_json::json!({"containers": c, "resources": {"requests": {"cpu": "2"}}, "overhead": {"cpu": "1"}});
-        assert_eq!(cpu(level), 3000);
+        assert_eq!(cpu(level.clone()), 3000);
+        let (_, held, scored) = of_pod(&pod(level));
+        assert_eq!((held.0, scored.0), (3000, 2000), "scored by its containers");
     }
 
     #[test]
@@ -204,7 +210,7 @@ mod tests {
         let p = pod(
             serde_json::json!({"containers": [{"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "0"}}}]}),
         );
-        let (plain, assumed) = of_pod(&p);
+        let (plain, assumed, _) = of_pod(&p);
         assert_eq!(plain, Resources::default());
         assert_eq!(assumed, (100, 2 * DEFAULT_MEMORY_BYTES));
     }

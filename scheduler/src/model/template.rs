@@ -105,8 +105,10 @@ pub struct Template {
     pub never_preempts: bool,
     /// What it requests.
     pub requests: Resources,
-    /// CPU (milli) and memory (bytes) with assumed minimums, for scoring.
+    /// CPU (milli) and memory (bytes) with assumed minimums, as its node holds them.
     pub nonzero: (i64, i64),
+    /// The same as NodeResourcesFit scores it: of its containers alone, as upstream does.
+    pub scored: (i64, i64),
     /// Host ports.
     pub ports: Vec<HostPort>,
     /// Node labels it needs.
@@ -153,7 +155,7 @@ impl Template {
     /// The template of a pod.
     pub fn of(pod: &Pod) -> Self {
         let (spec, meta) = (&pod.spec, &pod.metadata);
-        let (requests, nonzero) = resources::of_pod(pod);
+        let (requests, nonzero, scored) = resources::of_pod(pod);
         let labels: Labels = meta.labels.clone();
         let term = |t: &PodAffinityTerm| term_of(t, &meta.namespace, &labels);
         let required = |a: &PodAffinity| a.required.iter().map(term).collect::<Vec<_>>();
@@ -176,6 +178,7 @@ impl Template {
             never_preempts: spec.preemption_policy == "Never",
             requests,
             nonzero,
+            scored,
             ports: ports_of(pod),
             node_selector: spec.node_selector.clone(),
             node_affinity: spec.affinity.node_affinity.clone(),

@@ -139,8 +139,8 @@ fn broken_line(shape: &[(i64, i64)], x: i64) -> i64 {
 fn amounts(t: &Template, node: &NodeInfo, usage: &Usage, r: &ResourceWeight, exact: bool) -> (i64, i64, i64) {
     let name = r.name.as_str();
     match name {
-        "cpu" if !exact => (node.allocatable.cpu_milli, usage.nonzero.0, t.nonzero.0),
-        "memory" if !exact => (node.allocatable.memory_bytes, usage.nonzero.1, t.nonzero.1),
+        "cpu" if !exact => (node.allocatable.cpu_milli, usage.nonzero.0, t.scored.0),
+        "memory" if !exact => (node.allocatable.memory_bytes, usage.nonzero.1, t.scored.1),
         _ => {
             let want = t.requests.get(name);
             if want == 0 && is_scalar(name) {
