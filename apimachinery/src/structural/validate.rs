@@ -91,7 +91,7 @@ impl Schema {
         }
         let format = &self.checks.format;
         if !format.is_empty() && !formats::matches(format, text) {
-            push(errors, ErrorType::Invalid, path, value, format!("{path} in body must be of type {format}"));
+            push(errors, ErrorType::TypeInvalid, path, value, format!("{path} in body must be of type {format}"));
         }
     }
 
@@ -111,8 +111,10 @@ impl Schema {
             let or_equal = if checks.exclusive_maximum { "" } else { " or equal to" };
             refuse(format!("{path} in body should be less than{or_equal} {max}"));
         }
-        if let Some(factor) = checks.multiple_of
-            && (number / factor).fract() != 0.0
+        // For an integer the factor loses its fraction, and a factor of nothing fits nothing.
+        let factor = checks.multiple_of.map(|factor| if value.is_i64() { factor.trunc() } else { factor });
+        if let Some(factor) = factor
+            && (factor <= 0.0 || (number / factor).fract() != 0.0)
         {
             refuse(format!("{path} in body should be a multiple of {factor}"));
         }
@@ -174,7 +176,7 @@ impl Schema {
             }
         }
         for (name, item) in map {
-            let below = if self.properties.contains_key(name) { path.child(name) } else { path.key(name) };
+            let below = path.child(name);
             if let Some(schema) = self.member(name) {
                 schema.validate(item, old.and_then(|old| old.get(name)), &below, errors);
             }
@@ -194,13 +196,13 @@ impl Schema {
             };
             schemas.iter().map(outcome).collect()
         };
-        // What is nearest to right tells most.
+        // Errors of the junctors themselves have no place upstream. What is nearest to right tells most.
         let nearest = |outcomes: Vec<ErrorList>| outcomes.into_iter().min_by_key(Vec::len).unwrap_or_default();
         if !checks.any_of.is_empty() {
             let outcomes = outcomes(&checks.any_of);
             if outcomes.iter().all(|errors| !errors.is_empty()) {
                 let detail = format!("{path} in body must validate at least one schema (anyOf)");
-                push(errors, ErrorType::Invalid, path, value, detail);
+                push(errors, ErrorType::Invalid, &Path::root(), value, detail);
                 errors.extend(nearest(outcomes));
             }
         }
@@ -210,7 +212,7 @@ impl Schema {
             if valid != 1 {
                 let found = if valid == 0 { "none valid".to_owned() } else { format!("{valid} valid alternatives") };
                 let detail = format!("{path} in body must validate one and only one schema (oneOf). Found {found}");
-                push(errors, ErrorType::Invalid, path, value, detail);
+                push(errors, ErrorType::Invalid, &Path::root(), value, detail);
                 if valid == 0 {
                     errors.extend(nearest(outcomes));
                 }
@@ -220,7 +222,7 @@ impl Schema {
             let outcomes = outcomes(std::slice::from_ref(&**not));
             if outcomes.iter().all(Vec::is_empty) {
                 let detail = format!("{path} in body must not validate the schema (not)");
-                push(errors, ErrorType::Invalid, path, value, detail);
+                push(errors, ErrorType::Invalid, &Path::root(), value, detail);
             }
         }
     }
@@ -263,7 +265,7 @@ mod tests {
             (json!({"s": "ABCD"}), &[(TooLong, "s"), (Invalid, "s")]),
             (json!({"s": null}), &[(TypeInvalid, "s")]),
             (json!({"e": "c"}), &[(NotSupported, "e")]),
-            (json!({"f": "yesterday"}), &[(Invalid, "f")]),
+            (json!({"f": "yesterday"}), &[(TypeInvalid, "f")]),
             (json!({"x": true}), &[(TypeInvalid, "x")]),
             (json!({"set": ["a", "a"]}), &[(Duplicate, "set[1]")]),
             (
@@ -271,9 +273,9 @@ mod tests {
                 &[(TooMany, "map"), (TypeInvalid, "map[1].v"), (Duplicate, "map[2]")],
             ),
             (json!({"emb": {"kind": "K"}}), &[(Required, "emb.apiVersion")]),
-            (json!({"one": {"a": 1, "b": 1}}), &[(Invalid, "one")]),
-            (json!({"not": {"a": 1}}), &[(Invalid, "not")]),
-            (json!({"m": {"k": "x"}}), &[(TypeInvalid, "m[k]")]),
+            (json!({"one": {"a": 1, "b": 1}}), &[(Invalid, "")]),
+            (json!({"not": {"a": 1}}), &[(Invalid, "")]),
+            (json!({"m": {"k": "x"}}), &[(TypeInvalid, "m.k")]),
         ];
         for (mut value, expected) in cases {
             if expected != [(Required, "r")] {

@@ -245,7 +245,7 @@ fn negotiate(headers: &HeaderMap, can_aggregate: bool) -> Option<Form> {
                 Some(Form::Aggregated)
             }
             (_, Some(_)) => None,
-            ("application/json" | "application/*" | "*/*", None) => Some(Form::Json),
+            ("application/json" | "*/*", None) => Some(Form::Json),
             ("application/yaml", None) => Some(Form::Yaml),
             (proto::MEDIA_TYPE, None) => Some(Form::Protobuf),
             _ => None,

@@ -176,6 +176,13 @@ pub async fn evict(
             Err(lost) if lost.reason == "Conflict" && eviction["deleteOptions"]["preconditions"].is_null() => {
                 options.resource_version = None;
             }
+            // Upstream names the kind where a precondition failed.
+            Err(mut lost) if lost.reason == "Conflict" => {
+                if let Some(details) = &mut lost.details {
+                    details.kind = "Pod".to_owned();
+                }
+                return Err(lost);
+            }
             outcome => return outcome.map(|_| ()),
         }
     }

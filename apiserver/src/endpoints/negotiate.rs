@@ -123,9 +123,17 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, offer: Offer, protobuf: boo
     Err(status)
 }
 
+/// Whether the client takes plain JSON, or does not say.
+pub fn accepts_json(headers: &HeaderMap) -> bool {
+    let text: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let text = text.join(",");
+    text.trim().is_empty() || clauses(&text).iter().any(|clause| ["application/json", "*/*"].contains(&clause.media))
+}
+
 fn format(media: &str, offer: Offer, protobuf: bool) -> Option<Format> {
     match media {
-        "application/json" | "*/*" | "application/*" => Some(Format::Json),
+        // Not `application/*`: upstream's router does not know it.
+        "application/json" | "*/*" => Some(Format::Json),
         "application/yaml" if offer != Offer::Watch => Some(Format::Yaml),
         proto::MEDIA_TYPE if protobuf => Some(Format::Protobuf),
         _ => None,

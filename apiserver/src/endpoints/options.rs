@@ -116,6 +116,7 @@ pub fn delete(query: &Query) -> Result<DeleteOptions, Status> {
         orphan_dependents: query.get("orphanDependents").map(|_| query.flag("orphanDependents")),
         propagation_policy: text("propagationPolicy"),
         dry_run: query.all("dryRun").map(str::to_owned).collect(),
-        ..DeleteOptions::default()
+        uid: text("uid"),
+        resource_version: text("resourceVersion"),
     })
 }

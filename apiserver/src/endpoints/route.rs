@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
-use super::negotiate::{self, Offer};
+use super::negotiate::{self, Offer, Shape};
 use super::present::{Presenter, value_answer};
 use super::reviews::Reviews;
 use super::table::IncludeObject;
@@ -144,7 +144,11 @@ impl Endpoints {
             resource: Arc::clone(resource),
             version: version.version.clone(),
             accepted,
-            include: IncludeObject::of(&query)?,
+            // Looked at for tables only, as upstream does.
+            include: match accepted.shape {
+                Shape::Table(_) => IncludeObject::of(&query)?,
+                _ => IncludeObject::Metadata,
+            },
         };
         Call { endpoints: self, presenter, query }.serve(request).await
     }

@@ -37,6 +37,7 @@ pub async fn create(
         .await?
         .ok_or_else(|| Status::not_found(&GroupResource::new("", accounts.1), name))?;
     complete(&mut body, ctx)?;
+    set(&mut body["metadata"], "uid", apimachinery::meta::uid(&account));
     let request = admission::Request {
         ctx,
         operation: admission::Operation::Create,
@@ -54,8 +55,7 @@ pub async fn create(
     }
     let errors = validate(&body);
     if !errors.is_empty() {
-        let kind = GroupKind { group: "authentication.k8s.io".to_owned(), kind: "TokenRequest".to_owned() };
-        return Err(Status::invalid(&kind, "", &errors));
+        return Err(Status::invalid(&token_request(), "", &errors));
     }
     chain.validate(&request, Some(&body)).await?;
     // Only now: admission compares what a node asked for with what its pod's volumes name, which may be nothing.
@@ -75,10 +75,19 @@ pub async fn create(
     Ok(body)
 }
 
+fn token_request() -> GroupKind {
+    GroupKind { group: "authentication.k8s.io".to_owned(), kind: "TokenRequest".to_owned() }
+}
+
 /// Fills in what the client left out, after checking that the body speaks of the URL's account.
 fn complete(body: &mut Value, ctx: &RequestContext) -> Result<(), Status> {
     for (field, of_url) in [("name", &ctx.info.name), ("namespace", &ctx.info.namespace)] {
         let given = body["metadata"][field].as_str().unwrap_or_default();
+        if !given.is_empty() && given != of_url && field == "name" {
+            let error =
+                FieldError::invalid(Path::new("metadata").child(field), given, "must match the service account");
+            return Err(Status::invalid(&token_request(), of_url, &vec![error]));
+        }
         if !given.is_empty() && given != of_url {
             return Err(Status::bad_request(format!(
                 "the {field} of the provided object does not match the {field} sent on the request"

@@ -1,5 +1,6 @@
 //! The verbs of resources: decode what came, let the registry do it, present what it answers.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use apimachinery::codec::{self, FieldValidation, Media};
@@ -269,11 +270,12 @@ impl Call<'_> {
             self.presenter.ctx.audit.request_object(&patch.unwrap_or_default());
         }
         let (ty, api_version, kind) = self.spoken()?;
-        let tree = self.patch_tree(patch_type, &bytes, options);
+        let tree = OnceLock::new();
         if patch_type == PatchType::Apply {
+            let tree = tree.get_or_init(|| self.patch_tree(patch_type, &bytes, options));
             check_configuration(tree.as_ref().map_err(Status::clone)?, &api_version, &kind)?;
         }
-        let change = self.patch_change(patch_type, &bytes, tree, ty, options)?;
+        let change = self.patch_change(patch_type, &bytes, &tree, ty, options)?;
         let typed = |now: Option<&Value>| {
             let mut object = change(now)?;
             if matches!(patch_type, PatchType::Json | PatchType::Merge) {
@@ -335,22 +337,23 @@ impl Call<'_> {
         &'c self,
         patch_type: PatchType,
         bytes: &'c Bytes,
-        tree: Result<Value, Status>,
+        tree: &'c OnceLock<Result<Value, Status>>,
         ty: &'c Type,
         options: WriteOptions,
     ) -> Result<impl Fn(Option<&Value>) -> Result<Value, Status> + use<'c>, Status> {
         let ctx = &self.presenter.ctx;
         let target = self.target()?;
         Ok(move |now: Option<&Value>| {
+            let tree = || tree.get_or_init(|| self.patch_tree(patch_type, bytes, options));
             if patch_type == PatchType::Apply {
-                let applied = ownership::apply(&target, now, tree.as_ref().map_err(Status::clone)?, options.force)?;
+                let applied = ownership::apply(&target, now, tree().as_ref().map_err(Status::clone)?, options.force)?;
                 return Ok(codec::conform(ty, applied, options.validation)?.value);
             }
             let Some(now) = now else {
                 return Err(Status::not_found(&self.presenter.resource.group_resource(), &ctx.info.name));
             };
             // Only now does anybody look at the patch.
-            let tree = tree.as_ref().map_err(Status::clone)?;
+            let tree = tree().as_ref().map_err(Status::clone)?;
             let patched = match patch_type {
                 PatchType::Json => patch::json_patch(now, bytes)?,
                 PatchType::Strategic => patch::strategic_merge(ty, now, tree)?,
@@ -374,6 +377,9 @@ impl Call<'_> {
         let bytes = body::read(incoming).await?;
         if bytes.is_empty() {
             return options::delete(&self.query);
+        }
+        if bytes.trim_ascii() == b"null" {
+            return Ok(DeleteOptions::default());
         }
         let media = body::media(&parts.headers)?;
         let ty = schema::by_name(DELETE_OPTIONS).ok_or_else(Status::no_such_path)?;

@@ -243,14 +243,11 @@ pub fn cells(object: &Value, cx: &HookContext) -> Vec<Value> {
 fn cell(ty: &str, found: &[&Value], cx: &HookContext) -> Value {
     let Some(first) = found.first() else { return Value::Null };
     match ty {
-        "string" => {
-            let text = |value: &&Value| match value {
-                Value::String(text) => text.clone(),
-                Value::Null => "<nil>".to_owned(),
-                other => other.to_string(),
-            };
-            found.iter().map(text).collect::<Vec<_>>().join(" ").into()
-        }
+        "string" => match first {
+            Value::String(text) => text.as_str().into(),
+            Value::Null => "<nil>".into(),
+            other => other.to_string().into(),
+        },
         "integer" => first
             .as_i64()
             .map_or_else(|| first.as_f64().map_or(Value::Null, |number| (number.trunc() as i64).into()), Value::from),

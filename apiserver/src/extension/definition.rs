@@ -429,6 +429,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn all_rules_of_a_schema_share_a_budget() {
+        let costly = json!({"type": "array", "items": {"type": "array", "items": {"type": "string"}},
+            "x-kubernetes-validations": [{"rule": "self.all(x, x.all(y, self.all(z, z.all(w, w == y))))"}]});
+        let places = errors(&with_versions(&json!([version("v1", &json!({"a": costly}))])));
+        let forbidden: Vec<&String> = places.iter().filter(|place| place.starts_with("FieldValueForbidden")).collect();
+        assert_eq!(forbidden.len(), 3, "{places:?}");
+        assert!(forbidden.iter().any(|place| place.ends_with(".openAPIV3Schema")), "{places:?}");
+    }
+
     fn version(name: &str, properties: &Value) -> Value {
         json!({"name": name, "served": true, "storage": name == "v1",
             "schema": {"openAPIV3Schema": {"type": "object", "properties": properties}}})

@@ -1,6 +1,9 @@
 //! Validation of the schemas in definitions: upstream's rules for structural schemas, defaults, list and map types, and
 //! validation rules, with upstream's paths.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use apimachinery::field::{ErrorList, FieldError, Path};
 use apimachinery::structural::{Rule, Schema, formats};
 use regex::Regex;
@@ -37,6 +40,12 @@ fn is_empty(value: &Value) -> bool {
         _ => false,
     }
 }
+
+/// What the rules of a schema may cost together, by estimate.
+const SCHEMA_LIMIT: u64 = 100_000_000;
+/// That many rules are named when it is too much.
+const MOST_EXPENSIVE: usize = 4;
+const CHEAPER: &str = "try simplifying the rule, or adding maxItems, maxProperties and maxLength";
 
 /// Validates the schema of a version; `at` is its `openAPIV3Schema`.
 ///
@@ -79,6 +88,18 @@ pub fn validate(at: &At, has_status: bool, priced: bool, errors: &mut ErrorList)
     errors.append(&mut check.errors);
     errors.append(&mut schema_errors);
     errors.append(&mut rule_errors);
+    let mut costs = walk.costs.take();
+    if costs.iter().fold(0, |sum: u64, (_, cost)| sum.saturating_add(*cost)) <= SCHEMA_LIMIT {
+        return;
+    }
+    costs.retain(|(_, cost)| *cost >= SCHEMA_LIMIT / 100);
+    costs.sort_by_key(|(_, cost)| std::cmp::Reverse(*cost));
+    for (place, _) in costs.into_iter().take(MOST_EXPENSIVE) {
+        let detail = "contributed to estimated rule cost total exceeding cost limit for entire schema";
+        errors.push(FieldError::forbidden(place, detail));
+    }
+    let detail = format!("estimated rule cost total exceeds the budget of the entire schema ({CHEAPER})");
+    errors.push(FieldError::forbidden(at.path.clone(), detail));
 }
 
 /// Every schema directly below one, with its path.
@@ -336,6 +357,8 @@ struct Walk {
     root: bool,
     in_metadata: bool,
     no_defaults: Option<String>,
+    /// What each rule may cost, where costs are limited.
+    costs: Rc<RefCell<Vec<(Path, u64)>>>,
     /// The first place above whose old and new values cannot be brought together.
     uncorrelated: Option<Path>,
 }
@@ -445,6 +468,18 @@ impl Walk {
         }
     }
 
+    fn price(&self, place: Path, cost: u64, errors: &mut ErrorList) {
+        if !self.priced {
+            return;
+        }
+        if cost > RULE_LIMIT {
+            let factor = cost.div_ceil(RULE_LIMIT);
+            let detail = format!("estimated cost exceeds budget by factor of {factor}x ({CHEAPER})");
+            errors.push(FieldError::forbidden(place.clone(), detail));
+        }
+        self.costs.borrow_mut().push((place, cost));
+    }
+
     fn compile(&self, rule: &Rule, place: &At, schema: &Value, errors: &mut ErrorList) {
         let invalid =
             |field: &str, detail: String| FieldError::invalid(place.path.child(field), place.value.clone(), detail);
@@ -452,18 +487,17 @@ impl Walk {
         if let Err(error) = &program {
             errors.push(invalid("rule", format!("compilation failed: {error}")));
         }
-        if !rule.message_expression.is_empty()
-            && let Err(error) = rules::compile_message(rule, schema, self.root)
-        {
-            errors.push(invalid("messageExpression", format!("messageExpression compilation failed: {error}")));
-        }
         let values = self.values.unwrap_or_else(|| most_values(schema));
         let cost = program.as_ref().map_or(0, |program| program.worst_cost(schema).saturating_mul(values));
-        if self.priced && cost > RULE_LIMIT {
-            let factor = cost.div_ceil(RULE_LIMIT);
-            let remedy = "try simplifying the rule, or adding maxItems, maxProperties and maxLength";
-            let detail = format!("estimated rule cost exceeds budget by factor of {factor}x ({remedy})");
-            errors.push(FieldError::forbidden(place.path.child("rule"), detail));
+        self.price(place.path.child("rule"), cost, errors);
+        if !rule.message_expression.is_empty() {
+            match rules::compile_message(rule, schema, self.root) {
+                // Once, however many values there are.
+                Ok(program) => self.price(place.path.child("messageExpression"), program.worst_cost(schema), errors),
+                Err(error) => {
+                    errors.push(invalid("messageExpression", format!("messageExpression compilation failed: {error}")));
+                }
+            }
         }
         let uses_old = program.as_ref().is_ok_and(|program| program.uses("oldSelf"));
         match &self.uncorrelated {

@@ -98,14 +98,15 @@ fn validate(object: &Value, old: Option<&Value>, cx: &HookContext, errors: &mut 
     version.schema.validate(object, old, &Path::root(), &mut found);
     if let Some(scale) = &version.scale {
         let replicas = scale.spec.split('.').try_fold(object, |value, name| value.get(name));
-        if let Some(replicas) = replicas.and_then(Value::as_i64).filter(|replicas| *replicas < 0) {
+        // `3.0` is no integer to upstream.
+        if let Some(replicas) = replicas.filter(|replicas| replicas.as_i64().is_none_or(|replicas| replicas < 0)) {
             let path = Path::new(&format!(".{}", scale.spec));
-            found.push(FieldError::invalid(path, replicas, "should be a non-negative integer"));
+            found.push(FieldError::invalid(path, replicas.clone(), "should be a non-negative integer"));
         }
     }
     let blocks = |error: &FieldError| {
-        use ErrorType::{Required, TooLong, TooMany, TypeInvalid};
-        matches!(error.ty, Required | TooLong | TooMany | TypeInvalid)
+        use ErrorType::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+        matches!(error.ty, NotSupported | Required | TooLong | TooMany | TypeInvalid)
     };
     if version.rules.is_empty() {
     } else if found.iter().any(blocks) {

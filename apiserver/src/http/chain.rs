@@ -191,6 +191,9 @@ impl Chain {
             "/version" | "/version/" if parts.method != http::Method::GET => {
                 Some(respond::status(&crate::endpoints::shape::method_not_allowed()))
             }
+            "/version" | "/version/" if !crate::endpoints::negotiate::accepts_json(&parts.headers) => {
+                Some(respond::status(&apimachinery::status::Status::not_acceptable("only application/json is served")))
+            }
             "/version" | "/version/" => {
                 let version = serde_json::to_value(component_base::version::info()).unwrap_or_default();
                 Some(respond::json(StatusCode::OK, &version))

@@ -305,7 +305,12 @@ impl Registry {
             )));
         }
         match meta::resource_version(object) {
-            "" | "0" if target.behaviour().allow_unconditional_update => Ok(()),
+            "" | "0"
+                if target.behaviour().allow_unconditional_update
+                    || matches!(options.admission, Admission::Scale(_)) =>
+            {
+                Ok(())
+            }
             "" | "0" => {
                 let path = Path::new("metadata").child("resourceVersion");
                 let error = FieldError::invalid(path, "0", "must be specified for an update");

@@ -73,7 +73,7 @@ fn webhooks(check: &mut Check, object: &At, cx: &HookContext) {
         if cx.resource.plural.starts_with("mutating") {
             check.one_of(&hook.get("reinvocationPolicy"), &["IfNeeded", "Never"]);
         }
-        if seen.contains(&own.str()) {
+        if !own.is_empty() && seen.contains(&own.str()) {
             check.duplicate(&own);
         }
         seen.push(own.str());
@@ -285,7 +285,10 @@ fn policy_rules(check: &mut Check, policy: &At, cx: &HookContext) {
     let kind = spec.get("paramKind");
     if kind.is_set() {
         api_version(check, &kind.get("apiVersion"));
-        check.present(&kind.get("kind"));
+        let kind = kind.get("kind");
+        if check.present(&kind) && !names::dns1035_label(&kind.str().to_lowercase()).is_empty() {
+            check.invalid(&kind, "may have mixed case, but must otherwise be a DNS label");
+        }
     }
     let constraints = spec.get("matchConstraints");
     if constraints.is_set() {

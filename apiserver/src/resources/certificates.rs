@@ -221,7 +221,7 @@ fn conditions(check: &mut Check, at: &At) {
             _ => "",
         };
         if seen.contains(&opposite) && !opposite.is_empty() {
-            check.invalid(&ty, "Approved and Denied conditions are mutually exclusive");
+            check.invalid(at, "Approved and Denied conditions are mutually exclusive");
         }
         if seen.contains(&ty.str()) {
             check.duplicate(&ty);

@@ -529,7 +529,7 @@ pub fn odd_cidr(field: &str, text: &str) -> Vec<String> {
         return Vec::new();
     };
     let mut found = Vec::new();
-    let network = network_address(ip, prefix);
+    let network = super::networking::masked(ip, prefix);
     if network != ip {
         found.push(format!("{field}: CIDR value \"{text}\" is ambiguous in this context (should be \"{network}/{prefix}\" or \"{ip}/{}\"?)", if ip.is_ipv4() { 32 } else { 128 }));
     }
@@ -537,18 +537,6 @@ pub fn odd_cidr(field: &str, text: &str) -> Vec<String> {
         found.push(format!("{field}: non-standard CIDR value \"{text}\" will be considered invalid in a future Kubernetes release: use \"{network}/{prefix}\""));
     }
     found
-}
-
-/// An address without its host bits.
-fn network_address(ip: IpAddr, prefix: u8) -> IpAddr {
-    match ip {
-        IpAddr::V4(v4) => {
-            IpAddr::from((v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).to_be_bytes())
-        }
-        IpAddr::V6(v6) => {
-            IpAddr::from((v6.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)).to_be_bytes())
-        }
-    }
 }
 
 /// Are these exactly one address of each family (or one of a kind)? More than one of a family is not dual stack.

@@ -449,10 +449,13 @@ fn cidrs(range: &Value) -> ErrorList {
         check.required(&at, "at least one CIDR required");
         return check.errors;
     }
-    let parsed: Vec<IpAddr> = at.strings().filter_map(parse_cidr).map(|(ip, _)| ip).collect();
-    if at.len() > 2 || (at.len() == 2 && parsed.len() == 2 && !dual_stack(&parsed)) {
-        check.invalid(&at, "may only hold up to 2 values, one of each IP family");
+    if at.len() > 2 {
+        check.invalid(&at, "may only hold up to 2 values");
         return check.errors;
+    }
+    let parsed: Vec<IpAddr> = at.strings().filter_map(parse_cidr).map(|(ip, _)| ip).collect();
+    if parsed.len() == 2 && !dual_stack(&parsed) {
+        check.invalid(&at, "may specify no more than one range of each IP family");
     }
     for cidr in at.items() {
         let canonical = parse_cidr(cidr.str())

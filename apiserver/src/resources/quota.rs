@@ -199,6 +199,7 @@ fn scope_fits(scope: &str, resource: &str) -> bool {
         "limits.cpu", "limits.memory", "limits.ephemeral-storage", "pods",
     ];
     match scope {
+        scope if !SCOPES.contains(&scope) => true,
         "BestEffort" => resource == "pods",
         "VolumeAttributesClass" => {
             resource == "persistentvolumeclaims"

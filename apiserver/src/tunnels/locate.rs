@@ -134,7 +134,7 @@ impl LogOptions {
         if let Some(time) = query.get("sinceTime").filter(|time| !time.is_empty()) {
             if query.get("sinceSeconds").is_some() {
                 let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
-                errors.push(FieldError::forbidden(Path::root(), why));
+                errors.push(FieldError::forbidden(Path::new("[]"), why));
             }
             if apimachinery::time::parse_time(time).is_none() {
                 return Err(Status::bad_request(format!("parameter sinceTime: {time:?} is not an RFC 3339 time")));
@@ -142,10 +142,9 @@ impl LogOptions {
             options.parameters.push(format!("sinceTime={}", encode(time)));
         }
         if let Some(stream) = query.get("stream").filter(|stream| !stream.is_empty()) {
-            if !matches!(stream, "All" | "Stdout" | "Stderr") {
-                errors.push(FieldError::not_supported(Path::new("stream"), stream, &["All", "Stderr", "Stdout"]));
-            } else if stream != "All" {
-                options.parameters.push(format!("stream={stream}"));
+            // Split streams are a feature that is off by default.
+            if stream != "All" {
+                errors.push(FieldError::forbidden(Path::new("stream"), "may not be specified"));
             }
         }
         if errors.is_empty() {

@@ -325,8 +325,10 @@ fn proc_mount(pod: &Pod<'_>) -> Verdict {
 }
 
 fn volumes(pod: &Pod<'_>) -> Verdict {
-    const ALLOWED: [&str; 8] =
-        ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
+    const ALLOWED: [&str; 9] = [
+        "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected",
+        "secret",
+    ];
     const REFUSED: [&str; 21] = [
         "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "gitRepo", "nfs", "iscsi", "glusterfs", "rbd",
         "flexVolume", "cinder", "cephfs", "flocker", "fc", "azureFile", "vsphereVolume", "quobyte", "azureDisk",

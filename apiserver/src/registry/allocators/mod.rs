@@ -153,7 +153,12 @@ impl Allocators {
                     if !ranges.iter().any(|range| addresses::usable(range, ip)) {
                         return Err(refuse("the provided IP is not in a valid range"));
                     }
-                    match self.claim(Good::Address(ip), owner, cx.request.now, cx.request.dry_run).await? {
+                    // A dry run looks no further.
+                    if cx.request.dry_run {
+                        addresses::place(service, need.index, ip);
+                        continue;
+                    }
+                    match self.claim(Good::Address(ip), owner, cx.request.now, false).await? {
                         Claim::Taken => return Err(refuse("provided IP is already allocated")),
                         Claim::Made => mine.push(Good::Address(ip)),
                         Claim::Held => {}
@@ -178,12 +183,16 @@ impl Allocators {
     ) -> Result<IpAddr, Status> {
         let cache = self.cache("/registry/ipaddresses/");
         for range in ranges.iter().filter(|range| families::family(range.network()) == family) {
+            // In a dry run the address of the network stands for the one that would be found.
+            if cx.request.dry_run {
+                return Ok(range.network());
+            }
             for ip in addresses::candidates(range, rand::random()) {
                 let seen = cache.as_ref().is_some_and(|cache| cache.get(&ip.to_string()).is_some());
                 if seen {
                     continue;
                 }
-                match self.claim(Good::Address(ip), owner, cx.request.now, cx.request.dry_run).await? {
+                match self.claim(Good::Address(ip), owner, cx.request.now, false).await? {
                     Claim::Taken => {}
                     Claim::Held => return Ok(ip),
                     Claim::Made => {

@@ -98,7 +98,7 @@ fn annotations_of_old() {
 #[test]
 fn restricted_in_upstreams_order_and_without_what_it_replaces() {
     let spec = json!({"hostPID": true, "securityContext": {"runAsUser": 0},
-        "volumes": [{"name": "v", "hostPath": {}}, {"name": "w", "image": {}}, {"name": "x", "emptyDir": {}}],
+        "volumes": [{"name": "v", "hostPath": {}}, {"name": "w", "fancy": {}}, {"name": "x", "emptyDir": {}}, {"name": "y", "image": {}}],
         "containers": [{"name": "c", "securityContext": {"procMount": "Unmasked", "capabilities": {"add": ["SYS_ADMIN"]}}}]});
     assert_eq!(
         said(Level::Restricted, LATEST, &spec, &Value::Null),

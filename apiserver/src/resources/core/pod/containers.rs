@@ -32,7 +32,10 @@ pub fn validate(check: &mut Check, spec: &At, around: &Surroundings, rules: &Pod
         let mut seen: Vec<&str> = Vec::new();
         for container in regular.items() {
             common(check, &container, around, rules);
-            unique(check, &container.get("name"), &mut seen);
+            // Here two without a name are of the same name.
+            let name = container.get("name");
+            unique(check, &name, &mut seen);
+            seen.extend(name.is_empty().then_some(""));
             running(check, &container, around);
             restart_rules(check, &container);
         }
