@@ -1,8 +1,10 @@
 //! Child processes that end with the test.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A running daemon, killed when dropped.
@@ -53,13 +55,21 @@ impl Drop for Process {
     }
 }
 
-/// A port that nothing uses now.
+/// A port that nothing uses now, outside the range from which the kernel takes ports for connections: one of those could come
+/// before the daemon that the port is for.
 ///
 /// # Panics
-/// When the kernel has none.
+/// When there is none.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound address").port()
+    const FIRST: u32 = 11_000;
+    const COUNT: u32 = 9_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Tests that run at the same time begin elsewhere.
+    let begin = std::process::id() * 97;
+    let mut ports = (0..COUNT).map(|_| FIRST + (begin + TAKEN.fetch_add(1, Ordering::Relaxed)) % COUNT);
+    let free =
+        ports.find_map(|port| u16::try_from(port).ok().filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()));
+    free.expect("a free port")
 }
 
 /// Runs a command to its end: standard output, or everything it said when it failed.
