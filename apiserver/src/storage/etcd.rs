@@ -29,12 +29,8 @@ const CALL_SECONDS: u64 = 10;
 const MAX_ATTEMPTS: u32 = 20;
 /// Until another server is tried.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(50);
-/// Keys of a list's first page; two pages are held at a time.
-const FIRST_PAGE_KEYS: usize = 500;
-/// The fewest keys of a further page, and the most.
-const PAGE_KEYS: (usize, usize) = (100, 4000);
-/// What a further page is to hold, judged by the one before. Larger ones are better: etcd 3.4 counts the rest for each.
-const PAGE_BYTES: usize = 6 << 20;
+/// Keys per page of a list; two pages are held at a time.
+const PAGE_KEYS: i64 = 500;
 
 /// A key as it lies in etcd.
 #[derive(Clone, Debug)]
@@ -308,7 +304,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer, or it compacted the revision meanwhile.
     pub async fn list(&self, prefix: &str, mut visit: impl FnMut(&str, &[u8], u64)) -> Result<u64, StorageError> {
-        let first = self.page(prefix, prefix.as_bytes().to_vec(), 0, FIRST_PAGE_KEYS).await?;
+        let first = self.page(prefix, prefix.as_bytes().to_vec(), 0).await?;
         let at = revision_of(first.header());
         let mut page = Some(first);
         while let Some(answer) = page {
@@ -316,8 +312,7 @@ impl Etcd {
             // On its way while this page is looked at.
             let next = rest.map(|from| {
                 let (etcd, prefix) = (self.clone(), prefix.to_owned());
-                let keys = keys_of_next_page(&answer);
-                AbortOnDropHandle::new(tokio::spawn(async move { etcd.page(&prefix, from, at, keys).await }))
+                AbortOnDropHandle::new(tokio::spawn(async move { etcd.page(&prefix, from, at).await }))
             });
             for kv in answer.kvs() {
                 match std::str::from_utf8(kv.key()) {
@@ -341,9 +336,8 @@ impl Etcd {
     }
 
     /// Keys from one on below a prefix, at a revision of etcd (0: now).
-    async fn page(&self, prefix: &str, from: Vec<u8>, at: i64, keys: usize) -> Result<GetResponse, StorageError> {
-        let limit = i64::try_from(keys).unwrap_or(i64::MAX);
-        let options = GetOptions::new().with_range(prefix_end(prefix)).with_limit(limit).with_revision(at);
+    async fn page(&self, prefix: &str, from: Vec<u8>, at: i64) -> Result<GetResponse, StorageError> {
+        let options = GetOptions::new().with_range(prefix_end(prefix)).with_limit(PAGE_KEYS).with_revision(at);
         let page = limited("range", || self.range(from.clone(), options.clone()));
         measure::call("list", self.about(prefix), page).await
     }
@@ -517,11 +511,6 @@ fn tell(writes: Vec<Write>, outcomes: impl Iterator<Item = Result<Committed, Sto
     for (write, outcome) in writes.into_iter().zip(outcomes) {
         let _ = write.tell.send(outcome);
     }
-}
-
-fn keys_of_next_page(page: &GetResponse) -> usize {
-    let bytes: usize = page.kvs().iter().map(|kv| kv.value().len()).sum();
-    (PAGE_BYTES * page.kvs().len() / bytes.max(1)).clamp(PAGE_KEYS.0, PAGE_KEYS.1)
 }
 
 /// The first key after all keys with this prefix.
