@@ -66,6 +66,11 @@ impl Node {
         self.deleting && self.foreground
     }
 
+    /// Whether its deletion began since the graph saw it.
+    pub fn is_behind(&self, latest: &ObjectMeta) -> bool {
+        is_deleting(latest) && !self.deleting
+    }
+
     fn blocks(&self, owner: &str) -> bool {
         self.owners.iter().any(|reference| reference.uid == owner && reference.blocks)
     }

@@ -324,6 +324,11 @@ impl Collector {
         if node.waits() {
             return self.continue_foreground(uid, &target, &latest).await;
         }
+        // It is looked at again when the graph has seen that. Judged now, an object that owns itself would be taken for one of
+        // two that wait for each other.
+        if node.is_behind(&latest) {
+            return Ok(());
+        }
         let owners = self.judge_owners(&target, &latest).await?;
         let has_dependents = !node.dependents.is_empty();
         let waiting = node.dependents.iter().any(|uid| self.graph().get(uid).is_some_and(graph::Node::waits));

@@ -82,6 +82,18 @@ fn foreground_deletion_waits_for_blocking_dependents() {
 }
 
 #[test]
+fn an_object_that_owns_itself_is_not_judged_before_its_deletion_is_seen() {
+    let mut graph = Graph::default();
+    graph.upsert(0, &meta("self", &["self"], |_| {}));
+    let latest = meta("self", &["self"], terminating("foregroundDeletion"));
+    assert!(graph.get("self").unwrap().is_behind(&latest));
+    graph.upsert(0, &latest);
+    let node = graph.get("self").unwrap();
+    assert!(!node.is_behind(&latest) && node.waits());
+    assert_eq!(graph.blocking_dependents(node, "self"), [("self".to_owned(), true)]);
+}
+
+#[test]
 fn orphaning_is_asked_for_once() {
     let mut graph = Graph::default();
     graph.upsert(0, &meta("owner", &[], |_| {}));

@@ -74,10 +74,13 @@ fn target(claim: &ClaimView) -> Target {
     claim.target()
 }
 
+/// Gives a claim without a volume a phase; what it had of a volume goes.
 fn set_phase(plan: &mut Plan, claim: &ClaimView, phase: &str) -> bool {
     let differs = claim.status.phase != phase;
     if differs {
-        plan.change(target(claim), Some("status"), json!({"status": {"phase": phase}}));
+        let status =
+            json!({"phase": phase, "accessModes": null, "capacity": null, "currentVolumeAttributesClassName": null});
+        plan.change(target(claim), Some("status"), json!({"status": status}));
     }
     differs
 }

@@ -106,6 +106,18 @@ fn ways_of_a_claim() {
 }
 
 #[test]
+fn a_claim_that_lost_its_volume_keeps_nothing_of_it() {
+    let bound = claim(&json!({"spec": {"volumeName": "a"},
+        "status": {"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}},
+        "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}}}));
+    let plan = reconcile(&bound, &World { volumes: &[], classes: &[], waiting_pod: None, provisions: true });
+    let Some(Action::Change { change, .. }) = plan.actions.first() else { panic!("{plan:?}") };
+    for field in ["accessModes", "capacity", "currentVolumeAttributesClassName"] {
+        assert_eq!(change["status"].get(field), Some(&Value::Null), "{field}");
+    }
+}
+
+#[test]
 fn ways_of_a_volume() {
     let of = |more: &Value, owner: Option<&ClaimView>| {
         let mut v =
